@@ -1,0 +1,48 @@
+# Two commands matter: `make demo` and `make test`. Both set up a virtual environment of their own in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test lint types unit soak bench clean
+
+demo: $(VENV)/.installed
+	env -u SAMESTEP_DATA $(BIN)/samestep demo
+
+test: lint types unit
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy
+
+unit: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q -m "not soak" --durations=10
+
+soak: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.soak
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.step_time && $(BIN)/python -m benchmarks.step_time --page
+	$(BIN)/python -m benchmarks.machinery
+	$(BIN)/python -m benchmarks.footprint
+	$(BIN)/python -m benchmarks.accuracy --page
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "samestep needs Python 3.11 or later; name one: make demo PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt "torch==2.13.0"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --requirement requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

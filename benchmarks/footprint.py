@@ -1,0 +1,239 @@
+"""Start-up and memory of samestep on two workers, from the outside.
+
+python -m benchmarks.footprint              measure, then write the page
+python -m benchmarks.footprint --page       only write the page from the result
+
+This process must not import torch while it measures: it would share torch's pages with what it measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import psutil
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "benchmarks" / "footprint_programs.py"
+FOLDER_VARIABLE = "SAMESTEP_FOOTPRINT"
+NETS = ("mlp", "cnn")
+LAUNCHERS = ("samestep-2", "ddp-spawn", "ddp-torchrun")
+
+_NUM_IMAGES = 60_000
+_SAMPLE_EVERY_S = 0.05
+_TIMEOUT_S = 300.0
+_PAGE = ROOT / "benchmarks" / "FOOTPRINT.md"
+
+Values = dict[str, Any]
+
+
+def command(launcher: str, net: str, steps: int) -> list[str]:
+    """The command line that trains a net with two workers or ranks."""
+    tools = Path(sys.executable).parent
+    match launcher:
+        case "samestep-2":
+            return [str(tools / "samestep"), "train", f"{SCRIPT}:{net}", "--workers", "2", "--steps", str(steps)]
+        case "ddp-spawn":
+            return [sys.executable, str(SCRIPT), net, str(steps)]
+        case _:
+            # A free port of this machine, found by torchrun itself.
+            return [str(tools / "torchrun"), "--standalone", "--nproc-per-node=2", str(SCRIPT), net, str(steps)]
+
+
+@contextlib.contextmanager
+def started(words: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command in a process group of its own; nothing of it is left afterwards."""
+    environment = {**os.environ, FOLDER_VARIABLE: str(folder), "OMP_NUM_THREADS": "1"}
+    with open(folder / "output", "wb") as output:
+        process = subprocess.Popen(
+            words, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0
+        )
+    family: list[psutil.Process] = []
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family = psutil.Process(process.pid).children(recursive=True)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        for member in family:  # torchrun's ranks have sessions of their own
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+        process.wait()
+        psutil.wait_procs(family, timeout=5)
+
+
+def fail(words: Sequence[str], folder: Path, why: str) -> RuntimeError:
+    output = (folder / "output").read_text(errors="replace")[-3000:]
+    return RuntimeError(f"{' '.join(words)} {why}:\n{output}")
+
+
+def import_s() -> float:
+    """Seconds from the start of a fresh interpreter until it has imported torch."""
+    words = [sys.executable, "-c", "import time, torch; print(time.perf_counter())"]
+    start = time.perf_counter()
+    done = subprocess.run(words, check=True, capture_output=True, text=True, timeout=_TIMEOUT_S)
+    return float(done.stdout) - start
+
+
+def startup_s(net: str, folder: Path) -> tuple[float, float]:
+    """Seconds from the start of the command until every worker has computed its first, and its second, loss."""
+    for path in folder.glob("*.first"):
+        path.unlink()
+    words = command("samestep-2", net, 50)
+    start = time.perf_counter()
+    with started(words, folder) as process:
+        if process.wait(_TIMEOUT_S) != 0:
+            raise fail(words, folder, f"ended with code {process.returncode}")
+    times = [[float(word) for word in path.read_text().split()] for path in folder.glob("*.first")]
+    if len(times) != 2 or any(len(both) != 2 for both in times):
+        raise fail(words, folder, f"wrote the stamps {times}; two workers with two each were expected")
+    return max(first for first, _ in times) - start, max(second for _, second in times) - start
+
+
+def peak_bytes(launcher: str, net: str, steps: int, folder: Path) -> Values:
+    """Largest memory of all processes together: the sum of their proportional shares, sampled while they run."""
+    (folder / "rendezvous").unlink(missing_ok=True)
+    words = command(launcher, net, steps)
+    peak = peak_processes = num_samples = 0
+    deadline = time.monotonic() + _TIMEOUT_S
+    with started(words, folder) as process:
+        while process.poll() is None:
+            if time.monotonic() > deadline:
+                raise fail(words, folder, f"did not end in {_TIMEOUT_S:g} s")
+            shares = [_share_bytes(pid) for pid in _tree(process.pid)]
+            total, count = sum(shares), sum(share > 0 for share in shares)
+            num_samples += 1
+            if total > peak:
+                peak, peak_processes = total, count
+            time.sleep(_SAMPLE_EVERY_S)
+        if process.returncode != 0:
+            raise fail(words, folder, f"ended with code {process.returncode}")
+    return {"peak_bytes": peak, "processes": peak_processes, "samples": num_samples}
+
+
+def _tree(pid: int) -> list[int]:
+    try:
+        return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _share_bytes(pid: int) -> int:
+    """A process's proportional share (Pss) of the memory that it uses; 0 once it is gone."""
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def measure_startup(net: str, pairs: int, order: random.Random, folder: Path) -> Values:
+    """Pairs of (import torch, samestep up to its first step), in random order; one pair more goes first unmeasured."""
+    found: Values = {"import_s": [], "first_step_s": [], "second_step_s": []}
+    for number in range(pairs + 1):
+        taken: Values = {}
+        for what in order.sample(("import", "start"), 2):
+            if what == "import":
+                taken["import_s"] = import_s()
+            else:
+                taken["first_step_s"], taken["second_step_s"] = startup_s(net, folder)
+        if number:
+            for name, value in taken.items():
+                found[name].append(value)
+        _say(
+            f"start-up {net} {number}/{pairs}: import torch {taken['import_s']:.2f} s, "
+            f"first step after {taken['first_step_s']:.2f} s"
+        )
+    return found
+
+
+def measure_memory(net: str, repeats: int, steps: int, order: random.Random, folder: Path) -> Values:
+    found: Values = {launcher: [] for launcher in LAUNCHERS}
+    for number in range(1, repeats + 1):
+        for launcher in order.sample(LAUNCHERS, len(LAUNCHERS)):
+            taken = peak_bytes(launcher, net, steps, folder)
+            found[launcher].append(taken)
+            _say(
+                f"memory {net} {number}/{repeats}: {launcher} {taken['peak_bytes'] / 2**20:.0f} MB "
+                f"in {taken['processes']} processes"
+            )
+    return found
+
+
+def measure(pairs: int, repeats: int, steps: int, seed: int) -> Values:
+    order = random.Random(seed)
+    guess_s = len(NETS) * ((pairs + 1) * 6 + repeats * len(LAUNCHERS) * (5 + steps * 0.04))
+    _say(f"about {guess_s / 60:.0f} min")
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with tempfile.TemporaryDirectory(prefix="samestep-footprint-") as name:
+            folder = Path(name)
+            generator = np.random.default_rng(0)
+            np.save(folder / "images.npy", generator.integers(256, size=(_NUM_IMAGES, 1, 28, 28), dtype=np.uint8))
+            np.save(folder / "labels.npy", generator.integers(10, size=_NUM_IMAGES))
+            return {
+                "startup": {net: measure_startup(net, pairs, order, folder) for net in NETS},
+                "memory": {net: measure_memory(net, repeats, steps, order, folder) for net in NETS},
+            }
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.footprint", description=__doc__)
+    parser.add_argument("--pairs", type=int, default=12, help="start-ups a net; default: %(default)s")
+    parser.add_argument("--repeats", type=int, default=5, help="memory runs a net and program; default: %(default)s")
+    parser.add_argument("--steps", type=int, default=200, help="steps of a memory run; default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="of the order; default: %(default)s")
+    parser.add_argument("--page", action="store_true", help="only write FOOTPRINT.md from the result")
+    arguments = parser.parse_args(words)
+    if min(arguments.pairs, arguments.repeats, arguments.steps) < 1:
+        parser.error("pairs, repeats and steps are 1 or more")
+    start = time.monotonic()
+    measured = None
+    if not arguments.page:
+        try:
+            measured = measure(arguments.pairs, arguments.repeats, arguments.steps, arguments.seed)
+        except KeyboardInterrupt:
+            _say("stopped")
+            return 130
+    # Imports torch, to describe the machine: only now, when nothing is measured any more.
+    page = import_module("benchmarks.footprint_page")
+    if measured is not None:
+        settings = {name: getattr(arguments, name) for name in ("pairs", "repeats", "steps", "seed")}
+        page.keep(settings, measured, time.monotonic() - start)
+    text = page.render()
+    if text is None:
+        _say("no result yet")
+        return 1
+    _PAGE.write_text(text)
+    _say(f"wrote {_PAGE}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

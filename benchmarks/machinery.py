@@ -1,0 +1,151 @@
+"""What waiting and combining cost: a net so small that there is almost nothing to compute.
+
+python -m benchmarks.machinery              measure, then write the page
+python -m benchmarks.machinery --page       only write the page from the result
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from benchmarks import interleave, results, stats
+from benchmarks.interleave import Plan, Running
+from benchmarks.programs import Program
+from benchmarks.stats import Estimate, Values
+
+_NET, _GLOBAL_BATCH, _WORKERS = "tiny", 4, 2
+_TARGET_US = 100.0
+_RESULT = results.FOLDER / "machinery.json"
+_PAGE = interleave.ROOT / "benchmarks" / "MACHINERY.md"
+
+PROGRAMS = (
+    Program(name="samestep-2", kind="samestep", net=_NET, global_batch=_GLOBAL_BATCH, microbatch=2, workers=_WORKERS),
+    Program(
+        name="samestep-2-twin", kind="samestep", net=_NET, global_batch=_GLOBAL_BATCH, microbatch=2, workers=_WORKERS
+    ),
+    Program(name="compute", kind="compute", net=_NET, global_batch=_GLOBAL_BATCH, microbatch=2, copies=_WORKERS),
+    Program(name="compute-and-update", kind="torch", net=_NET, global_batch=2, microbatch=2, copies=_WORKERS),
+    Program(name="samestep-1", kind="samestep", net=_NET, global_batch=_GLOBAL_BATCH, microbatch=2),
+    Program(name="torch-accumulating", kind="torch", net=_NET, global_batch=_GLOBAL_BATCH, microbatch=2),
+)
+
+
+def measure(plan: Plan) -> results.Result:
+    """Run all programs in turn."""
+    start = time.monotonic()
+    guess_s = len(PROGRAMS) * (5.0 + plan.rounds * plan.slot_for(0.0))
+    _say(f"{len(PROGRAMS)} programs, {plan.rounds} rounds: about {guess_s / 60:.1f} min")
+
+    def report_start(running: Running) -> None:
+        _say(f"started {running.program.name} (about {running.first_step_s() * 1e6:.0f} µs a step)")
+
+    def report_round(done: int, rounds: int, left_s: float) -> None:
+        _say(f"round {done}/{rounds}, {left_s:.0f} s left")
+
+    with interleave.stage(PROGRAMS, report_start) as started:
+        slots = interleave.measure(started, plan, report_round)
+    measured = {"slots": {name: [vars(slot) for slot in found] for name, found in slots.items()}}
+    settings = {**plan.as_dict(), "programs": [program.as_dict() for program in PROGRAMS]}
+    return results.new(settings, measured, module="benchmarks.machinery", duration_s=time.monotonic() - start)
+
+
+def render(result: results.Result) -> str:
+    """MACHINERY.md."""
+    warm_up = result["settings"]["warm_up"]
+    kept = {name: slots[warm_up:] for name, slots in result["slots"].items()}
+    times = {name: np.array([slot["step_s"] for slot in slots]) * 1e6 for name, slots in kept.items()}
+    others = np.array([slot["others_frac"] for slots in kept.values() for slot in slots])
+    cost = stats.median(times["samestep-2"] - times["compute"])
+    rounds = len(times["samestep-2"])
+    fewest = min(slot["num_steps"] for slots in kept.values() for slot in slots)
+    what = (
+        f"{rounds} rounds ({warm_up} more for timing warm-up left out), each program once a round in random order, "
+        f"{fewest} steps a slot or more; medians over rounds with 95 % bootstrap intervals"
+    )
+    lines = [
+        "# The cost of the machinery",
+        "",
+        *results.header([result], what=what),
+        f"- other processes took {np.median(others):.1%} of the cores in the median slot",
+        "",
+        (
+            f"A net 8-8-2, global batch {_GLOBAL_BATCH}, {_WORKERS} workers with one microbatch of 2 each. `compute` "
+            "is what one rank computes (feed, forward and backward of its microbatch, no update), in plain torch, one "
+            "single-thread program per core at the same time. What samestep's step takes beyond that is waiting, "
+            "combining, deciding, updating and watching."
+        ),
+        "",
+        (
+            f"Target: samestep on {_WORKERS} workers minus compute ≤ {_TARGET_US:g} µs a step. Measured: "
+            f"{cost.text(1)} µs: {results.verdict(cost.value, _TARGET_US, is_least=False, unit=' µs')}."
+        ),
+        "",
+        "| difference | µs a step [95 %] |",
+        "|---|---|",
+        *(
+            f"| {left} − {right} | {_difference(times[left], times[right]).text(1)} |"
+            for left, right in (
+                ("samestep-2", "compute"),
+                ("samestep-2", "compute-and-update"),
+                ("samestep-1", "torch-accumulating"),
+                ("samestep-2-twin", "samestep-2"),
+            )
+        ),
+        "",
+        "| program | µs a step [95 %] | median within slots |",
+        "|---|---|---|",
+    ]
+    for name, values in times.items():
+        middle = np.median([slot["median_step_s"] for slot in kept[name]]) * 1e6
+        lines.append(f"| {name} | {stats.median(values).text(1)} | {middle:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _difference(left: Values, right: Values) -> Estimate:
+    return stats.median(left - right)
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.machinery", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=42, help="with the timing warm-up; default: %(default)s")
+    parser.add_argument("--warm-up", type=int, default=2, help="first rounds that are left out; default: %(default)s")
+    parser.add_argument("--slot-s", type=float, default=0.4, help="seconds a slot; default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="of the order within rounds; default: %(default)s")
+    parser.add_argument("--page", action="store_true", help="only write MACHINERY.md from the result")
+    arguments = parser.parse_args(words)
+    if not arguments.page:
+        try:
+            plan = Plan(
+                rounds=arguments.rounds,
+                warm_up=arguments.warm_up,
+                slot_s=arguments.slot_s,
+                slot_steps=6,
+                seed=arguments.seed,
+            )
+        except ValueError as error:
+            parser.error(str(error))
+        try:
+            results.write(_RESULT, measure(plan))
+        except KeyboardInterrupt:
+            _say("stopped")
+            return 130
+    result = results.read(_RESULT)
+    if result is None:
+        _say(f"no result in {_RESULT}")
+        return 1
+    _PAGE.write_text(render(result))
+    _say(f"wrote {_PAGE}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""Results on disk: raw values, the settings and the machine, one JSON file each."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.interleave import ROOT
+from samestep.measure import machine
+
+FOLDER = ROOT / "benchmarks" / "results"
+
+Result = dict[str, Any]
+
+
+def new(settings: Result, measured: Result, *, module: str, duration_s: float) -> Result:
+    """A result with all that belongs to it."""
+    return {
+        "settings": settings,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
+        "revision": revision(),
+        "machine": _public(machine.describe()),
+        "duration_s": round(duration_s, 1),
+        **measured,
+    }
+
+
+def _public(facts: Result) -> Result:
+    """Without the paths of whoever ran it."""
+    return {name: value for name, value in facts.items() if name not in ("executable", "variables")}
+
+
+def write(path: Path, result: Result) -> None:
+    """Write whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(result, indent=1) + "\n")
+    partial.replace(path)
+
+
+def read(path: Path) -> Result | None:
+    if not path.exists():
+        return None
+    result: Result = json.loads(path.read_text())
+    return result
+
+
+def revision() -> str | None:
+    """The commit, with a + where the sources have been changed since."""
+    try:
+        commit = _git("rev-parse", "--short", "HEAD")
+        return commit + ("+" if _git("status", "--porcelain", "--", "src") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def header(results: list[Result], *, what: str) -> list[str]:
+    """The lines that open a page: when, on what, with which versions, how often, by which command."""
+    dates = sorted(result["date"] for result in results)
+    facts = results[-1]["machine"]
+    versions = " · ".join(f"{name} {version}" for name, version in facts["packages"].items() if version)
+    lines = [
+        f"- date: {dates[0]}" + (f" to {dates[-1]}" if dates[-1] != dates[0] else "") + " (UTC)",
+        (
+            f"- hardware: {facts['processor']}, {facts['cores']} cores ({facts['instruction_set']}), "
+            f"{facts['memory_mb'] / 1024:.0f} GB; {facts['system']}"
+        ),
+        (
+            f"- versions: samestep {facts['samestep']} (commit {results[-1]['revision']}), Python {facts['python']}, "
+            f"{versions}"
+        ),
+        f"- n: {what}",
+        *(f"- command: `{command}`" for command in dict.fromkeys(result["command"] for result in results)),
+    ]
+    for name, kinds in (
+        ("machines", {(r["machine"]["processor"], r["machine"]["cores"]) for r in results}),
+        ("versions", {json.dumps(r["machine"]["packages"], sort_keys=True) for r in results}),
+        ("commits", {r["revision"] for r in results}),
+    ):
+        if len(kinds) > 1:
+            lines.append(f"- **mixed {name}: {len(kinds)}**; ratios hold within a case only")
+    return lines
+
+
+def verdict(value: float, target: float, *, is_least: bool, unit: str = "") -> str:
+    """Met or missed, and by how much."""
+    margin = value - target if is_least else target - value
+    return f"**{'met' if margin >= 0 else 'missed'}** by {abs(margin):.3g}{unit}"
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()

@@ -1,0 +1,200 @@
+"""Step time against the roof, DistributedDataParallel and plain torch: ratios, taken interleaved in one run.
+
+python -m benchmarks.step_time              measure what is not yet measured, then write the page
+python -m benchmarks.step_time --page       only write the page from the results
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+
+from benchmarks import cases, interleave, results, step_time_page
+from benchmarks.cases import Case
+from benchmarks.interleave import Plan, Running
+from benchmarks.programs import Program
+
+FOLDER = results.FOLDER / "step_time"
+EXTRAS = ("m8", "bf16", "channels-last", "bf16-channels-last", "kept-memory")
+
+_START_S = 5.0
+"""About how long a program takes to start, for the estimate."""
+
+
+def programs(case: Case, extras: Sequence[str]) -> list[Program]:
+    """The programs of a case."""
+    batch, half, net = case.global_batch, case.global_batch // 2, case.net
+
+    def make(name: str, **options: object) -> Program:
+        values: dict[str, object] = {"net": net, "global_batch": batch, "microbatch": half, **options}
+        return Program(name=name, **values)  # type: ignore[arg-type]
+
+    def plain(suffix: str = "", *, keeps_memory: bool = False) -> list[Program]:
+        keeps = {"keeps_memory": keeps_memory}
+        return [
+            make(f"torch-1{suffix}", kind="torch", microbatch=batch, **keeps),
+            make(f"torch-2{suffix}", kind="torch", microbatch=batch, threads=2, **keeps),
+            make(f"roof{suffix}", kind="torch", global_batch=half, copies=2, **keeps),
+            make(f"torch-accumulating{suffix}", kind="torch", **keeps),
+        ]
+
+    found = [
+        make("samestep-2", kind="samestep", workers=2),
+        make("samestep-2-twin", kind="samestep", workers=2),
+        make("samestep-1", kind="samestep"),
+        *plain(),
+        make("torch-accumulating-twin", kind="torch"),
+        make("ddp", kind="ddp", workers=2),
+    ]
+    if "m8" in extras:
+        found.append(make("samestep-2-m8", kind="samestep", workers=2, microbatch=max(1, batch // 8)))
+    if "bf16" in extras:
+        found.append(make("samestep-2-bf16", kind="samestep", workers=2, precision="bf16"))
+    if "channels-last" in extras and net == "cnn":
+        found.append(make("samestep-2-channels-last", kind="samestep", workers=2, channels_last=True))
+    if "bf16-channels-last" in extras and net == "cnn":
+        found.append(
+            make("samestep-2-bf16-channels-last", kind="samestep", workers=2, precision="bf16", channels_last=True)
+        )
+    if "kept-memory" in extras:
+        found += plain("-kept-memory", keeps_memory=True)
+    return found
+
+
+def settings(case: Case, plan: Plan, extras: Sequence[str]) -> results.Result:
+    return {"case": case.name, **plan.as_dict(), "programs": [p.as_dict() for p in programs(case, extras)]}
+
+
+def path_of(case: Case) -> Path:
+    return FOLDER / f"{case.name}.json"
+
+
+def run_case(case: Case, plan: Plan, extras: Sequence[str], prefix: str) -> results.Result:
+    """Measure all programs of a case."""
+    start = time.monotonic()
+    wanted = programs(case, extras)
+    num_started = 0
+
+    def report_start(running: Running) -> None:
+        nonlocal num_started
+        num_started += 1
+        step_ms = running.first_step_s() * 1e3
+        _say(f"{prefix}: started {num_started}/{len(wanted)} {running.program.name} (about {step_ms:.3g} ms a step)")
+
+    def report_round(done: int, rounds: int, left_s: float) -> None:
+        _say(f"{prefix}: round {done}/{rounds}, {left_s / 60:.1f} min left in this case")
+
+    with interleave.stage(wanted, report_start) as started:
+        round_s = sum(plan.slot_for(running.first_step_s()) for running in started)
+        _say(f"{prefix}: {plan.rounds} rounds of about {round_s:.1f} s: {plan.rounds * round_s / 60:.1f} min")
+        slots = interleave.measure(started, plan, report_round)
+    measured = {"slots": {name: [vars(slot) for slot in found] for name, found in slots.items()}}
+    return results.new(
+        settings(case, plan, extras), measured, module="benchmarks.step_time", duration_s=time.monotonic() - start
+    )
+
+
+def estimate_s(case: Case, plan: Plan, extras: Sequence[str]) -> float:
+    """A guess at a case's duration, from a few steps of plain torch in this process."""
+    whole_s = _time_plain(case)
+    # Two processes or two threads take a bit more than half of one thread's time.
+    shares = [0.6 if p.workers * p.copies * p.threads > 1 else 1.0 for p in programs(case, extras)]
+    return sum(_START_S + plan.rounds * plan.slot_for(share * whole_s) for share in shares)
+
+
+def _time_plain(case: Case) -> float:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        inputs, targets = cases.build_data(case.net)
+        model = cases.build_model(case.net)
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            loss = functional.cross_entropy(model(inputs[: case.global_batch]), targets[: case.global_batch])
+            loss.backward()  # type: ignore[no-untyped-call]
+            times.append(time.perf_counter() - start)
+        return min(times)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def _parse(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step_time", description=__doc__)
+    parser.add_argument("--cases", default=",".join(cases.all_names()), help="comma separated, such as mlp-64,cnn-256")
+    parser.add_argument("--rounds", type=int, default=22, help="with the timing warm-up; default: %(default)s")
+    parser.add_argument("--warm-up", type=int, default=2, help="first rounds that are left out; default: %(default)s")
+    parser.add_argument("--slot-s", type=float, default=0.4, help="shortest slot in seconds; default: %(default)s")
+    parser.add_argument("--slot-steps", type=int, default=6, help="fewest measured steps a slot; default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="of the order within rounds; default: %(default)s")
+    parser.add_argument("--extras", default="", help=f"comma separated, of {', '.join(EXTRAS)}")
+    parser.add_argument("--force", action="store_true", help="measure again what has been measured")
+    parser.add_argument("--page", action="store_true", help="only write STEP_TIME.md from the results")
+    arguments = parser.parse_args(words)
+    arguments.extras = [name for name in arguments.extras.split(",") if name]
+    unknown = set(arguments.extras) - set(EXTRAS)
+    if unknown:
+        parser.error(f"unknown extras {', '.join(sorted(unknown))}; known: {', '.join(EXTRAS)}")
+    try:
+        arguments.cases = [cases.parse(name) for name in arguments.cases.split(",")]
+        arguments.plan = Plan(
+            rounds=arguments.rounds,
+            warm_up=arguments.warm_up,
+            slot_s=arguments.slot_s,
+            slot_steps=arguments.slot_steps,
+            seed=arguments.seed,
+        )
+    except ValueError as error:
+        parser.error(str(error))
+    return arguments
+
+
+def _is_done(case: Case, plan: Plan, extras: Sequence[str]) -> bool:
+    found = results.read(path_of(case))
+    return found is not None and found["settings"] == settings(case, plan, extras)
+
+
+def measure_cases(chosen: Sequence[Case], plan: Plan, extras: Sequence[str], *, is_forced: bool) -> None:
+    """Measure the cases that have no result with these settings."""
+    todo = [case for case in chosen if is_forced or not _is_done(case, plan, extras)]
+    for case in chosen:
+        if case not in todo:
+            _say(f"{case.name}: done before with the same settings (--force measures again)")
+    if todo:
+        total_s = sum(estimate_s(case, plan, extras) for case in todo)
+        _say(f"{len(todo)} cases, about {total_s / 60:.0f} min")
+    for number, case in enumerate(todo, start=1):
+        result = run_case(case, plan, extras, f"{case.name} ({number}/{len(todo)})")
+        results.write(path_of(case), result)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    arguments = _parse(words)
+    try:
+        if not arguments.page:
+            measure_cases(arguments.cases, arguments.plan, arguments.extras, is_forced=arguments.force)
+    except KeyboardInterrupt:
+        _say("stopped; finished cases are kept")
+        return 130
+    found = [result for name in cases.all_names() if (result := results.read(path_of(cases.parse(name))))]
+    if not found:
+        _say(f"no results in {FOLDER}")
+        return 1
+    page = interleave.ROOT / "benchmarks" / "STEP_TIME.md"
+    page.write_text(step_time_page.render(found))
+    _say(f"wrote {page}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

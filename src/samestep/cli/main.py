@@ -1,0 +1,213 @@
+"""The command line: parses, calls, prints; no logic of its own."""
+
+from __future__ import annotations
+
+import json as json_format
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
+
+from samestep.cli import flags, tables
+from samestep.errors import Interrupted, SamestepError, WorkerError
+from samestep.run.config import NumericSettings, Settings
+from samestep.version import __version__
+
+if TYPE_CHECKING:
+    from samestep.run.workload import Workload
+
+_UNSET = Settings()
+_UNSET_NUMERICS = NumericSettings()
+
+app = App(
+    name="samestep",
+    help="Train a neural network in parallel: the same network, bit for bit, on any number of workers.",
+    version=__version__,
+    config=flags.from_file,
+    default_parameter=Parameter(negative=(), negative_iterable=(), show_env_var=False, converter=flags.convert_value),
+    help_formatter="plain",
+    exit_on_error=False,
+    print_error=False,
+    suppress_keyboard_interrupt=False,
+    result_action="return_value",
+)
+
+_Settings = Annotated[Settings, Parameter(name="*")]
+_NumericSettings = Annotated[NumericSettings, Parameter(name="*")]
+_ConfigFile = Annotated[Path | None, Parameter(help="TOML file with the same names; flags win.")]
+_Json = Annotated[bool, Parameter(negative=(), converter=None, help="Print one JSON object on stdout, nothing else.")]
+
+
+@app.command
+def train(
+    workload: str,
+    /,
+    *,
+    settings: _Settings = _UNSET,
+    config: _ConfigFile = None,
+    json: _Json = False,
+    print_config: Annotated[bool, Parameter(converter=None)] = False,
+) -> int:
+    """Train a workload.
+
+    Parameters
+    ----------
+    workload
+        A built-in name (see samestep workloads), or FILE.py:FUNCTION, a function that returns a Workload.
+    print_config
+        Print the resolved configuration as TOML and stop.
+    """
+    from samestep import torch_private  # noqa: PLC0415
+    from samestep.run.config import as_toml, resolve  # noqa: PLC0415
+    from samestep.run.prepare import Choices  # noqa: PLC0415
+    from samestep.run.progress import for_stderr  # noqa: PLC0415
+    from samestep.run.train import run  # noqa: PLC0415
+
+    torch_private.without_compiler_import()
+    with redirect_stdout(sys.stderr):  # what the workload's own code prints
+        chosen = _workload(workload, settings)
+        if not print_config:
+            result = run(chosen, settings, choices=Choices(), progress=for_stderr())
+    if print_config:
+        print(as_toml(resolve(settings, chosen.recipe).as_dict()))
+        return 0
+    summary = result.record.summary()
+    if json:
+        _print_json(summary)
+    else:
+        tables.print_summary(summary, settings.out)
+    return 0
+
+
+@app.command
+def verify(
+    workload: str,
+    /,
+    *,
+    workers: Annotated[tuple[int, ...], Parameter(help="Numbers of workers, comma separated.")] = (1, 2),
+    settings: _NumericSettings = _UNSET_NUMERICS,
+    config: _ConfigFile = None,
+    json: _Json = False,
+) -> int:
+    """Train once per number of workers and compare every tensor; exits with 1 where one differs."""
+    from samestep import torch_private  # noqa: PLC0415
+    from samestep.measure.verify import verify as run_verify  # noqa: PLC0415
+    from samestep.run.progress import for_stderr  # noqa: PLC0415
+
+    torch_private.without_compiler_import()
+    with redirect_stdout(sys.stderr):  # what the workload's own code prints
+        verdict = run_verify(lambda: _workload(workload, settings), settings, workers, for_stderr())
+    if json:
+        _print_json(tables.verdict_as_dict(verdict))
+    else:
+        tables.print_verdict(verdict)
+    return 0 if verdict.is_same else 1
+
+
+@app.command
+def demo() -> int:
+    """Train on the embedded digits: plain torch, one worker, one worker per core; compare."""
+    from samestep.demo import WIDTH, WORKLOAD, demonstrate  # noqa: PLC0415
+    from samestep.run.progress import for_stderr  # noqa: PLC0415
+    from samestep.workloads import catalog  # noqa: PLC0415
+
+    outcome = demonstrate(lambda: catalog.build(WORKLOAD, width=WIDTH), for_stderr())
+    tables.print_outcome(outcome)
+    return 0 if outcome.is_same else 1
+
+
+@app.command
+def predict(
+    workload: str,
+    /,
+    *,
+    weights: Annotated[Path, Parameter(help="Trained weights (safetensors).")],
+    input: Annotated[  # noqa: A002
+        tuple[Path, ...] | None, Parameter(help="One .npy file per input of the model; default: the evaluation part.")
+    ] = None,
+    out: Annotated[Path | None, Parameter(help="CSV file to write; default: stdout.")] = None,
+    width: int | None = None,
+    depth: int | None = None,
+) -> int:
+    """Answer with trained weights: one line of CSV per sample."""
+    from samestep.run.predict import predict_table  # noqa: PLC0415
+
+    chosen = _workload(workload, NumericSettings(width=width, depth=depth))
+    table = predict_table(chosen, weights, input)
+    if out is None:
+        sys.stdout.write(table)
+    else:
+        from samestep.run.files import write_atomically  # noqa: PLC0415
+
+        write_atomically(out, table.encode())
+        print(f"{out}: {table.count(chr(10)) - 1} answers", file=sys.stderr)
+    return 0
+
+
+@app.command
+def env(*, json: _Json = False) -> int:
+    """Print what belongs in a bug report: versions, processor, memory, settings."""
+    from samestep.measure.machine import describe  # noqa: PLC0415
+
+    facts = describe()
+    if json:
+        _print_json(facts)
+    else:
+        for name, value in facts.items():
+            print(f"{name:16} {tables.as_text(value)}")
+    return 0
+
+
+@app.command
+def workloads() -> int:
+    """List the built-in workloads."""
+    from samestep.workloads import catalog  # noqa: PLC0415
+
+    for entry in catalog.entries():
+        print(f"{entry.name:26} {entry.description}")
+    return 0
+
+
+def _workload(name: str, settings: NumericSettings) -> Workload:
+    from samestep.workloads import catalog, files  # noqa: PLC0415
+
+    if ".py:" in name:
+        return files.load(name)
+    return catalog.build(name, width=settings.width, depth=settings.depth)
+
+
+def _print_json(values: dict[str, Any]) -> None:
+    print(json_format.dumps(values))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; a mistake of the caller's is one line on stderr and exit code 2."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return cast("int | None", app(words)) or 0
+    except CycloptsError as error:
+        chain = " ".join(["samestep", *(error.command_chain or ())])
+        if not isinstance(error, UnknownCommandError) and chain == "samestep" and words and words[0] in app:
+            chain = f"samestep {words[0]}"
+        return _fail(f"{flags.describe(error, app)}; see {chain} --help", 2)
+    except Interrupted as error:
+        return _fail(str(error), 128 + error.signum)
+    except WorkerError as error:
+        sys.stderr.write(error.trace)
+        return _fail(str(error), 1)
+    except SamestepError as error:
+        return _fail(str(error), 2)
+    except KeyboardInterrupt:
+        return _fail("stopped", 130)
+    except BrokenPipeError:  # the reader of our output has left
+        sys.stderr.close()
+        return 1
+
+
+def _fail(text: str, code: int) -> int:
+    line = "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
+    print(f"samestep: {line}", file=sys.stderr)
+    return code

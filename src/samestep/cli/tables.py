@@ -1,0 +1,109 @@
+"""What the commands print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from samestep.demo import Outcome
+    from samestep.measure.verify import Verdict
+
+
+def as_text(value: Any) -> str:
+    """A value for people.
+
+    >>> as_text({"loss": 0.123456, "accuracy": None})
+    'loss 0.1235, accuracy -'
+    """
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {as_text(item)}" for name, item in value.items()) or "-"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return "-" if value is None else str(value)
+
+
+def print_summary(summary: dict[str, Any], out: Path | None) -> None:
+    """The end of a run."""
+    rate = summary["samples_per_s"]
+    memory = summary["peak_memory_bytes"]
+    lines = {
+        "steps": f"{summary['steps']:,} ({summary['samples']:,} samples)",
+        "time": f"{summary['wall_s']:.1f} s" + (f", {rate:,.0f} samples/s" if rate else ""),
+        "memory": f"{memory / 2**20:,.0f} MB, all processes together" if memory else "-",
+        "train loss": as_text(summary["train_loss"]),
+        "evaluation": as_text(summary["eval"]),
+        "weights sha256": summary["weights_sha256"],
+    }
+    if out is not None:
+        lines["written to"] = str(out)
+    for name, value in lines.items():
+        print(f"{name:16} {value}")
+
+
+def verdict_as_dict(verdict: Verdict) -> dict[str, Any]:
+    """A verification as plain values."""
+    return {
+        "is_same": verdict.is_same,
+        "workers": [trained.workers for trained in verdict.trained],
+        "weights_sha256": {str(trained.workers): trained.sha256 for trained in verdict.trained},
+        "differences": {
+            str(workers): [vars(difference) for difference in found] for workers, found in verdict.differences.items()
+        },
+        "cause": verdict.cause,
+    }
+
+
+def print_verdict(verdict: Verdict) -> None:
+    """A verification as a table and a sentence."""
+    reference = verdict.trained[0]
+    table = _table("workers", "weights sha256", "differing tensors", "samples/s")
+    for trained in verdict.trained:
+        found = verdict.differences.get(trained.workers, ())
+        differing = "reference" if trained is reference else f"{len(found)} of {len(trained.state)}"
+        rate = f"{trained.samples_per_s:,.0f}" if trained.samples_per_s else "-"
+        table.add_row(str(trained.workers), trained.sha256[:16], differing, rate)
+    _print(table)
+    print(f"same bits: {'yes' if verdict.is_same else 'no'}")
+    if verdict.first is not None:
+        workers, difference = verdict.first
+        print(
+            f"first difference: {difference.tensor} with {workers} workers, {difference.num_different} of "
+            f"{difference.num_elements} elements, at most {difference.largest:.3g}"
+        )
+        print(f"cause: {verdict.cause or 'cannot be told'}")
+
+
+def print_outcome(outcome: Outcome) -> None:
+    """The demonstration's table and verdict."""
+    table = _table("program", "time", "samples/s", "speed-up", "test accuracy", "weights sha256")
+    for row in outcome.rows:
+        table.add_row(
+            row.program,
+            f"{row.wall_s:.1f} s",
+            f"{row.samples_per_s:,.0f}",
+            f"{row.speed_up:.2f}",
+            as_text(row.accuracy),
+            row.weights_sha256[:16],
+        )
+    _print(table)
+    print("speed-up: against the best single process of plain torch")
+    print(f"same bits: {'yes' if outcome.is_same else 'no'}")
+    print(outcome.verdict)
+
+
+def _table(*columns: str) -> Any:
+    from rich import box  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=True, justify="left" if column in ("program", "weights sha256") else "right")
+    return table
+
+
+def _print(table: Any) -> None:
+    from rich.console import Console  # noqa: PLC0415
+
+    console = Console()
+    console.print(table) if console.is_terminal else Console(width=120).print(table)

@@ -1,0 +1,1 @@
+"""The step, acted out: memory, processes, barriers, the loop."""

@@ -1,0 +1,33 @@
+"""Deaths on demand, for the tests: a worker kills itself at a chosen phase of a chosen step.
+
+``SAMESTEP_FAULTS="rank=1,step=3,phase=update,marker=/tmp/x"`` (several joined by ";") kills rank 1 as it enters the
+update of step 3 or a later one, once: the marker file is made first and a fault with a marker that exists is spent.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+VARIABLE = "SAMESTEP_FAULTS"
+
+
+def from_environment(rank: int) -> Callable[[str, int], None] | None:
+    """What to call with (phase, step); None where no fault is planned for this rank."""
+    faults = []
+    for text in filter(None, os.environ.get(VARIABLE, "").split(";")):
+        fields = dict(item.split("=", 1) for item in text.split(","))
+        if int(fields["rank"]) == rank:
+            faults.append((fields["phase"], int(fields["step"]), Path(fields["marker"])))
+    if not faults:
+        return None
+
+    def check(phase: str, step: int) -> None:
+        for wanted, at, marker in faults:
+            if wanted == phase and step >= at and not marker.exists():
+                marker.touch(exist_ok=False)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return check

@@ -1,0 +1,187 @@
+"""The job: everything that a rank needs to know, the same for all ranks; and the memory that the ranks share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from samestep.data.columns import Samples
+from samestep.engine.flat import BufferPlan
+from samestep.engine.losses import SummedLoss
+from samestep.engine.numerics import Switches
+from samestep.engine.signals import SIGNAL_WORDS, num_turns
+from samestep.optim.owner import UpdatePlan
+from samestep.optim.rounds import Rule
+from samestep.optim.schedules import Schedule
+from samestep.plan import rounds
+from samestep.plan.batch import BatchPlan, Microbatch, cut
+from samestep.plan.layout import BLOCK
+from samestep.plan.order import Order
+from samestep.plan.regions import Regions, lay_out
+
+Precision = Literal["fp32", "bf16"]
+
+NUM_DECIDED = 5
+"""Numbers that a run keeps beside its arrays."""
+
+BEST_VALUE, BEST_STEP, HAS_STOPPED, EVALUATED_STEP, LAST_LOSS = range(NUM_DECIDED)
+"""The best evaluation so far and its step (0: none yet); whether a target or a callback has ended the run; the step of
+the last whole evaluation; the loss of the last step."""
+
+LOSS, WEIGHT, SAMPLES = 0, 1, 2
+"""Columns of the table of sums."""
+
+CONTROL_WORDS = 64
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What an evaluation led to: numbers to keep, whether it is the best so far, whether the goal is reached."""
+
+    decided: tuple[float, ...]
+    is_best: bool
+    stops: bool
+
+
+class Judge(Protocol):
+    """Decides after an evaluation, purely: every rank decides alike."""
+
+    def judge(self, step: int, means: Mapping[str, float], decided: tuple[float, ...]) -> Judgement: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """An evaluation round over all samples of a set, in their own order.
+
+    Args:
+        samples: What is evaluated.
+        microbatch: Samples at once.
+        every_steps: How often; it also happens at the end.
+    """
+
+    samples: Samples
+    microbatch: int
+    every_steps: int
+
+    @property
+    def microbatches(self) -> tuple[Microbatch, ...]:
+        return cut(0, self.samples.num_samples, self.microbatch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A training run as the engines see it."""
+
+    model: nn.Module
+    update: UpdatePlan
+    buffers: BufferPlan
+    dtype: Literal["float32", "float64"]
+    batches: BatchPlan
+    order: Order
+    samples: Samples
+    loss: SummedLoss
+    class_check: Callable[[Any, Tensor], None] | None
+    metrics: Mapping[str, Callable[[Any, Tensor], Any]]
+    evaluation: Evaluation | None
+    judge: Judge
+    rule: Rule
+    schedule: Schedule
+    num_steps: int
+    seed: int
+    precision: Precision
+    is_channels_last: bool
+    switches: Switches
+    has_callbacks: bool
+    snapshot_every_s: float = 0.5
+    wait_timeout_s: float = 600.0
+
+    @property
+    def num_elements(self) -> int:
+        return self.update.layout.num_elements
+
+    @property
+    def contribution_size(self) -> int:
+        """Elements of a contribution: gradients, then the changes of the tracked buffers."""
+        return self.num_elements + self.buffers.num_tracked
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return dtype
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        return tuple(self.metrics)
+
+
+@dataclass
+class Image:
+    """A state of the run: enough to go on from, on any number of workers, with the same bits.
+
+    Args:
+        step: Steps done.
+        arrays: Live arrays by region name.
+        scalars: Numbers of optimiser state.
+        decided: The judge's numbers.
+        best: Parameters and buffers at the best evaluation, by region name; empty before the first.
+    """
+
+    step: int
+    arrays: Mapping[str, Tensor]
+    scalars: Tensor
+    decided: Tensor
+    best: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+MODEL_ARRAYS = ("parameters", "tracked", "others")
+"""Live arrays that make up the model; the best state keeps these."""
+
+
+def live_arrays(job: Job) -> list[tuple[str, str, tuple[int, ...]]]:
+    """The arrays of the live state: name, dtype, shape."""
+    return [
+        ("parameters", job.dtype, (job.num_elements,)),
+        ("tracked", job.dtype, (job.buffers.num_tracked,)),
+        ("others", "uint8", (job.buffers.num_other_bytes,)),
+        ("used", "uint8", (len(job.update.layout.places),)),
+        *((array.name, array.dtype, array.shape) for array in job.update.arrays),
+    ]
+
+
+def live_regions(job: Job) -> Regions:
+    """Where the live arrays lie in a zone of state."""
+    return lay_out(live_arrays(job))
+
+
+def run_regions(job: Job, world_size: int, *, num_copies: int) -> Regions:
+    """The memory of a run: the live state, `num_copies` snapshots of it, and what the ranks exchange."""
+    num_microbatches = job.batches.num_microbatches
+    counts = frozenset(len(job.batches.microbatches(step)) for step in (0, job.batches.steps_per_epoch - 1))
+    num_evaluated = len(job.evaluation.microbatches) if job.evaluation else 0
+    live = live_regions(job).num_bytes
+    num_scalars = len(job.update.scalars)
+    return lay_out(
+        [
+            ("control", "int64", (CONTROL_WORDS,)),
+            ("phases", "int64", (world_size, 8)),
+            ("signals", "int64", (max(num_turns(world_size), 1), world_size, SIGNAL_WORDS)),
+            ("table", "float64", (num_microbatches, 3)),
+            ("used_table", "uint8", (num_microbatches, len(job.update.layout.places))),
+            ("norms", job.dtype, (job.num_elements // BLOCK,)),
+            ("evaluated", "float64", (num_evaluated, 2 + 2 * len(job.metrics))),
+            ("live", "uint8", (live,)),
+            ("copies", "uint8", (num_copies, live)),
+            ("copied_scalars", "float64", (num_copies, num_scalars)),
+            ("copied_decided", "float64", (num_copies, NUM_DECIDED)),
+            *((f"best/{name}", dtype, shape) for name, dtype, shape in live_arrays(job) if name in MODEL_ARRAYS),
+            (
+                "contributions",
+                job.dtype,
+                (world_size, rounds.num_slots(counts, world_size), job.contribution_size),
+            ),
+        ]
+    )

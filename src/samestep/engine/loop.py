@@ -1,0 +1,290 @@
+"""The loop that every rank runs: steps, evaluations, snapshots; and how it ends."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import IntEnum, IntFlag
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+from samestep.data.feed import Feed
+from samestep.engine.job import EVALUATED_STEP, HAS_STOPPED, LAST_LOSS, MODEL_ARRAYS, Job, live_regions
+from samestep.engine.memory import Memory
+from samestep.engine.step import Rank, Stepper
+from samestep.plan import rounds
+from samestep.plan.layout import ALIGNMENT_BYTES, round_up
+from samestep.plan.order import Order
+
+
+class Control(IntEnum):
+    """Words of the control region, and who writes them."""
+
+    GENERATION = 0  # parent: which set of ranks is running; a change calls everybody back
+    STOP = 1  # parent: 1 asks for an end after the running step, 2 also abandons it
+    REJOIN = 2  # parent: a new worker is ready to take part
+    AFTER = 3  # rank 0: what all ranks do after the running step (flags of `After`)
+    VERDICT = 4  # parent: answer of the callbacks to evaluation number n: 2 n + (1 if it stops)
+    BEST_STEP = 5  # rank 0: step of the best state, 0 while it is being written
+    COPY_STEP = 8  # rank 0: 8 + k is step + 1 of snapshot k, 0 while it is being written
+
+
+class After(IntFlag):
+    """What follows a step."""
+
+    NOTHING = 0
+    SNAPSHOT = 1
+    STOP = 2
+    REJOIN = 4
+
+
+End = Literal["finished", "stopped", "rejoin"]
+
+
+class CalledBack(Exception):
+    """The parent wants the ranks back: a worker died, or the run is abandoned."""
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What a step left behind."""
+
+    step: int
+    loss: float
+    gradient_norm: float
+    num_samples: int
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class EvaluationRecord:
+    """What an evaluation after `step` steps found: means over all samples, by name ("loss" and the metrics)."""
+
+    step: int
+    means: Mapping[str, float]
+    is_best: bool
+    duration_s: float
+
+
+class Listener(Protocol):
+    """Who hears of the run; only rank 0 speaks."""
+
+    def steps(self, records: list[StepRecord]) -> None: ...
+
+    def evaluated(self, record: EvaluationRecord, number: int) -> None: ...
+
+    def warn_unused(self, names: list[str]) -> None: ...
+
+
+@dataclass
+class Loop:
+    """Runs a job on one rank, from a step on, until it ends or the ranks are called back.
+
+    Args:
+        job: What to do.
+        rank: Who does it.
+        memory: The regions of the run.
+        live: The live arrays.
+        copies: Every snapshot's arrays; none with one rank in the caller's process.
+        listener: Hears of steps and evaluations.
+        decided: The judge's numbers so far.
+    """
+
+    job: Job
+    rank: Rank
+    memory: Mapping[str, Tensor]
+    live: Mapping[str, Tensor]
+    listener: Listener
+    decided: tuple[float, ...]
+    step: int
+    _records: list[StepRecord] = field(default_factory=list)
+    _unmarked: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        self._control = self.memory["control"].numpy()
+        self.generation = int(self._control[Control.GENERATION])
+        self._meet = self.rank.barrier
+        self.stepper = Stepper(self.job, replace(self.rank, barrier=self._barrier), self.memory, self.live)
+        self._num_copies = len(self.memory["copies"])
+        self._last_snapshot_s = self._last_report_s = time.perf_counter()
+        self._evaluations = 0
+        if self.job.evaluation is not None:
+            samples = self.job.evaluation.samples
+            self._evaluation_feed = Feed(samples, Order(num_samples=samples.num_samples, seed=0, is_shuffled=False))
+
+    def run(self) -> End:
+        """Run until the end.
+
+        Raises:
+            CalledBack: The parent wants the ranks back.
+            NonFiniteSums: A loss or gradient is not finite.
+        """
+        if self.decided[HAS_STOPPED]:
+            return "finished" if self.step >= self.job.num_steps else "stopped"
+        end = self._conclude_step(After.SNAPSHOT) if self._owes_evaluation() else None  # a stop had cut it short
+        if end is None and self.step >= self.job.num_steps:
+            return "finished"
+        while end is None:
+            self._run_step()
+            end = self._conclude_step(After(int(self._control[Control.AFTER])))
+        return end
+
+    def _conclude_step(self, after: After) -> End | None:
+        """What follows a step: evaluation, snapshot, the end."""
+        is_last = self.step == self.job.num_steps
+        is_stopped = bool(after & After.STOP)
+        if self._owes_evaluation():
+            is_stopped |= self._evaluate()
+        if after & After.SNAPSHOT or is_last or is_stopped:
+            self._snapshot()
+        if not (is_last or is_stopped or after & After.REJOIN):
+            return None
+        self._barrier()
+        self._report()
+        if is_last:
+            return "finished"
+        return "stopped" if is_stopped else "rejoin"
+
+    def _owes_evaluation(self) -> bool:
+        evaluation = self.job.evaluation
+        if evaluation is None or self.step == 0 or self.decided[EVALUATED_STEP] == self.step:
+            return False
+        return self.step % evaluation.every_steps == 0 or self.step == self.job.num_steps
+
+    def _run_step(self) -> None:
+        start = time.perf_counter()
+        sums = self.stepper.run(self.step)
+        self.decided = (*self.decided[:LAST_LOSS], sums.loss)
+        if self.rank.index == 0:
+            self._control[Control.AFTER] = self._decide_after()
+        self.rank.enter("barrier after the update", self.step)
+        self._barrier()
+        step, self.step = self.step, self.step + 1
+        if self.rank.index == 0:
+            now = time.perf_counter()
+            batches = self.job.batches
+            num_samples = batches.samples_before(step + 1) - batches.samples_before(step)
+            self._records.append(StepRecord(step, sums.loss, sums.gradient_norm, num_samples, now - start))
+            if step == 0:
+                self._warn_unused()
+            if now - self._last_report_s > 0.1:
+                self._report()
+
+    def _decide_after(self) -> After:
+        after = After.NOTHING
+        if self._control[Control.STOP]:
+            after |= After.STOP
+        if self._control[Control.REJOIN]:
+            after |= After.SNAPSHOT | After.REJOIN
+        if self._num_copies and time.perf_counter() - self._last_snapshot_s > self.job.snapshot_every_s:
+            after |= After.SNAPSHOT
+        return after
+
+    def _evaluate(self) -> bool:
+        """An evaluation round; every rank reads the same sums and decides alike."""
+        evaluation = self.job.evaluation
+        assert evaluation is not None
+        start = time.perf_counter()
+        self.rank.enter("evaluation", self.step)
+        table = self.memory["evaluated"].numpy()
+        microbatches = evaluation.microbatches
+        for microbatch in rounds.evaluation_share(microbatches, self.rank.world_size, self.rank.index):
+            table[microbatch.index] = self.stepper.evaluate(microbatch, self._evaluation_feed)
+        self._barrier()
+        totals = table.sum(axis=0)
+        names = ("loss", *self.job.metric_names)
+        means = {name: _mean(float(totals[2 * i]), float(totals[2 * i + 1])) for i, name in enumerate(names)}
+        judgement = self.job.judge.judge(self.step, means, self.decided)
+        if judgement.is_best:
+            self._keep_best()
+        self._evaluations += 1
+        if self.rank.index == 0:
+            self._report()
+            record = EvaluationRecord(self.step, means, judgement.is_best, time.perf_counter() - start)
+            self.listener.evaluated(record, self._evaluations)
+        is_stopped = judgement.stops | self._await_verdict()
+        decided = judgement.decided
+        self.decided = (*decided[:HAS_STOPPED], float(is_stopped), float(self.step), *decided[EVALUATED_STEP + 1 :])
+        return is_stopped
+
+    def _await_verdict(self) -> bool:
+        """Callbacks decide in the parent, at evaluations only, so that a stop falls on the same step for any W."""
+        if not self.job.has_callbacks:
+            return False
+        while int(self._control[Control.VERDICT]) >> 1 != self._evaluations:
+            self.check()
+            time.sleep(2e-4)
+        return bool(int(self._control[Control.VERDICT]) & 1)
+
+    def _keep_best(self) -> None:
+        """Rank 0 copies the model; nobody changes it before rank 0 has arrived at the next barrier."""
+        if self.rank.index == 0:
+            self._control[Control.BEST_STEP] = 0
+            for name in MODEL_ARRAYS:
+                self.memory[f"best/{name}"].copy_(self.live[name])
+            self._control[Control.BEST_STEP] = self.step
+
+    def _snapshot(self) -> None:
+        """Copy this rank's share of the live state into the older snapshot; it counts after the next barrier."""
+        self._last_snapshot_s = time.perf_counter()
+        if not self._num_copies:
+            return
+        self._report()  # a step that a snapshot makes past is not run again, so nobody would tell of it later
+        self.rank.enter("snapshot", self.step)
+        steps = [int(self._control[Control.COPY_STEP + k]) for k in range(self._num_copies)]
+        number = steps.index(min(steps))
+        if self.rank.index == 0:  # an older or an invalid one is the smallest either way: all ranks take the same
+            self._control[Control.COPY_STEP + number] = 0
+        self._barrier()
+        source, target = self.memory["live"], self.memory["copies"][number]
+        part = round_up(-(-len(source) // self.rank.world_size), ALIGNMENT_BYTES)
+        start = self.rank.index * part
+        target[start : start + part].copy_(source[start : start + part])
+        self.stepper.owned.write_scalars(self.memory["copied_scalars"][number])
+        if self.rank.index == 0:
+            for index, value in enumerate(self.decided):
+                self.memory["copied_decided"][number, index] = value
+        self._unmarked = (number, self.step)
+
+    def _barrier(self) -> None:
+        """Meet the others; a snapshot that was copied before counts from here on, for all ranks have copied."""
+        self._meet()
+        if self._unmarked is not None:
+            number, step = self._unmarked
+            self._unmarked = None
+            if self.rank.index == 0:
+                self._control[Control.COPY_STEP + number] = step + 1
+
+    def check(self) -> None:
+        """Whether the run goes on; called while waiting.
+
+        Raises:
+            CalledBack: It does not.
+        """
+        if int(self._control[Control.GENERATION]) != self.generation or self._control[Control.STOP] == 2:
+            raise CalledBack
+
+    def _report(self) -> None:
+        self._last_report_s = time.perf_counter()
+        if self._records:
+            self.listener.steps(self._records)
+            self._records = []
+
+    def _warn_unused(self) -> None:
+        places = self.job.update.layout.places
+        names = [p.spec.name for p, flag in zip(places, self.live["used"].tolist(), strict=True) if not flag]
+        if names:
+            self.listener.warn_unused(names)
+
+
+def _mean(total: float, weight: float) -> float:
+    """Not a number where nothing counts (all targets ignored)."""
+    return total / weight if weight else math.nan
+
+
+def live_views(job: Job, zone: Tensor) -> dict[str, Tensor]:
+    """The arrays of a zone of state (shape (bytes,), uint8), by name."""
+    return dict(Memory(None, zone, len(zone)).tensors(live_regions(job)))

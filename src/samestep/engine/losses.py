@@ -1,0 +1,185 @@
+"""Losses as sums: every microbatch gives (sum, weight), so the step's mean is over the global batch by construction.
+
+torch's mean losses divide by something that the microbatch alone knows (samples, elements, unmasked tokens, class
+weights). Averaging such means over microbatches is wrong as soon as the divisors differ; here the division happens
+once, by the weights of the whole global batch.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from samestep.errors import DataError, UsageError
+
+SummedLoss = Callable[[Any, Tensor, int], tuple[Tensor, float]]
+"""summed(output, target, num_samples) -> (sum, weight)."""
+
+_Weight = Callable[[Any, Tensor, Tensor], float]
+
+
+def summed(loss: Callable[[Any, Tensor], Any]) -> SummedLoss:
+    """Turn a loss into its sum and the weight that a mean divides by.
+
+    Args:
+        loss: A torch loss (module or function of `torch.nn.functional`) with reduction "mean" or "sum"; or a
+            function that returns per-sample losses of shape (n,), a pair (sum, weight), or a tensor without
+            dimensions, taken as the mean over the samples of the microbatch.
+
+    Raises:
+        UsageError: A torch loss whose mean cannot be taken over a global batch.
+
+    Example:
+        >>> total, weight = summed(nn.MSELoss())(torch.zeros(2, 3), torch.ones(2, 3), 2)
+        >>> float(total), weight
+        (6.0, 6)
+    """
+    module = _module_of(loss)
+    if module is None:
+        return _FunctionLoss(loss)
+    if module.reduction == "none":
+        return _FunctionLoss(loss)
+    if type(module) is nn.KLDivLoss and module.reduction == "batchmean":
+        weight: _Weight = _count_samples
+    elif isinstance(module, nn.CrossEntropyLoss | nn.NLLLoss):
+        weight = _weigh_classes
+    elif type(module) in _PER_ELEMENT:
+        weight = _count_elements
+    elif type(module) in _PER_SAMPLE:
+        weight = _count_samples
+    else:
+        raise UsageError(
+            f"loss {type(module).__name__} is not one whose mean we can take over the global batch; write a function "
+            "loss(output, target) that returns per-sample losses of shape (n,), or a pair (sum, weight)"
+        )
+    if module.reduction not in ("mean", "batchmean", "sum"):
+        raise UsageError(f"loss reduction {module.reduction!r} is not known; take 'mean' or 'none'")
+    total = copy.copy(module)
+    total.reduction = "sum"
+    return _TorchLoss(total, weight)
+
+
+def has_class_targets(loss: Callable[[Any, Tensor], Any]) -> bool:
+    """Whether targets are class indices that an index outside of the classes would crash."""
+    module = _module_of(loss)
+    return isinstance(module, nn.CrossEntropyLoss | nn.NLLLoss)
+
+
+def ignored_class(loss: Callable[[Any, Tensor], Any]) -> int:
+    """The class index that a loss with class targets passes over."""
+    return int(_module_of(loss).ignore_index)
+
+
+_FUNCTIONS: dict[Callable[..., Any], Callable[[], nn.Module]] = {
+    functional.cross_entropy: nn.CrossEntropyLoss,
+    functional.nll_loss: nn.NLLLoss,
+    functional.mse_loss: nn.MSELoss,
+    functional.l1_loss: nn.L1Loss,
+    functional.smooth_l1_loss: nn.SmoothL1Loss,
+    functional.huber_loss: nn.HuberLoss,
+    functional.binary_cross_entropy: nn.BCELoss,
+    functional.binary_cross_entropy_with_logits: nn.BCEWithLogitsLoss,
+    functional.soft_margin_loss: nn.SoftMarginLoss,
+}
+_PER_ELEMENT = (
+    nn.MSELoss,
+    nn.L1Loss,
+    nn.SmoothL1Loss,
+    nn.HuberLoss,
+    nn.BCELoss,
+    nn.BCEWithLogitsLoss,
+    nn.SoftMarginLoss,
+    nn.PoissonNLLLoss,
+    nn.KLDivLoss,
+)
+_PER_SAMPLE = (nn.MultiLabelMarginLoss, nn.MultiMarginLoss, nn.MultiLabelSoftMarginLoss)
+
+
+def _module_of(loss: Callable[[Any, Tensor], Any]) -> Any:
+    if isinstance(loss, nn.Module) and hasattr(loss, "reduction"):
+        return loss
+    build = next((build for function, build in _FUNCTIONS.items() if function is loss), None)
+    return None if build is None else build()
+
+
+@dataclass(frozen=True)
+class _TorchLoss:
+    module: nn.Module
+    weight: _Weight
+
+    def __call__(self, output: Any, target: Tensor, num_samples: int) -> tuple[Tensor, float]:
+        weight = self.weight(self.module, output, target)
+        return self.module(output, target), weight
+
+
+@dataclass(frozen=True)
+class _FunctionLoss:
+    function: Callable[[Any, Tensor], Any]
+
+    def __call__(self, output: Any, target: Tensor, num_samples: int) -> tuple[Tensor, float]:
+        value = self.function(output, target)
+        if isinstance(value, tuple):
+            if len(value) != 2:
+                raise UsageError(f"the loss returned {len(value)} values; return a pair (sum, weight)")
+            return value[0], float(value[1])
+        if not isinstance(value, Tensor):
+            raise UsageError(f"the loss returned {type(value).__name__}; return one loss per sample, or (sum, weight)")
+        if value.dim() == 0:
+            return value * num_samples, float(num_samples)
+        if value.shape[0] != num_samples:
+            raise UsageError(
+                f"the loss returned shape {tuple(value.shape)} for {num_samples} samples; return one loss per "
+                f"sample (shape ({num_samples},)), or a pair (sum, weight)"
+            )
+        return value.sum(), float(value.numel())
+
+
+def _count_samples(module: Any, output: Any, target: Tensor) -> float:
+    return float(output.shape[0]) if output.dim() > 1 else 1.0
+
+
+def _count_elements(module: Any, output: Any, target: Tensor) -> float:
+    if output.shape == target.shape:
+        return int(output.numel())
+    raise UsageError(
+        f"the model answers with shape {tuple(output.shape)} and the target has shape {tuple(target.shape)}; "
+        "give both the same shape (a broadcast would compare every answer with every target)"
+    )
+
+
+def _weigh_classes(module: Any, output: Any, target: Tensor) -> float:
+    """What torch's mean divides by: the class weights of the targets that are not ignored."""
+    if target.is_floating_point():  # class probabilities: the mean is over samples (and positions)
+        return float(output.numel() // output.shape[1])
+    if module.weight is None:
+        return float(target.numel() - int(np.count_nonzero(target.numpy() == module.ignore_index)))
+    kept = target[target != module.ignore_index]
+    return math.fsum(module.weight[kept].double().tolist())
+
+
+def check_class_targets(target: Tensor, num_classes: int, ignore_index: int) -> None:
+    """Refuse class indices that the model has no output for."""
+    outside = (target != ignore_index) & ((target < 0) | (target >= num_classes))
+    if bool(outside.any()):
+        value = int(target[outside][0])
+        raise DataError(
+            f"a label is {value} and the model answers for {num_classes} classes (0 .. {num_classes - 1}); "
+            "widen the model's last layer or mend the labels"
+        )
+
+
+def as_sums(value: Any, num_samples: int) -> tuple[float, float]:
+    """A metric's answer as (sum, weight)."""
+    if isinstance(value, tuple):
+        return float(value[0]), float(value[1])
+    if isinstance(value, Tensor) and value.dim() > 0:
+        return float(value.to(torch.float64).sum()), float(value.numel())
+    return float(value) * num_samples, float(num_samples)

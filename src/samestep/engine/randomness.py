@@ -1,0 +1,118 @@
+"""Keyed randomness: what a module draws depends on (seed, step, round, microbatch, module path, call number).
+
+torch's modules draw from the process-wide default generator. A hook re-seeds it (about 1 microsecond) before each
+module that may draw, so a mask depends neither on who computes nor on what ran before. Python's and NumPy's
+generators inside a model are outside of this promise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from samestep import torch_private
+from samestep.errors import UsageError
+from samestep.plan import keys
+
+_MODEL_KEY = keys.name_key("model initialisation")
+
+
+@contextmanager
+def preserved() -> Iterator[None]:
+    """Give the caller's default generator back as it was."""
+    state = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+def seed_initialisation(seed: int) -> None:
+    """Seed the default generator for building a model."""
+    torch.default_generator.manual_seed(keys.mix(_MODEL_KEY, seed))
+
+
+class KeyedRandomness:
+    """Hooks on a model's modules that make its randomness keyed.
+
+    Args:
+        model: Its drawing modules get hooks, until `close`.
+        seed: The run's seed.
+    """
+
+    def __init__(self, model: nn.Module, seed: int) -> None:
+        self._seed = seed
+        self._generator = torch.default_generator
+        self._round, self._round_key = (-1, -1), 0
+        self._base = 0
+        self._calls: list[int] = []
+        self._open: list[list[int]] = []  # of the modules being run: [key, drawing children run so far]
+        self._handles: list[RemovableHandle] = []
+        for path, module in model.named_modules():
+            if path and may_draw(module):  # the model itself starts from the microbatch's own key
+                self._hook(module, keys.name_key(path))
+
+    def begin(self, step: int, round_number: int, microbatch: int) -> None:
+        """Key everything that follows by this microbatch."""
+        if (step, round_number) != self._round:
+            self._round = (step, round_number)
+            self._round_key = keys.key(self._seed, step, round_number)
+        self._base = keys.mix(self._round_key, microbatch)
+        if self._calls:
+            self._calls = [0] * len(self._calls)
+            self._open[:] = [[self._base, 0]]
+        self._generator.manual_seed(self._base)
+
+    def close(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _hook(self, module: nn.Module, path_key: int) -> None:
+        number = len(self._calls)
+        self._calls.append(0)
+
+        def before(module: nn.Module, arguments: Any) -> None:
+            if torch_private.is_in_backward():
+                call = self._recomputed_call(number, module)
+            else:
+                call = self._calls[number]
+                self._calls[number] = call + 1
+            opened = keys.mix(keys.mix(self._base, path_key), call)
+            self._open.append([opened, 0])
+            self._generator.manual_seed(opened)
+
+        def after(module: nn.Module, arguments: Any, output: Any) -> None:
+            self._open.pop()
+            parent = self._open[-1]  # what the surrounding module draws next is keyed by itself again
+            parent[1] += 1
+            self._generator.manual_seed(keys.mix(*parent))
+
+        self._handles.append(module.register_forward_pre_hook(before))
+        self._handles.append(module.register_forward_hook(after))
+
+    def _recomputed_call(self, number: int, module: nn.Module) -> int:
+        """Activation checkpointing runs a module again during backward: it must draw what it drew before."""
+        if self._calls[number] != 1:
+            raise UsageError(
+                f"activation checkpointing recomputes {type(module).__name__}, which draws random numbers and is "
+                f"called {self._calls[number]} times a forward; which call is meant cannot be told: use one module "
+                "for each call"
+            )
+        return 0
+
+
+def may_draw(module: nn.Module) -> bool:
+    """Whether a module may draw random numbers in its own forward: a dropout of torch's, or a class we do not know."""
+    if not type(module).__module__.startswith("torch.nn."):
+        return True
+    rate = getattr(module, "dropout", None) if isinstance(module, nn.RNNBase | nn.MultiheadAttention) else None
+    if rate is None:
+        rate = getattr(module, "p", 0.0) if isinstance(module, nn.modules.dropout._DropoutNd) else 0.0
+    return rate > 0 or isinstance(module, nn.RReLU | nn.FractionalMaxPool2d | nn.FractionalMaxPool3d)

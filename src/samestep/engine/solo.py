@@ -1,0 +1,138 @@
+"""One worker: the caller's own process, with its threads, switches and generators given back as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from samestep.engine import memory as memories
+from samestep.engine import numerics, randomness
+from samestep.engine.job import BEST_STEP, MODEL_ARRAYS, Image, Job, run_regions
+from samestep.engine.loop import Control, End, Listener, Loop, live_views
+from samestep.engine.step import NonFiniteSums, Rank, non_finite
+
+_ABANDONABLE = frozenset({"start", "forward", "backward", "evaluation"})
+"""Phases in which nothing that is kept is half-written."""
+
+
+class Abandoned(Exception):
+    """The running step was abandoned; the state is that before it."""
+
+
+@dataclass
+class Solo:
+    """Runs a job in this process.
+
+    Args:
+        job: What to do.
+        image: The state to start from.
+        listener: Hears of steps and evaluations.
+    """
+
+    job: Job
+    image: Image
+    listener: Listener
+    _phase: str = "start"
+    _loop: Loop | None = None
+    _live: dict[str, Tensor] = field(default_factory=dict)
+    _memory: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def run(self) -> End:
+        """Run until the end.
+
+        Raises:
+            NonFiniteError: A loss or gradient is not finite.
+        """
+        regions = run_regions(self.job, 1, num_copies=0)
+        self._memory = memories.private(regions.num_bytes).tensors(regions)
+        self._live = live_views(self.job, self._memory["live"])
+        write_image(self.image, self._live, self._memory)
+        rank = Rank(index=0, world_size=1, barrier=lambda: None, enter=self._enter)
+        with _clean(), numerics.applied(self.job.switches), randomness.preserved(), _training_mode(self.job):
+            loop = self._loop = Loop(
+                self.job,
+                rank,
+                self._memory,
+                self._live,
+                self.listener,
+                tuple(self.image.decided.tolist()),
+                self.image.step,
+            )
+            if self.image.step:
+                loop.stepper.owned.restore(self.image.scalars)
+            try:
+                return loop.run()
+            except NonFiniteSums as error:
+                raise non_finite(error.step, [error.culprit] if error.culprit else []) from None
+            except Abandoned:
+                return "stopped"
+            finally:
+                loop.stepper.close()
+
+    def stop(self) -> None:
+        """Ask for an end, from a signal handler of this thread: at once where nothing is half-written."""
+        self._control[Control.STOP] = 1
+        if self._phase in _ABANDONABLE:
+            raise Abandoned
+
+    def answer(self, number: int, is_stopped: bool) -> None:
+        """The callbacks' verdict on evaluation `number`."""
+        self._control[Control.VERDICT] = 2 * number + is_stopped
+
+    def current(self) -> Image:
+        """The state as it is now, as views of the live memory; only between steps."""
+        loop = self._loop
+        assert loop is not None
+        scalars = torch.zeros(len(self.job.update.scalars), dtype=torch.float64)
+        if loop.step:
+            loop.stepper.owned.write_scalars(scalars)
+        decided = torch.tensor(loop.decided, dtype=torch.float64)
+        return Image(loop.step, self._live, scalars, decided, read_best(self._memory))
+
+    def final(self) -> Image | None:
+        """The state that the run ended with; None where it did not begin."""
+        return self.current() if self._loop is not None else None
+
+    @property
+    def _control(self) -> Tensor:
+        return self._memory["control"]
+
+    def _enter(self, phase: str, step: int) -> None:
+        self._phase = phase
+
+
+@contextmanager
+def _clean() -> Iterator[None]:
+    """Leave the caller's autocast, `no_grad` and inference mode outside: no worker would inherit them."""
+    with torch.inference_mode(mode=False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        yield
+
+
+@contextmanager
+def _training_mode(job: Job) -> Iterator[None]:
+    modes = [(module, module.training) for module in job.model.modules()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def write_image(image: Image, live: Mapping[str, Tensor], memory: Mapping[str, Tensor]) -> None:
+    """Copy a state into the live arrays, and its best state beside them."""
+    for name, values in image.arrays.items():
+        live[name].copy_(values)
+    for name, values in image.best.items():
+        memory[f"best/{name}"].copy_(values)
+    memory["control"][Control.BEST_STEP] = int(image.decided[BEST_STEP]) if image.best else 0
+
+
+def read_best(memory: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The best state, if there is one."""
+    if int(memory["control"][Control.BEST_STEP]) == 0:
+        return {}
+    return {name: memory[f"best/{name}"] for name in MODEL_ARRAYS}

@@ -1,0 +1,357 @@
+"""The step, acted out by one rank: rounds of contributions, the tree sum, the decision, the update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from samestep.data.columns import Batch
+from samestep.data.feed import Feed, aligned
+from samestep.engine.flat import FlatModel
+from samestep.engine.job import LOSS, SAMPLES, WEIGHT, Job
+from samestep.engine.losses import as_sums
+from samestep.engine.randomness import KeyedRandomness
+from samestep.errors import DataError, NonFiniteError, UsageError
+from samestep.optim.owner import OwnedUpdate
+from samestep.optim.rounds import RoundRequest, Steps, Sums
+from samestep.plan import layout, rounds, tree
+from samestep.plan.batch import Microbatch
+from samestep.plan.layout import BLOCK, Segment
+
+
+@dataclass(frozen=True)
+class Culprit:
+    """Where something non-finite came from: the microbatch, and the loss or the parameter's gradient."""
+
+    step: int
+    microbatch: int
+    tensor: str
+
+
+class NonFiniteSums(Exception):
+    """The sums of a round are not finite; all ranks raise it together."""
+
+    def __init__(self, step: int, culprit: Culprit | None) -> None:
+        super().__init__(f"step {step}")
+        self.step = step
+        self.culprit = culprit
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Who a rank is, and how it meets the others.
+
+    Args:
+        index: 0 .. world_size - 1.
+        world_size: Number of ranks.
+        barrier: Returns when every rank has called it.
+        enter: Told what the rank does next: (phase, step).
+    """
+
+    index: int
+    world_size: int
+    barrier: Callable[[], None]
+    enter: Callable[[str, int], None]
+
+
+class Stepper:
+    """Runs the steps of a job on one rank.
+
+    Args:
+        job: What to do.
+        rank: Who does it.
+        memory: The regions of `job.run_regions`, as tensors.
+        live: The live arrays, as tensors.
+    """
+
+    def __init__(self, job: Job, rank: Rank, memory: Mapping[str, Tensor], live: Mapping[str, Tensor]) -> None:
+        self._job = job
+        self._rank = rank
+        self._live = live
+        self._model = FlatModel(
+            job.model,
+            job.update.layout,
+            job.buffers,
+            parameters=live["parameters"],
+            step_tracked=live["tracked"],
+            step_others=live["others"],
+        )
+        self._segments = layout.owners(job.update.layout, rank.world_size)[rank.index]
+        self.owned = OwnedUpdate(job.update, self._segments, live["parameters"], live)
+        self.parameters: list[Tensor] = list(self.owned.parameters)
+        self.gradients = self.owned.gradients
+        self._feed = Feed(job.samples, job.order)
+        self._randomness = KeyedRandomness(job.model, job.seed)
+        self._table = memory["table"].numpy()
+        self._used_table = memory["used_table"]
+        self._norms = memory["norms"].numpy()
+        self._own_blocks = [
+            (gradient.view(-1, BLOCK), memory["norms"][segment.start // BLOCK : segment.stop // BLOCK])
+            for gradient, segment in zip(self.owned.padded_gradients, self._segments, strict=True)
+        ]
+        self._contributions = memory["contributions"]
+        self._slots = list(self._contributions[rank.index])
+        self._views = [self._model.views_of(slot) for slot in self._slots]
+        self._changes = [slot[job.num_elements :] for slot in self._slots]
+        self._owns_tracked = rank.index == rank.world_size - 1 and job.buffers.num_tracked > 0
+        self._plans: dict[int, _RoundPlan] = {}
+        self._pending_changes: Tensor | None = None
+        self._pending_others: Tensor | None = None
+        self._autocast: Any = nullcontext()
+        if job.precision == "bf16":
+            self._autocast = torch.autocast("cpu", dtype=torch.bfloat16)
+        self._lr_factor = 1.0
+        self._step = 0
+        self._is_training: bool | None = None
+        self._leave_unused_alone()
+
+    def close(self) -> None:
+        """Take the hooks off the model."""
+        self._randomness.close()
+
+    def run(self, step: int) -> Sums:
+        """Run one step up to and including this rank's update; a barrier must follow.
+
+        Raises:
+            NonFiniteSums: On all ranks, with the parameters as they were before the step.
+        """
+        self._step = step
+        self._lr_factor = self._job.schedule(self._progress(step))
+        if not self._is_training:
+            self._job.model.train()
+            self._is_training = True
+        program = self._job.rule.step(self)
+        try:
+            first = self._run_rounds(step, program)
+        finally:
+            program.close()  # the rule puts back what it changed, however the step ends
+        self._apply_buffers()
+        return first
+
+    def _run_rounds(self, step: int, program: Steps) -> Sums:
+        sums = first = self._round(step, 0, next(program))
+        for number in count(1):
+            self._rank.enter("update", step)
+            try:
+                request = program.send(sums)
+            except StopIteration:
+                break
+            self._rank.barrier()
+            sums = self._round(step, number, request)
+        return first
+
+    def update(self, scale: float = 1.0) -> None:
+        if scale != 1.0:
+            for gradient in self.gradients:
+                gradient.mul_(scale)
+        self.owned.step(self._lr_factor)
+
+    def evaluate(self, microbatch: Microbatch, feed: Feed) -> list[float]:
+        """Loss sum and weight of an evaluation microbatch, then sum and weight of each metric."""
+        if self._is_training is not False:
+            self._job.model.eval()
+            self._is_training = False
+        self._model.begin_microbatch()
+        self._randomness.begin(self._step, -1, microbatch.index)
+        batch = feed.load(0, microbatch.start, microbatch.stop)
+        with torch.no_grad(), self._autocast:
+            output = self._forward(batch)
+            loss, weight = self._loss(output, batch)
+            row = [float(loss), float(weight)]
+            for metric in self._job.metrics.values():
+                row.extend(as_sums(metric(output, batch.target), batch.num_samples))
+        self._model.collect_replaced()
+        return row
+
+    def _find_culprit(self, step: int, number: int, microbatches: tuple[Microbatch, ...]) -> Culprit | None:
+        """Replay this rank's microbatches of a round one by one and look at each."""
+        for instruction in self._plan(len(microbatches)).local.instructions:
+            if not isinstance(instruction, tree.Compute):
+                continue
+            microbatch = microbatches[instruction.microbatch]
+            loss, _ = self._forward_backward(step, number, microbatch)
+            gradients = [parameter.grad for parameter in self._model.parameters]
+            self._model.drop_gradients()
+            if not math.isfinite(loss):
+                return Culprit(step, microbatch.index, "the loss")
+            for gradient, place in zip(gradients, self._job.update.layout.places, strict=True):
+                if gradient is not None and not bool(torch.isfinite(gradient).all()):
+                    return Culprit(step, microbatch.index, f"the gradient of {place.spec.name}")
+        return None
+
+    def _progress(self, step: int) -> float:
+        """Samples seen by the middle of a step, over the samples of the whole run."""
+        batches = self._job.batches
+        seen, after = batches.samples_before(step), batches.samples_before(step + 1)
+        return 0.5 * (seen + after) / batches.samples_before(self._job.num_steps)
+
+    def _plan(self, num_microbatches: int) -> _RoundPlan:
+        plan = self._plans.get(num_microbatches)
+        if plan is None:
+            share = rounds.share(num_microbatches, self._rank.world_size, self._rank.index)
+            plan = self._plans[num_microbatches] = _RoundPlan(
+                share, self._segments, self._contributions, self._job.num_elements
+            )
+        return plan
+
+    def _round(self, step: int, number: int, request: RoundRequest) -> Sums:
+        """Contributions, their sum over what this rank owns, and what all ranks learn from it."""
+        microbatches = self._job.batches.microbatches(step)
+        plan = self._plan(len(microbatches))
+        for instruction in plan.local.instructions:
+            if isinstance(instruction, tree.Compute):
+                self._contribute(step, number, microbatches[instruction.microbatch], instruction)
+            else:
+                self._slots[instruction.target].add_(self._slots[instruction.source])
+        self._rank.enter("barrier after the contributions", step)
+        self._rank.barrier()
+        self._rank.enter("combine", step)
+        totals = self._table[: len(microbatches)].sum(axis=0)
+        if step == 0 and number == 0:
+            self._find_unused(len(microbatches))
+        weight = float(totals[WEIGHT]) or 1.0
+        plan.combine(self.owned.padded_gradients, weight)
+        for blocks, norms in self._own_blocks:
+            torch.linalg.vector_norm(blocks, dim=1, out=norms)
+        if request.keeps_buffers and self._owns_tracked:
+            self._pending_changes = plan.combine_changes() / float(totals[SAMPLES])
+        self._rank.enter("barrier after the combination", step)
+        self._rank.barrier()
+        squares = np.square(self._norms, dtype=np.float64)  # summed by NumPy: BLAS would depend on its threads
+        sums = Sums(float(totals[LOSS]) / weight, math.sqrt(float(squares.sum())))
+        if not (math.isfinite(sums.loss) and math.isfinite(sums.gradient_norm)):
+            raise NonFiniteSums(step, self._find_culprit(step, number, microbatches))
+        return sums
+
+    def _contribute(self, step: int, number: int, microbatch: Microbatch, where: tree.Compute) -> None:
+        loss, weight = self._forward_backward(step, number, microbatch)
+        if step == 0 and number == 0:
+            self._used_table[microbatch.index].copy_(self._model.used_parameters())
+        self._model.take_gradients(self._views[where.slot], is_added=where.is_added)
+        self._model.take_buffer_changes(self._changes[where.slot], microbatch.num_samples, is_added=where.is_added)
+        if microbatch.index == 0 and number == 0 and self._job.buffers.num_other_bytes:
+            self._pending_others = self._model.take_others()
+        self._table[microbatch.index] = (loss, weight, microbatch.num_samples)
+
+    def _forward_backward(self, step: int, number: int, microbatch: Microbatch) -> tuple[float, float]:
+        self._rank.enter("forward", step)
+        self._randomness.begin(step, number, microbatch.index)
+        batch = self._feed.load(step // self._job.batches.steps_per_epoch, microbatch.start, microbatch.stop)
+        self._model.begin_microbatch()
+        with self._autocast:
+            output = self._forward(batch)
+            total, weight = self._loss(output, batch)
+        self._rank.enter("backward", step)
+        total.backward()  # type: ignore[no-untyped-call]
+        return total.item(), weight
+
+    def _forward(self, batch: Batch) -> Any:
+        inputs = batch.inputs
+        if self._job.is_channels_last:
+            inputs = tuple(
+                aligned(x.contiguous(memory_format=torch.channels_last)) if x.dim() == 4 else x for x in inputs
+            )
+        try:
+            return self._job.model(*inputs)
+        except ValueError as error:
+            if batch.num_samples == 1 and "more than 1 value per channel" in str(error):
+                raise UsageError(
+                    f"a microbatch of step {self._step} holds one sample, and BatchNorm needs two to normalise; take "
+                    "last_batch='drop', or a microbatch that does not leave a single sample over"
+                ) from None
+            raise
+
+    def _loss(self, output: Any, batch: Batch) -> tuple[Tensor, float]:
+        try:
+            return self._job.loss(output, batch.target, batch.num_samples)
+        except (IndexError, RuntimeError) as error:
+            if self._job.class_check is not None:
+                self._job.class_check(output, batch.target)
+            if "dtype" in str(error) or "scalar type" in str(error):
+                raise DataError(f"the loss does not take these targets ({batch.target.dtype}): {error}") from error
+            raise
+
+    def _apply_buffers(self) -> None:
+        if self._pending_changes is not None:
+            self._live["tracked"].add_(self._pending_changes)
+            self._pending_changes = None
+        if self._pending_others is not None:
+            self._live["others"].copy_(self._pending_others)
+            self._pending_others = None
+
+    def _find_unused(self, num_microbatches: int) -> None:
+        """After the first round: parameters that no microbatch used are left alone from now on."""
+        used = self._used_table[:num_microbatches].amax(dim=0)
+        if self._rank.index == 0:
+            self._live["used"].copy_(used)
+        self._leave_alone(used)
+
+    def _leave_unused_alone(self) -> None:
+        self._leave_alone(self._live["used"])
+
+    def _leave_alone(self, used: Tensor) -> None:
+        places = self._job.update.layout.places
+        names = frozenset(place.spec.name for place, flag in zip(places, used.tolist(), strict=True) if not flag)
+        if names:
+            self.owned.leave_alone(names)
+
+
+class _RoundPlan:
+    """A rank's share of a round with the tensors that it works on filled in."""
+
+    def __init__(
+        self, share: rounds.Share, segments: tuple[Segment, ...], contributions: Tensor, num_elements: int
+    ) -> None:
+        self.local = share.local
+        cross = share.cross
+        self._changes = (cross, contributions, num_elements)
+        self._sums: list[tuple[list[tuple[Tensor, Tensor]], Tensor]] = []
+        for segment in segments:
+            additions = [
+                (
+                    contributions[target.rank, target.slot, segment.start : segment.stop],
+                    contributions[source.rank, source.slot, segment.start : segment.stop],
+                )
+                for target, source in cross.additions
+            ]
+            root = contributions[cross.root.rank, cross.root.slot, segment.start : segment.stop]
+            self._sums.append((additions, root))
+
+    def combine(self, gradients: list[Tensor], weight: float) -> None:
+        """Add the ranks' partial sums of the owned segments in tree order; their mean goes to `gradients`."""
+        for (additions, root), gradient in zip(self._sums, gradients, strict=True):
+            for target, source in additions[:-1]:
+                target.add_(source)
+            if additions:  # the last sum goes where it is needed: writing to another rank's memory is slow
+                torch.add(*additions[-1], out=gradient)
+                gradient.div_(weight)
+            else:
+                torch.div(root, weight, out=gradient)
+
+    def combine_changes(self) -> Tensor:
+        """The sum of the tracked buffers' weighted changes."""
+        cross, contributions, start = self._changes
+        for target, source in cross.additions:
+            contributions[target.rank, target.slot, start:].add_(contributions[source.rank, source.slot, start:])
+        return contributions[cross.root.rank, cross.root.slot, start:]
+
+
+def non_finite(step: int, culprits: list[Culprit]) -> NonFiniteError:
+    """The error that names the first microbatch that brought a non-finite number."""
+    if culprits:
+        first = min(culprits, key=lambda culprit: culprit.microbatch)
+        where = f"{first.tensor} of microbatch {first.microbatch} is not finite"
+    else:
+        where = "the sum of gradients overflows, though every microbatch's own is finite"
+    return NonFiniteError(
+        f"step {step}: {where}; the parameters are as they were before this step. "
+        "A smaller lr, clip_norm, or a look at this microbatch's samples may help"
+    )

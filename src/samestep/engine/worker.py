@@ -1,0 +1,209 @@
+"""A worker process: unpack the job, then run generations of it until told to end."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from samestep import torch_private
+from samestep.engine import faults, memory, numerics, ship
+from samestep.engine.job import Job
+from samestep.engine.launch import STOP_SIGNALS, Channel
+from samestep.engine.loop import CalledBack, EvaluationRecord, Loop, StepRecord, live_views
+from samestep.engine.signals import Barrier
+from samestep.engine.step import NonFiniteSums, Rank
+from samestep.errors import SamestepError
+from samestep.plan.regions import Regions
+
+PHASES = (
+    "start",
+    "forward",
+    "backward",
+    "barrier after the contributions",
+    "combine",
+    "barrier after the combination",
+    "update",
+    "barrier after the update",
+    "evaluation",
+    "snapshot",
+)
+_PHASE_NUMBER = {phase: number for number, phase in enumerate(PHASES)}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The first message to a worker: where everything is."""
+
+    data: bytes
+    constants: tuple[int, int]
+    shared: tuple[int, int]
+    regions: Regions
+    switches: numerics.Switches
+
+
+@dataclass(frozen=True)
+class Go:
+    """Run a generation: as this rank, from this step, with the state that lies in the live arrays."""
+
+    generation: int
+    rank: int
+    world_size: int
+    step: int
+    scalars: tuple[float, ...]
+    decided: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Left:
+    """A worker's answer when a generation is over for it."""
+
+    generation: int
+    end: str
+    detail: Any = None
+
+
+def main() -> None:
+    """Serve the parent; the channel is standard input and output, which user code must not see."""
+    incoming = os.fdopen(os.dup(0), "rb")
+    outgoing = os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # the parent decides, and its end is ours
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    _keep_freed_memory()
+    torch_private.without_compiler_import()
+    channel = Channel(incoming, outgoing)
+    messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(channel, messages), daemon=True).start()
+    worker: _Worker | None = None
+    try:
+        while (message := messages.get()) is not None:
+            if isinstance(message, Setup):
+                worker = _Worker(message, channel)
+                channel.send("ready")
+            elif isinstance(message, Go):
+                assert worker is not None
+                channel.send(worker.run(message))
+    except BaseException as error:
+        channel.send(_failure(error))
+        messages.get()  # the parent ends us
+    os._exit(0)
+
+
+def _read(channel: Channel, messages: queue.SimpleQueue[Any]) -> None:
+    while True:
+        try:
+            message = channel.receive()
+        except Exception:
+            os._exit(1)  # the parent is gone: nobody is left to tell
+        messages.put(message)
+
+
+def _keep_freed_memory() -> None:
+    """Keep freed memory in the process: torch frees and takes the same activations and gradients in every step."""
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None)
+        if hasattr(library, "mallopt"):
+            trim_threshold, mmap_threshold = -1, -3
+            library.mallopt(mmap_threshold, 1 << 30)
+            library.mallopt(trim_threshold, (1 << 31) - 1)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An exception of a worker's."""
+
+    error: BaseException | None
+    text: str
+    trace: str
+
+
+def _failure(error: BaseException) -> Failure:
+    kept: BaseException | None = error if isinstance(error, SamestepError) else None
+    try:
+        pickle.loads(pickle.dumps(kept))
+    except Exception:
+        kept = None
+    return Failure(kept, f"{type(error).__name__}: {error}", traceback.format_exc())
+
+
+class _Worker:
+    def __init__(self, setup: Setup, channel: Channel) -> None:
+        numerics.apply(setup.switches)
+        self._channel = channel
+        self._job: Job = ship.unpack(setup.data, memory.attach(*setup.constants))
+        shared = memory.attach(*setup.shared)
+        self._memory: Mapping[str, Tensor] = shared.tensors(setup.regions)
+        self._live = live_views(self._job, self._memory["live"])
+        self._phases = self._memory["phases"].numpy()
+
+    def run(self, go: Go) -> Left:
+        fault = faults.from_environment(go.rank)
+        phases = self._phases[go.rank]
+
+        def enter(phase: str, step: int) -> None:
+            phases[0] = _PHASE_NUMBER[phase]
+            phases[1] = step
+            if fault is not None:
+                fault(phase, step)
+
+        enter("start", go.step)
+        loop: Loop | None = None
+
+        def check() -> None:
+            assert loop is not None
+            loop.check()
+
+        barrier = Barrier(
+            self._memory["signals"],
+            rank=go.rank,
+            world_size=go.world_size,
+            check=check,
+            timeout_s=self._job.wait_timeout_s,
+        )
+        rank = Rank(index=go.rank, world_size=go.world_size, barrier=barrier.wait, enter=enter)
+        loop = Loop(self._job, rank, self._memory, self._live, _Speaker(self._channel, go), go.decided, go.step)
+        if loop.generation != go.generation:
+            loop.stepper.close()
+            return Left(go.generation, "called back")
+        if go.step:
+            loop.stepper.owned.restore(torch.tensor(go.scalars, dtype=torch.float64))
+        try:
+            return Left(go.generation, loop.run())
+        except CalledBack:
+            return Left(go.generation, "called back")
+        except NonFiniteSums as error:
+            return Left(go.generation, "not finite", (error.step, error.culprit))
+        finally:
+            loop.stepper.close()
+
+
+class _Speaker:
+    """Rank 0's words to the parent."""
+
+    def __init__(self, channel: Channel, go: Go) -> None:
+        self._channel = channel
+        self._generation = go.generation
+
+    def steps(self, records: list[StepRecord]) -> None:
+        self._channel.send(("steps", self._generation, records))
+
+    def evaluated(self, record: EvaluationRecord, number: int) -> None:
+        self._channel.send(("evaluated", self._generation, record, number))
+
+    def warn_unused(self, names: list[str]) -> None:
+        self._channel.send(("unused", self._generation, names))

@@ -1,0 +1,1 @@
+"""Who updates what: optimisers over owned segments, schedules, rounds of a step."""

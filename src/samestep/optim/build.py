@@ -1,0 +1,206 @@
+"""Optimisers: by name, by class, or by a callable; and which of a model's parameters each of them gets."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from samestep.errors import UsageError
+
+Factory = Callable[[list[dict[str, Any]]], Optimizer]
+"""Builds an optimiser over torch parameter groups: dicts with "params" and options of the group's own."""
+
+ParameterGroups = Callable[[nn.Module], Iterable[Mapping[str, Any]]]
+"""Splits a module's parameters into torch parameter groups."""
+
+_BY_NAME: dict[str, type[Optimizer]] = {
+    "adadelta": torch.optim.Adadelta,
+    "adafactor": torch.optim.Adafactor,
+    "adagrad": torch.optim.Adagrad,
+    "adam": torch.optim.Adam,
+    "adamax": torch.optim.Adamax,
+    "adamw": torch.optim.AdamW,
+    "asgd": torch.optim.ASGD,
+    "muon": torch.optim.Muon,
+    "nadam": torch.optim.NAdam,
+    "radam": torch.optim.RAdam,
+    "rmsprop": torch.optim.RMSprop,
+    "rprop": torch.optim.Rprop,
+    "sgd": torch.optim.SGD,
+}
+_REFUSED: dict[type[Optimizer], str] = {
+    torch.optim.LBFGS: "it evaluates the loss as often as it likes inside of one step",
+    torch.optim.SparseAdam: "it needs sparse gradients",
+}
+_ELEMENT_WISE = frozenset(_BY_NAME.values()) - {torch.optim.Adafactor, torch.optim.Muon}
+_HAS_FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad)
+
+
+@dataclass(frozen=True)
+class Part:
+    """An optimiser and the parameter groups that it updates.
+
+    Args:
+        factory: Builds the optimiser.
+        groups: Options of each group; "params" holds the parameters' names.
+    """
+
+    factory: Factory
+    groups: tuple[Mapping[str, Any], ...]
+
+
+def names() -> tuple[str, ...]:
+    """What ``--optimizer`` takes."""
+    return tuple(sorted(_BY_NAME))
+
+
+def is_element_wise(optimizer: Optimizer) -> bool:
+    """Whether the update of an element looks at nothing but this element's parameter, gradient and state.
+
+    Only classes that are known to are; a class that we do not know gets whole tensors.
+    """
+    return type(optimizer) in _ELEMENT_WISE
+
+
+def by_name(name: str, **options: Any) -> Factory:
+    """The factory for a lower-case name; options that are None are left to the class.
+
+    ``sgd`` has momentum 0.9 unless told otherwise. Fused kernels are taken where torch has them.
+
+    Raises:
+        UsageError: The name is unknown, or the class has no such option.
+
+    Example:
+        >>> optimizer = by_name("sgd", lr=0.1, weight_decay=None)([{"params": [nn.Parameter(torch.zeros(2))]}])
+        >>> optimizer.defaults["momentum"]
+        0.9
+    """
+    if name not in _BY_NAME:
+        near = difflib.get_close_matches(name, _BY_NAME, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(f"optimizer {name!r} is not known; {hint}Known: {', '.join(names())}")
+    kind = _BY_NAME[name]
+    given = {key: value for key, value in options.items() if value is not None}
+    if name == "sgd":
+        given.setdefault("momentum", 0.9)
+    if kind in _HAS_FUSED:
+        given.setdefault("fused", True)
+    accepted = inspect.signature(kind).parameters
+    for option in given:
+        if option not in accepted:
+            raise UsageError(f"optimizer {name!r} has no option {option!r}; it has {', '.join(list(accepted)[1:])}")
+    return partial(kind, **given)
+
+
+def split_decay(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups: weights decay; biases, norms and other tensors of fewer than two dimensions do not."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def parts(
+    model: nn.Module,
+    optimizer: str | Callable[..., Optimizer],
+    *,
+    lr: float | None = None,
+    momentum: float | None = None,
+    weight_decay: float | None = None,
+    groups: ParameterGroups | None = None,
+) -> tuple[Part, ...]:
+    """Say which optimiser updates which parameters of a model.
+
+    Args:
+        model: The module; frozen parameters are left out, tied ones appear once.
+        optimizer: A name, a class of `torch.optim`, or a callable that builds one from parameter groups.
+        lr: Learning rate; None leaves the class its own.
+        momentum: Only for those that have one.
+        weight_decay: Decays weights but not biases and norms, unless `groups` says otherwise.
+        groups: The caller's own parameter groups, with options as in torch.
+
+    Raises:
+        UsageError: The optimiser cannot be used, or the groups do not hold every trainable parameter once.
+    """
+    options = {"lr": lr, "momentum": momentum}
+    if groups is not None:
+        wanted = [dict(group) for group in groups(model)]
+    elif weight_decay:
+        wanted = split_decay(model, weight_decay)
+    else:
+        wanted = [{"params": [parameter for parameter in model.parameters() if parameter.requires_grad]}]
+    _check_groups(model, wanted)
+    if optimizer == "muon":
+        return _muon_parts(model, wanted, lr=lr, momentum=momentum)
+    if isinstance(optimizer, str):
+        factory: Factory = by_name(optimizer, **options)
+    else:
+        factory = partial(optimizer, **{key: value for key, value in options.items() if value is not None})
+    return (Part(factory, tuple(_named(model, wanted))),)
+
+
+def build(part: Part, groups: Sequence[Mapping[str, Any]]) -> Optimizer:
+    """Call a part's factory; what the caller's class refuses becomes one clear line."""
+    try:
+        optimizer = part.factory([dict(group) for group in groups])
+    except Exception as error:
+        raise UsageError(f"the optimizer cannot be built: {error}") from error
+    if not isinstance(optimizer, Optimizer):
+        raise UsageError(f"the optimizer callable returned {type(optimizer).__name__}, not a torch.optim.Optimizer")
+    for kind, reason in _REFUSED.items():
+        if isinstance(optimizer, kind):
+            raise UsageError(f"optimizer {kind.__name__} cannot be used: {reason}; take one of {', '.join(names())}")
+    return optimizer
+
+
+def _muon_parts(
+    model: nn.Module, groups: list[dict[str, Any]], *, lr: float | None, momentum: float | None
+) -> tuple[Part, ...]:
+    """Muon takes matrices only; everything else gets AdamW beside it."""
+    matrices: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
+    for group in groups:
+        for chosen, is_matrix in ((matrices, True), (others, False)):
+            members = [parameter for parameter in group["params"] if (parameter.dim() == 2) is is_matrix]
+            if members:
+                chosen.append({**group, "params": members})
+    found = []
+    if matrices:
+        found.append(Part(by_name("muon", lr=lr, momentum=momentum), tuple(_named(model, matrices))))
+    if others:
+        found.append(Part(by_name("adamw", lr=lr), tuple(_named(model, others))))
+    return tuple(found)
+
+
+def _named(model: nn.Module, groups: Iterable[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
+    name_of = {id(parameter): name for name, parameter in model.named_parameters()}
+    for group in groups:
+        yield {**group, "params": tuple(name_of[id(parameter)] for parameter in group["params"])}
+
+
+def _check_groups(model: nn.Module, groups: list[dict[str, Any]]) -> None:
+    trainable = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+    if not trainable:
+        raise UsageError("the model has no trainable parameter: nothing to train")
+    seen: set[int] = set()
+    for group in groups:
+        group["params"] = list(group["params"])
+        for parameter in group["params"]:
+            if id(parameter) not in trainable:
+                raise UsageError("a parameter group holds a tensor that is not a trainable parameter of the model")
+            if id(parameter) in seen:
+                raise UsageError(f"parameter {trainable[id(parameter)]} is in two parameter groups; leave it in one")
+            seen.add(id(parameter))
+    missing = [name for key, name in trainable.items() if key not in seen]
+    if missing:
+        raise UsageError(f"{', '.join(missing[:5])} in no parameter group; add them, or freeze them (requires_grad)")

@@ -1,0 +1,130 @@
+"""How many rounds a step has, and what happens between them.
+
+A rule is a generator: it yields a request for a round and gets back what the round's sums say. Between two rounds
+it may change the parameters that this rank owns; every decision is a pure function of sums, so all ranks decide
+alike. The engine puts a barrier wherever one rank's changes must be seen by the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from samestep.errors import UsageError
+
+
+@dataclass(frozen=True)
+class RoundRequest:
+    """A round over the step's microbatches.
+
+    Args:
+        keeps_buffers: Whether this round's changes of buffers count.
+    """
+
+    keeps_buffers: bool = True
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What all ranks know after a round.
+
+    Args:
+        loss: Mean loss over the global batch.
+        gradient_norm: Euclidean norm of the mean gradient over all parameters.
+    """
+
+    loss: float
+    gradient_norm: float
+
+
+class Owned(Protocol):
+    """The part of the model that this rank owns."""
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """Flat views, one per segment."""
+
+    @property
+    def gradients(self) -> list[Tensor]:
+        """The mean gradient of the last round, one per segment."""
+
+    def update(self, scale: float = 1.0) -> None:
+        """Let the optimiser update the owned parameters with the gradient times `scale`."""
+
+
+Steps = Generator[RoundRequest, Sums, None]
+
+
+class Rule(Protocol):
+    """Rounds and decisions of a step."""
+
+    def step(self, owned: Owned) -> Steps: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plain:
+    """One round, then the update.
+
+    Args:
+        clip_norm: Longest gradient; a longer one is scaled down to it. None: no clipping.
+    """
+
+    clip_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise UsageError(f"clip_norm={self.clip_norm} is not positive; leave it out for no clipping")
+
+    def step(self, owned: Owned) -> Steps:
+        sums = yield RoundRequest()
+        owned.update(clip_scale(sums.gradient_norm, self.clip_norm))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharpnessAware:
+    """Two rounds: the gradient where the loss is worst within `radius`, applied where the parameters are.
+
+    Foret et al., "Sharpness-aware minimization for efficiently improving generalization" (2021), equation 2, over the
+    global batch (the paper's m-sharpness with one shard). Buffers change in the first round only.
+
+    Args:
+        radius: The neighbourhood's size (rho), a Euclidean norm over all parameters.
+        clip_norm: As in `Plain`, on the second gradient.
+    """
+
+    radius: float
+    clip_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.radius > 0:
+            raise UsageError(f"sam_radius={self.radius} is not positive; leave it out for a plain step")
+        Plain(clip_norm=self.clip_norm)
+
+    def step(self, owned: Owned) -> Steps:
+        sums = yield RoundRequest()
+        before = [parameter.clone() for parameter in owned.parameters]
+        for parameter, gradient in zip(owned.parameters, owned.gradients, strict=True):
+            parameter.add_(gradient, alpha=self.radius / (sums.gradient_norm + 1e-12))
+        try:
+            sums = yield RoundRequest(keeps_buffers=False)
+        finally:  # also where the round found something non-finite: the step leaves no trace
+            for parameter, values in zip(owned.parameters, before, strict=True):
+                parameter.copy_(values)
+        owned.update(clip_scale(sums.gradient_norm, self.clip_norm))
+
+
+def clip_scale(norm: float, clip_norm: float | None) -> float:
+    """What the gradient is multiplied with so that its norm is at most `clip_norm`.
+
+    As `torch.nn.utils.clip_grad_norm_`, without the 1e-6 that it adds to the norm.
+
+    >>> clip_scale(10.0, 5.0), clip_scale(1.0, 5.0)
+    (0.5, 1.0)
+    """
+    if clip_norm is None or norm <= clip_norm:
+        return 1.0
+    return clip_norm / norm if math.isfinite(norm) else 0.0

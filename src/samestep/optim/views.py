@@ -1,0 +1,19 @@
+"""A parameter as a view of the flat vector, in its own shape and memory order."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from samestep.plan.layout import Place
+
+
+def view_of(place: Place, flat: Tensor) -> Tensor:
+    """The parameter's part of a flat vector, in the parameter's shape.
+
+    With the channels last in memory, a tensor of four dimensions lies in the flat vector as (out, height, width, in).
+    """
+    values = flat[place.start : place.stop]
+    if place.spec.is_channels_last:
+        outputs, inputs, height, width = place.spec.shape
+        return values.view(outputs, height, width, inputs).permute(0, 3, 1, 2)
+    return values.view(place.spec.shape)

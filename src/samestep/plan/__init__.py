@@ -1,0 +1,1 @@
+"""Decisions, as pure functions of integers: batches, order, tree, layout. Imports no torch."""

@@ -1,0 +1,182 @@
+"""Who holds what: microbatches over ranks, parameters in the flat vector, slices of it over ranks.
+
+The flat vector is counted in *blocks* of 1,024 elements. Every slice starts and ends on a block, so the vector
+kernels of an element-wise optimiser never meet a slice's ragged end, and norms are sums of whole blocks that do not
+depend on who owns them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+
+from samestep.errors import UsageError
+
+BLOCK = 1024
+"""Elements of a block of the flat vector."""
+
+ALIGNMENT_BYTES = 64
+"""Every tensor that feeds a kernel starts at a multiple of this: the bits of a matrix product depend on it."""
+
+_ALIGNMENT_ELEMENTS = 16
+"""64 bytes of float32 (128 of float64)."""
+
+Range = tuple[int, int]
+
+
+def round_up(number: int, multiple: int) -> int:
+    """The smallest multiple that is not below the number.
+
+    >>> round_up(65, 64)
+    128
+    """
+    return -(-number // multiple) * multiple
+
+
+def blocks_of_microbatches(num_microbatches: int, world_size: int) -> tuple[Range, ...]:
+    """The contiguous block ``start .. stop - 1`` of microbatches that each rank computes; sizes differ by one at most.
+
+    >>> blocks_of_microbatches(8, 3)
+    ((0, 2), (2, 5), (5, 8))
+    """
+    edges = [rank * num_microbatches // world_size for rank in range(world_size + 1)]
+    return tuple(pairwise(edges))
+
+
+def check_world_size(world_size: int, num_microbatches: int) -> None:
+    """Refuse more workers than there are microbatches to hand out."""
+    if world_size < 1:
+        raise UsageError(f"workers={world_size} is below 1; take a number from 1 to {num_microbatches}, or 'auto'")
+    if world_size > num_microbatches:
+        raise UsageError(
+            f"workers={world_size} is more than the {num_microbatches} microbatches of a step, and a worker computes "
+            f"whole microbatches; take workers={num_microbatches} or less, a smaller microbatch, or a larger "
+            "global_batch"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterSpec:
+    """A trainable parameter as the plan sees it.
+
+    Args:
+        name: Its first name in the module.
+        shape: Its shape.
+        group: Number of its parameter group.
+        is_whole: The group's optimiser needs the whole tensor; otherwise it works element by element.
+        is_channels_last: Its second dimension comes last in memory (weights of two-dimensional convolutions).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    group: int
+    is_whole: bool
+    is_channels_last: bool = False
+
+    @property
+    def num_elements(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a parameter lies in the flat vector, in elements."""
+
+    spec: ParameterSpec
+    start: int
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.spec.num_elements
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """A part of the flat vector that one rank updates as one tensor; `start` and `stop` are elements.
+
+    A segment of an element-wise group is any run of blocks of that group; of a whole-tensor group, one parameter
+    (`place` then says which, and the elements past its own are padding).
+    """
+
+    group: int
+    start: int
+    stop: int
+    place: Place | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlatLayout:
+    """The flat vector: its parameters group by group, and the segments that can be handed out.
+
+    Example:
+        >>> weight = ParameterSpec(name="weight", shape=(2000,), group=0, is_whole=False)
+        >>> bias = ParameterSpec(name="bias", shape=(10,), group=0, is_whole=False)
+        >>> layout = flat_layout([weight, bias])
+        >>> layout.num_elements, [place.start for place in layout.places]
+        (2048, [0, 2000])
+        >>> owners(layout, 2)
+        ((Segment(group=0, start=0, stop=1024, place=None),), (Segment(group=0, start=1024, stop=2048, place=None),))
+    """
+
+    places: tuple[Place, ...]
+    segments: tuple[Segment, ...]
+    num_elements: int
+
+
+def flat_layout(specs: Sequence[ParameterSpec]) -> FlatLayout:
+    """Lay parameters out, group by group, every parameter on a 64-byte boundary."""
+    places: list[Place] = []
+    segments: list[Segment] = []
+    at = 0
+    ordered = sorted(specs, key=lambda spec: spec.group)
+    for group, members in groupby(ordered, key=lambda spec: spec.group):
+        group_start = at
+        specs_of_group = list(members)
+        assert len({spec.is_whole for spec in specs_of_group}) == 1, "one optimiser updates a whole group"
+        for spec in specs_of_group:
+            place = Place(spec=spec, start=at)
+            places.append(place)
+            if spec.is_whole:
+                at = round_up(place.stop, BLOCK)
+                if spec.num_elements:
+                    segments.append(Segment(group=group, start=place.start, stop=at, place=place))
+                group_start = at
+            else:
+                at = round_up(place.stop, _ALIGNMENT_ELEMENTS)
+        at = round_up(at, BLOCK)
+        if at > group_start:
+            segments.append(Segment(group=group, start=group_start, stop=at))
+    return FlatLayout(places=tuple(places), segments=tuple(segments), num_elements=at)
+
+
+def owners(layout: FlatLayout, world_size: int) -> tuple[tuple[Segment, ...], ...]:
+    """The segments that each rank owns: adds, and updates with the optimiser.
+
+    Element-wise groups are cut into equal runs of blocks; whole tensors go, largest first, to whoever has least.
+    """
+    divisible = [segment for segment in layout.segments if segment.place is None]
+    whole = [segment for segment in layout.segments if segment.place is not None]
+    owned = [_cut(divisible, rank, world_size) for rank in range(world_size)]
+    load = [sum(segment.stop - segment.start for segment in segments) for segments in owned]
+    for segment in sorted(whole, key=lambda segment: (segment.start - segment.stop, segment.start)):
+        rank = load.index(min(load))
+        owned[rank].append(segment)
+        load[rank] += segment.stop - segment.start
+    return tuple(tuple(sorted(segments, key=lambda segment: segment.start)) for segments in owned)
+
+
+def _cut(segments: Sequence[Segment], rank: int, world_size: int) -> list[Segment]:
+    """Rank's share of the segments laid end to end, on block boundaries."""
+    num_blocks = sum(segment.stop - segment.start for segment in segments) // BLOCK
+    first, last = (number * num_blocks // world_size * BLOCK for number in (rank, rank + 1))
+    share: list[Segment] = []
+    offset = 0
+    for segment in segments:
+        size = segment.stop - segment.start
+        start, stop = max(first - offset, 0), min(last - offset, size)
+        if start < stop:
+            share.append(Segment(group=segment.group, start=segment.start + start, stop=segment.start + stop))
+        offset += size
+    return share

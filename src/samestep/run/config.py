@@ -1,0 +1,294 @@
+"""The configuration of a run: what may be set, where defaults come from, and what of it decides the bits."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from samestep.errors import UsageError
+from samestep.plan.batch import LastBatch, default_microbatch
+
+Workers = int | Literal["auto"]
+LrSchedule = Literal["constant", "linear", "cosine"]
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumericSettings:
+    """Settings that decide the bits of the result. None: the workload's recipe decides, then the default."""
+
+    global_batch: int | None = None
+    """Samples per optimiser step, over all workers."""
+
+    microbatch: int | None = None
+    """Samples in one forward and backward; default: an eighth of the global batch."""
+
+    epochs: float | None = None
+    """How often the training data are gone through."""
+
+    steps: int | None = None
+    """Optimiser steps; instead of epochs."""
+
+    optimizer: str | None = None
+    """Lower-case name: sgd, adam, adamw, muon, ..."""
+
+    lr: float | None = None
+    """Learning rate; default: the optimiser's own."""
+
+    momentum: float | None = None
+    """Momentum, for optimisers that have one; sgd has 0.9 by default."""
+
+    weight_decay: float | None = None
+    """Weight decay of weights; biases and norms do not decay."""
+
+    lr_schedule: LrSchedule | None = None
+    """How the learning rate falls with the samples seen."""
+
+    lr_warmup: float | None = None
+    """Share of the run (0..1) in which the learning rate rises to its value."""
+
+    clip_norm: float | None = None
+    """Longest gradient; a longer one is scaled down."""
+
+    class_weights: Literal["balanced"] | None = None
+    """balanced: every class counts alike, however many samples it has."""
+
+    sam_radius: float | None = None
+    """Sharpness-aware minimisation with this radius: two rounds a step."""
+
+    seed: int | None = None
+    """Seed of initialisation, order and dropout."""
+
+    threads_per_worker: int | None = None
+    """Threads inside one operation; part of what decides the bits."""
+
+    precision: Precision | None = None
+    """fp32, or bf16 autocast."""
+
+    channels_last: bool | None = None
+    """Images with their channels last in memory."""
+
+    last_batch: LastBatch | None = None
+    """Keep or drop the short last batch of an epoch."""
+
+    width: int | None = None
+    """Width of the workload's network."""
+
+    depth: int | None = None
+    """Depth of the workload's network."""
+
+    weights: Path | None = None
+    """Start from these weights (safetensors)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(NumericSettings):
+    """All that a person may set; what is added here never changes the bits of the trained network."""
+
+    workers: Workers | None = None
+    """Worker processes, or auto: one per core, at most one per microbatch."""
+
+    evaluate_every: int | None = None
+    """Steps between evaluations; default: an epoch."""
+
+    target: str | None = None
+    """Stop at the first evaluation that reaches it: accuracy=0.95 (at least), loss=0.3 (at most)."""
+
+    checkpoint: Path | None = None
+    """Folder for checkpoints."""
+
+    checkpoint_every_s: float | None = None
+    """Seconds between checkpoints."""
+
+    resume: bool | None = None
+    """Go on from the newest whole checkpoint in the folder."""
+
+    out: Path | None = None
+    """Folder for the run's record, configuration and weights.safetensors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The resolved configuration: every field has its value, and says what it does in `Settings`."""
+
+    workers: int
+    global_batch: int
+    microbatch: int
+    epochs: float | None
+    steps: int | None
+    optimizer: str
+    lr: float | None
+    momentum: float | None
+    weight_decay: float
+    lr_schedule: LrSchedule
+    lr_warmup: float
+    clip_norm: float | None
+    class_weights: Literal["balanced"] | None
+    sam_radius: float | None
+    seed: int
+    threads_per_worker: int
+    precision: Precision
+    channels_last: bool
+    last_batch: LastBatch
+    evaluate_every: int | None
+    width: int | None
+    depth: int | None
+    target: str | None
+    checkpoint: Path | None
+    checkpoint_every_s: float
+    resume: bool
+    weights: Path | None
+    out: Path | None
+
+    def __post_init__(self) -> None:
+        for name in ("global_batch", "microbatch", "threads_per_worker", "workers"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("evaluate_every", "width", "depth", "steps"):
+            if getattr(self, name) is not None:
+                _at_least(name, getattr(self, name), 1)
+        if self.epochs is not None and not 0 < self.epochs < float("inf"):
+            raise UsageError(f"epochs={self.epochs:g} is not a finite number above 0; take one, or steps")
+        if self.lr is not None and not 0 <= self.lr < float("inf"):
+            raise UsageError(f"lr={self.lr} is not a finite number of 0 or more")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise UsageError(f"weight_decay={self.weight_decay} is not a finite number of 0 or more")
+        if not -(2**63) <= self.seed < 2**63:
+            raise UsageError(f"seed={self.seed} does not fit 64 bits; take a number from -2**63 to 2**63 - 1")
+        if self.checkpoint_every_s <= 0:
+            raise UsageError(f"checkpoint_every_s={self.checkpoint_every_s:g} is not positive")
+        if self.resume and self.checkpoint is None:
+            raise UsageError("resume needs the folder to resume from: name it with checkpoint")
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values for JSON and TOML."""
+        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+
+
+_DEFAULTS: Mapping[str, Any] = {
+    "workers": "auto",
+    "global_batch": 256,
+    "optimizer": "adamw",
+    "weight_decay": 0.0,
+    "lr_schedule": "constant",
+    "lr_warmup": 0.0,
+    "seed": 0,
+    "threads_per_worker": 1,
+    "precision": "fp32",
+    "channels_last": False,
+    "last_batch": "keep",
+    "checkpoint_every_s": 30.0,
+    "resume": False,
+}
+_OPTIMIZER_RECIPE = ("lr", "momentum", "weight_decay", "lr_schedule", "lr_warmup")
+_DEFAULT_EPOCHS = 10.0
+
+
+def resolve(settings: Settings, recipe: Mapping[str, Any]) -> Config:
+    """Fill what a person left open from the workload's recipe, then from the defaults.
+
+    Somebody who asks for another optimiser than the recipe's does not get the recipe's learning rate with it.
+
+    Raises:
+        UsageError: A value is out of range, or two contradict each other.
+    """
+    check_types(settings)
+    names = {field.name for field in fields(Settings)}
+    unknown = [name for name in recipe if name not in names]
+    if unknown:
+        raise UsageError(
+            f"the recipe sets {', '.join(unknown)}, which is not a setting; known: {', '.join(sorted(names))}"
+        )
+    given = {field.name: getattr(settings, field.name) for field in fields(Settings)}
+    if given["steps"] is not None and given["epochs"] is not None:
+        raise UsageError(
+            f"steps={given['steps']} and epochs={given['epochs']:g} contradict each other; give one of them"
+        )
+    usable = dict(recipe)
+    if given["optimizer"] is not None and given["optimizer"] != recipe.get("optimizer", _DEFAULTS["optimizer"]):
+        for name in _OPTIMIZER_RECIPE:
+            usable.pop(name, None)
+    if given["steps"] is not None or given["epochs"] is not None:
+        usable.pop("steps", None)
+        usable.pop("epochs", None)
+    values = {name: _first(given[name], usable.get(name), _DEFAULTS.get(name)) for name in names}
+    if values["steps"] is None and values["epochs"] is None:
+        values["epochs"] = _DEFAULT_EPOCHS
+    _at_least("global_batch", values["global_batch"], 1)
+    if values["microbatch"] is None:
+        values["microbatch"] = default_microbatch(values["global_batch"])
+    _at_least("microbatch", values["microbatch"], 1)
+    if values["workers"] == "auto":
+        most = num_cores() if sys.platform != "win32" else 1
+        values["workers"] = max(1, min(most, -(-values["global_batch"] // values["microbatch"])))
+    return Config(**values)
+
+
+def as_toml(values: dict[str, Any]) -> str:
+    """Flat values as TOML; what is None is left out.
+
+    >>> print(as_toml({"lr": 0.1, "optimizer": "sgd", "resume": False, "steps": None}))
+    lr = 0.1
+    optimizer = "sgd"
+    resume = false
+    """
+    lines = []
+    for name, value in values.items():
+        if value is None:
+            continue
+        if isinstance(value, bool):
+            text = str(value).lower()
+        elif isinstance(value, str):
+            escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+            text = f'"{escaped}"'
+        else:
+            text = repr(value)
+        lines.append(f"{name} = {text}")
+    return "\n".join(lines)
+
+
+def check_types(settings: NumericSettings) -> None:
+    """Refuse values of another type than the field's; from Python nothing else would."""
+    hints = get_type_hints(type(settings))
+    for field in fields(settings):
+        value, hint = getattr(settings, field.name), hints[field.name]
+        if not _fits(value, hint):
+            wanted = " or ".join(_type_text(member) for member in get_args(hint) if member is not type(None))
+            if isinstance(value, str) and "'" in wanted:
+                raise UsageError(f"{field.name} {value!r} is not known; take {wanted}")
+            raise UsageError(f"{field.name}={value!r} is a {type(value).__name__}, and it must be {wanted}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return any(type(value) is type(allowed) and value == allowed for allowed in get_args(hint))
+    if get_args(hint):
+        return any(_fits(value, member) for member in get_args(hint))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+
+
+def _type_text(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return " or ".join(repr(allowed) for allowed in get_args(hint))
+    return {int: "a whole number", float: "a number", bool: "True or False", str: "a text", Path: "a path"}.get(
+        hint, str(hint)
+    )
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)
+
+
+def _at_least(name: str, value: int, smallest: int) -> None:
+    if value < smallest:
+        raise UsageError(f"{name}={value} is below {smallest}; take {smallest} or more")

@@ -1,0 +1,54 @@
+"""Writing files so that a reader finds the whole of the old one or the whole of the new one."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from samestep.errors import StateError
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write, flush to the disk, rename; a failure leaves no file of ours behind.
+
+    Raises:
+        StateError: The disk is full, or the folder cannot be written.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(unfinished, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        if error.errno == errno.ENOSPC:
+            raise StateError(
+                f"{path}: the disk is full ({len(data) / 2**20:,.1f} MB were needed); "
+                "make room or name another folder; older files are untouched"
+            ) from None
+        raise StateError(f"{path} cannot be written: {error.strerror}; name another folder") from None
+
+
+def make_folder(path: Path, what: str) -> None:
+    """Make a folder that is to be written into."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StateError(f"the folder for {what}, {path}, cannot be made: {error.strerror}; name another one") from None
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable, where folders can be synced."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,286 @@
+"""From a workload and a configuration to a job: everything is decided here, before anything runs."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from samestep.data.columns import Column, Dataset, Rows, Samples, Windows
+from samestep.engine import losses, numerics, randomness
+from samestep.engine.flat import plan_buffers, settle_constants, trainable, write_buffers, write_parameters
+from samestep.engine.job import NUM_DECIDED, Evaluation, Image, Job, live_arrays
+from samestep.errors import DataError, UsageError
+from samestep.optim import build, owner, rounds, schedules
+from samestep.plan.batch import BatchPlan
+from samestep.plan.order import Order
+from samestep.run import weights
+from samestep.run.config import Config
+from samestep.run.evaluate import judge_for, parse_target
+from samestep.run.workload import Target, Workload
+
+_LARGEST_EVALUATION_MICROBATCH = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What can be given from Python only.
+
+    Args:
+        optimizer: A class of `torch.optim`, or a callable that builds one from parameter groups.
+        lr_schedule: Factor of the learning rate as a function of progress (share of all samples seen, 0..1).
+        parameter_groups: model -> torch parameter groups.
+    """
+
+    optimizer: Callable[..., Optimizer] | None = None
+    lr_schedule: schedules.Schedule | None = None
+    parameter_groups: build.ParameterGroups | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job, the state it starts from, and what decides its bits.
+
+    Args:
+        job: The job.
+        image: The state before the first step.
+        numerics: By field name; computed when asked for, since it reads all data.
+    """
+
+    job: Job
+    image: Image
+    numerics: Callable[[], dict[str, Any]]
+
+
+def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbacks: bool) -> Prepared:
+    """Decide everything.
+
+    Raises:
+        UsageError: Something cannot be done as asked.
+        DataError: The data are missing or hold what no network can learn from.
+    """
+    data = _load(workload)
+    switches = numerics.read(config.threads_per_worker)
+    with numerics.applied(switches), randomness.preserved():
+        randomness.seed_initialisation(config.seed)
+        model = workload.model()
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"the model factory returned {type(model).__name__}, not a torch.nn.Module")
+    if config.weights is not None:
+        weights.load_into(model, config.weights)
+    parameters = trainable(model)
+    settle_constants(model)
+    dtype = next(iter(parameters.values())).dtype
+    loss = _weighted(workload.loss, data.train, config, dtype)
+    parts = build.parts(
+        model,
+        choices.optimizer or config.optimizer,
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        groups=choices.parameter_groups,
+    )
+    update = owner.plan_update(parts, dict(parameters), is_channels_last=config.channels_last)
+    batches = BatchPlan(
+        num_samples=data.train.num_samples,
+        global_batch=config.global_batch,
+        microbatch=config.microbatch,
+        last_batch=config.last_batch,
+    )
+    num_steps = config.steps or max(1, round((config.epochs or 0) * batches.steps_per_epoch))
+    job = Job(
+        model=model,
+        update=update,
+        buffers=plan_buffers(model, dtype),
+        dtype="float32" if dtype == torch.float32 else "float64",
+        batches=batches,
+        order=Order(num_samples=data.train.num_samples, seed=config.seed),
+        samples=data.train,
+        loss=losses.summed(loss),
+        class_check=partial(_check_classes, losses.ignored_class(loss)) if losses.has_class_targets(loss) else None,
+        metrics=dict(workload.metrics),
+        evaluation=_evaluation(data, config, batches),
+        judge=judge_for(tuple(workload.metrics), _target(workload, config, data)),
+        rule=_rule(config),
+        schedule=choices.lr_schedule or schedules.by_name(config.lr_schedule, config.lr_warmup),
+        num_steps=num_steps,
+        seed=config.seed,
+        precision=config.precision,
+        is_channels_last=config.channels_last,
+        switches=switches,
+        has_callbacks=has_callbacks,
+    )
+    return Prepared(job, _first_image(job), partial(_numerics, job, loss, choices, config))
+
+
+def empty_image(job: Job) -> Image:
+    """A state of zeros with the names and shapes of a job's arrays."""
+    return Image(
+        0,
+        {name: torch.zeros(shape, dtype=getattr(torch, dtype)) for name, dtype, shape in live_arrays(job)},
+        torch.zeros(len(job.update.scalars), dtype=torch.float64),
+        torch.zeros(NUM_DECIDED, dtype=torch.float64),
+    )
+
+
+def _first_image(job: Job) -> Image:
+    image = empty_image(job)
+    write_parameters(job.update.layout, dict(job.model.named_parameters()), image.arrays["parameters"])
+    write_buffers(job.buffers, job.model, image.arrays["tracked"], image.arrays["others"])
+    image.arrays["used"].fill_(1)
+    return image
+
+
+def _load(workload: Workload) -> Dataset:
+    data = workload.data()
+    if not isinstance(data, Dataset):
+        raise UsageError(f"the data function returned {type(data).__name__}, not a samestep Dataset")
+    for part, samples in (("training", data.train), ("evaluation", data.evaluation)):
+        if samples is not None:
+            check_finite(samples, part)
+    return data
+
+
+def check_finite(samples: Samples, part: str) -> None:
+    """Refuse NaN and infinity in the columns, and say where the first one is."""
+    for number, column in enumerate(samples.inputs):
+        _check_finite(column, f"input {number} of the {part} data")
+    _check_finite(samples.target, f"the target of the {part} data")
+
+
+def _check_finite(column: Column, what: str) -> None:
+    if not isinstance(column, Rows | Windows) or not column.values.is_floating_point():
+        return
+    values = column.values
+    # A sum is not finite as soon as one value is not; only then is it worth looking for which.
+    if values.numel() == 0 or math.isfinite(float(values.sum(dtype=torch.float64))):
+        return
+    row = int((~torch.isfinite(values)).reshape(len(values), -1).any(dim=1).nonzero()[0])
+    raise DataError(f"{what} holds NaN or infinity (first in sample {row}); fill or drop such samples before training")
+
+
+def _evaluation(data: Dataset, config: Config, batches: BatchPlan) -> Evaluation | None:
+    if data.evaluation is None:
+        return None
+    # Enough microbatches for every worker; a function of the configuration, never of the machine.
+    share = -(-data.evaluation.num_samples // batches.num_microbatches)
+    return Evaluation(
+        samples=data.evaluation,
+        microbatch=min(share, max(_LARGEST_EVALUATION_MICROBATCH, config.microbatch)),
+        every_steps=config.evaluate_every or batches.steps_per_epoch,
+    )
+
+
+def _target(workload: Workload, config: Config, data: Dataset) -> Target | None:
+    target = workload.target if config.target is None else parse_target(config.target)
+    if target is not None and data.evaluation is None:
+        raise UsageError(f"a target ({target.metric}) needs evaluation data, and {workload.name} has none")
+    return target
+
+
+def _rule(config: Config) -> rounds.Rule:
+    if config.sam_radius is not None:
+        return rounds.SharpnessAware(radius=config.sam_radius, clip_norm=config.clip_norm)
+    return rounds.Plain(clip_norm=config.clip_norm)
+
+
+def _weighted(loss: Any, samples: Samples, config: Config, dtype: torch.dtype) -> Any:
+    """The loss with balanced class weights, where they are asked for."""
+    if config.class_weights is None:
+        return loss
+    if type(loss) is not nn.CrossEntropyLoss or not isinstance(samples.target, Rows):
+        raise UsageError("class_weights='balanced' needs nn.CrossEntropyLoss and one class per sample as target")
+    return nn.CrossEntropyLoss(
+        weight=balanced_weights(samples.target.values).to(dtype),
+        ignore_index=loss.ignore_index,
+        label_smoothing=loss.label_smoothing,
+    )
+
+
+def balanced_weights(labels: Tensor) -> Tensor:
+    """Weights that make every class count alike: samples / (classes × samples of the class).
+
+    >>> balanced_weights(torch.tensor([0, 0, 0, 1]))
+    tensor([0.6667, 2.0000], dtype=torch.float64)
+    """
+    if bool((labels < 0).any()):
+        raise DataError("balanced class weights need labels of 0 and more; give the weights themselves, one per class")
+    counts = torch.bincount(labels)
+    if bool((counts == 0).any()):
+        missing = int((counts == 0).nonzero()[0])
+        raise DataError(f"class {missing} has no training sample, so its balanced weight would be infinite")
+    return len(labels) / (len(counts) * counts.double())
+
+
+def _check_classes(ignored: int, output: Any, target: Tensor) -> None:
+    if isinstance(output, Tensor) and output.dim() > 1 and not target.is_floating_point():
+        losses.check_class_targets(target, output.shape[1], ignored)
+
+
+def _numerics(job: Job, loss: Any, choices: Choices, config: Config) -> dict[str, Any]:
+    """What decides the bits; compared when a run is resumed."""
+    schedule = choices.lr_schedule or config.lr_schedule
+    return {
+        "model": _model_text(job.model),
+        "data": _data_digest(job.samples),
+        "loss": _loss_text(loss),
+        "seed": job.seed,
+        "global_batch": job.batches.global_batch,
+        "microbatch": job.batches.microbatch,
+        "last_batch": job.batches.last_batch,
+        "optimizer": _optimizer_text(job),
+        "rule": str(job.rule),
+        "lr_schedule": schedule if isinstance(schedule, str) else _name(schedule),
+        "lr_warmup": config.lr_warmup,
+        "scheduled_steps": None if schedule == "constant" and not config.lr_warmup else job.num_steps,
+        "precision": job.precision,
+        "channels_last": job.is_channels_last,
+        **job.switches.as_dict(),
+    }
+
+
+def _model_text(model: nn.Module) -> str:
+    text = repr([(name, str(v.dtype), tuple(v.shape)) for name, v in model.state_dict().items()])
+    trained = repr([name for name, parameter in model.named_parameters() if parameter.requires_grad])
+    return f"{type(model).__name__} {hashlib.sha256((text + trained + repr(model)).encode()).hexdigest()[:16]}"
+
+
+def _data_digest(samples: Samples) -> str:
+    sha = hashlib.sha256()
+    for column in (*samples.inputs, samples.target):
+        if isinstance(column, Rows | Windows):
+            values = column.values.contiguous()
+            sha.update(f"{values.dtype}{tuple(values.shape)}".encode())
+            sha.update(weights.to_bytes(values))
+        if isinstance(column, Windows):
+            sha.update(repr((column.length, column.stride, column.offset, column.num_samples)).encode())
+    return f"{samples.num_samples} samples {sha.hexdigest()[:16]}"
+
+
+def _loss_text(loss: Any) -> str:
+    if isinstance(loss, nn.Module):
+        options = {key: value for key, value in vars(loss).items() if not key.startswith("_") and key != "training"}
+        state = {name: tensor.tolist() for name, tensor in loss.state_dict().items()}
+        return f"{type(loss).__name__} {options} {state}"
+    return _name(loss)
+
+
+def _optimizer_text(job: Job) -> str:
+    texts = []
+    for part in job.update.parts:
+        dummies = [{**group, "params": [nn.Parameter(torch.zeros(4, 4))]} for group in part.groups]
+        optimizer = build.build(part, dummies)
+        options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+        texts.append(f"{type(optimizer).__name__} {options}")
+    return "; ".join(texts)
+
+
+def _name(function: Any) -> str:
+    return str(getattr(function, "__qualname__", type(function).__name__))

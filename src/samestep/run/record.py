@@ -1,0 +1,138 @@
+"""The record of a run: raw values, the configuration, and what they add up to."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from samestep.engine.loop import EvaluationRecord, StepRecord
+
+_LEFT_OUT = 3
+"""First steps of a process: they pay for what the later ones find ready."""
+
+
+class StepTable:
+    """One row per step, in compact columns: a long run has millions."""
+
+    def __init__(self) -> None:
+        kinds = {"step": "q", "loss": "d", "gradient_norm": "d", "num_samples": "q", "duration_s": "d"}
+        self._columns: dict[str, array[Any]] = {name: array(kind) for name, kind in kinds.items()}
+        self._steady_samples = 0
+        self._steady_s = 0.0
+
+    def append(self, record: StepRecord) -> None:
+        for name, column in self._columns.items():
+            column.append(getattr(record, name))
+        if len(self) > _LEFT_OUT:
+            self._steady_samples += record.num_samples
+            self._steady_s += record.duration_s
+
+    def __len__(self) -> int:
+        return len(self._columns["step"])
+
+    def __getitem__(self, index: int) -> StepRecord:
+        return StepRecord(**{name: column[index] for name, column in self._columns.items()})
+
+    def __iter__(self) -> Iterator[StepRecord]:
+        return (self[index] for index in range(len(self)))
+
+    @property
+    def samples_per_s(self) -> float | None:
+        """The rate without the first three steps; None where there are no more."""
+        return self._steady_samples / self._steady_s if self._steady_s > 0 else None
+
+    def as_lists(self) -> dict[str, list[float]]:
+        """The columns, by name."""
+        return {name: column.tolist() for name, column in self._columns.items()}
+
+
+@dataclass(kw_only=True)
+class Record:
+    """What a run did.
+
+    Args:
+        workload: Its name.
+        engine: "solo" (the caller's process) or "shared" (worker processes).
+        workers: How many.
+        config: The resolved configuration.
+        numerics: What decides the bits.
+        first_step: Where the run took up, when it was resumed.
+        steps: One row per step of this session; a replayed step counts once.
+        evaluations: One record per evaluation, those before a resume included.
+        notices: What happened on the way (deaths, damaged checkpoints).
+        wall_s: Seconds from the call to the end.
+        startup_s: Seconds from the call to the start of the first step.
+        peak_memory_bytes: Of all processes together, proportional shares added; None where the system does not tell.
+        weights_sha256: The digest of the trained weights.
+        last_loss: Loss of the last step.
+        end: "finished" or "stopped".
+    """
+
+    workload: str
+    engine: str
+    workers: int
+    config: dict[str, Any]
+    numerics: dict[str, Any]
+    first_step: int = 0
+    num_samples: int = 0
+    steps: StepTable = field(default_factory=StepTable)
+    evaluations: list[EvaluationRecord] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    wall_s: float = 0.0
+    startup_s: float | None = None
+    peak_memory_bytes: int | None = None
+    weights_sha256: str = ""
+    last_loss: float | None = None
+    end: str = ""
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole run, those before a resume included."""
+        return self.steps[-1].step + 1 if len(self.steps) else self.first_step
+
+    @property
+    def samples_per_s(self) -> float | None:
+        """The steady rate: start-up, the first three steps, evaluations and checkpoints are left out.
+
+        None where no more than three steps were run.
+        """
+        return self.steps.samples_per_s
+
+    @property
+    def last_evaluation(self) -> dict[str, float] | None:
+        return dict(self.evaluations[-1].means) if self.evaluations else None
+
+    def summary(self) -> dict[str, Any]:
+        """What ``--json`` prints."""
+        return {
+            "workload": self.workload,
+            "engine": self.engine,
+            "workers": self.workers,
+            "global_batch": self.config["global_batch"],
+            "microbatch": self.config["microbatch"],
+            "steps": self.num_steps,
+            "samples": self.num_samples,
+            "weights_sha256": self.weights_sha256,
+            "train_loss": self.last_loss,
+            "eval": self.last_evaluation,
+            "wall_s": self.wall_s,
+            "startup_s": self.startup_s,
+            "samples_per_s": self.samples_per_s,
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "end": self.end,
+            "notices": self.notices,
+        }
+
+    def to_json(self) -> bytes:
+        """Everything, for a file."""
+        own = {
+            "config": self.config,
+            "numerics": self.numerics,
+            "first_step": self.first_step,
+            "evaluations": [asdict(record) for record in self.evaluations],
+            "step_table": self.steps.as_lists(),
+        }
+        return json.dumps({"format": 1, **self.summary(), **own}).encode()

@@ -1,0 +1,378 @@
+"""Training from end to end: prepare, run on one worker or many, watch, save, and say what came out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from samestep.engine import flat
+from samestep.engine.crew import Crew, hired
+from samestep.engine.job import LAST_LOSS, Image, Job
+from samestep.engine.loop import EvaluationRecord, StepRecord
+from samestep.engine.shared import Shared
+from samestep.engine.solo import Solo
+from samestep.errors import Interrupted, UsageError
+from samestep.optim.build import ParameterGroups
+from samestep.optim.schedules import Schedule
+from samestep.plan.layout import check_world_size
+from samestep.run import checkpoint, files, usage, weights
+from samestep.run.config import Config, Settings, as_toml, num_cores, resolve
+from samestep.run.prepare import Choices, Prepared, empty_image, prepare
+from samestep.run.progress import Progress, Silent
+from samestep.run.record import Record
+from samestep.run.workload import Workload
+
+Callback = Callable[[EvaluationRecord], bool | None]
+"""Called in the caller's process after every evaluation; returning True stops the run at that step."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gives back.
+
+    Args:
+        model: The trained module, with parameters of its own.
+        record: What happened.
+        best_state: The `state_dict` at the best evaluation; None without evaluation data.
+    """
+
+    model: nn.Module
+    record: Record
+    best_state: dict[str, Tensor] | None
+
+
+def train(
+    workload: Workload,
+    *,
+    optimizer: str | Callable[..., Optimizer] | None = None,
+    lr_schedule: str | Schedule | None = None,
+    parameter_groups: ParameterGroups | None = None,
+    callbacks: Sequence[Callback] = (),
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Result:
+    """Train a workload on one worker or many: the same network, bit for bit.
+
+    Args:
+        workload: Model, data and loss.
+        optimizer: A name, a class of `torch.optim`, or a callable that builds an optimiser from parameter groups.
+        lr_schedule: A name, or a function of progress (share of all samples seen, 0..1).
+        parameter_groups: Splits the model's parameters into torch parameter groups.
+        callbacks: Called after every evaluation; one that returns True stops the run there.
+        progress: Who shows how it goes; nobody by default.
+        **settings: Any field of `Settings` (``workers=2, global_batch=512, lr=0.1, epochs=5``).
+
+    Returns:
+        The trained model, the run's record, and the best state.
+
+    Raises:
+        UsageError: Something cannot be done as asked.
+        DataError: The data cannot be used.
+        StateError: A checkpoint cannot be written or does not fit.
+        NonFiniteError: A loss or gradient is not finite.
+        WorkerError: A worker failed.
+        Interrupted: Ctrl-C or SIGTERM; the state was saved where a checkpoint folder was given.
+    """
+    choices = Choices(
+        optimizer=None if isinstance(optimizer, str) else optimizer,
+        lr_schedule=None if isinstance(lr_schedule, str) else lr_schedule,
+        parameter_groups=parameter_groups,
+    )
+    names = {"optimizer": optimizer, "lr_schedule": lr_schedule}
+    given = make_settings({**settings, **{key: value for key, value in names.items() if isinstance(value, str)}})
+    return run(workload, given, choices=choices, callbacks=callbacks, progress=progress or Silent())
+
+
+def make_settings(values: dict[str, Any]) -> Settings:
+    """Settings from keyword arguments; unknown ones become one clear line."""
+    if "batch_size" in values:
+        raise UsageError(
+            "batch_size is not a word of ours, since with several workers it could mean two things: say global_batch "
+            "(samples per optimiser step, over all workers), or microbatch (samples in one forward and backward)"
+        )
+    known = Settings.__dataclass_fields__
+    for name in values:
+        if name not in known:
+            raise UsageError(f"{name!r} is not a setting; known: {', '.join(sorted(known))}")
+    for name in ("checkpoint", "weights", "out"):
+        if values.get(name) is not None:
+            values[name] = Path(values[name])
+    return Settings(**values)
+
+
+def run(
+    workload: Workload,
+    settings: Settings,
+    *,
+    choices: Choices,
+    callbacks: Sequence[Callback] = (),
+    progress: Progress,
+) -> Result:
+    """`train`, with settings in one piece."""
+    start_s = time.perf_counter()
+    config = resolve(settings, workload.recipe)
+    with ExitStack() as stack:
+        if config.checkpoint is not None:
+            stack.enter_context(checkpoint.owned(config.checkpoint))
+            if checkpoint.exists(config.checkpoint) and not config.resume:
+                raise UsageError(
+                    f"{config.checkpoint} holds checkpoints of a run; go on from them with resume, "
+                    "or name another folder"
+                )
+        if config.out is not None:
+            files.make_folder(config.out, "the run's record")
+        crew = stack.enter_context(hired(config.workers, config.threads_per_worker))
+        prepared = prepare(workload, config, choices, has_callbacks=bool(callbacks))
+        world_size = _world_size(settings, config, prepared.job)
+        if crew is not None:
+            crew.keep(world_size if world_size > 1 else 0)
+        session = Session(workload, config, prepared, world_size, tuple(callbacks), progress, start_s)
+        return session.run(crew)
+
+
+def _world_size(settings: Settings, config: Config, job: Job) -> int:
+    if settings.workers in (None, "auto"):
+        return min(config.workers, job.batches.num_microbatches)
+    check_world_size(config.workers, job.batches.num_microbatches)
+    return config.workers
+
+
+@dataclass
+class Session:
+    """One run in this process: watches the engine, saves its state, writes its record."""
+
+    workload: Workload
+    config: Config
+    prepared: Prepared
+    world_size: int
+    callbacks: tuple[Callback, ...]
+    progress: Progress
+    start_s: float
+    _engine: Any = None
+    _signal: int | None = None
+    _writer: Future[Any] | None = None
+    _next_checkpoint_s: float = 0.0
+    _next_sample_s: float = 0.0
+    _seen_steps: int = 0
+    _numerics: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, crew: Crew | None) -> Result:
+        """Train to the end."""
+        job = self.prepared.job
+        self.record = Record(
+            workload=self.workload.name,
+            engine="solo" if self.world_size == 1 else "shared",
+            workers=self.world_size,
+            config=self.config.as_dict(),
+            numerics=job.switches.as_dict(),
+        )
+        if self.config.checkpoint is not None or self.config.out is not None:
+            self._numerics = self.record.numerics = self.prepared.numerics()
+        image = self._resume(self.prepared.image)
+        if self.world_size > num_cores():
+            self.notice(
+                f"warning: {self.world_size} workers share {num_cores()} cores; more workers than cores are slower"
+            )
+        self.record.first_step = self._seen_steps = image.step
+        self._crew = crew
+        if self.world_size == 1:
+            self._engine = Solo(job, image, self)
+        else:
+            assert crew is not None
+            self._engine = Shared(job, image, self, crew, self.world_size)
+        self.progress.start(self._opening(image.step), job.num_steps, image.step)
+        self._next_checkpoint_s = time.monotonic() + self.config.checkpoint_every_s
+        with ThreadPoolExecutor(1, thread_name_prefix="samestep-checkpoint") as self._pool:
+            try:
+                with _signals_to(self._on_signal):
+                    self.record.end = self._engine.run()
+            finally:
+                self.progress.stop()
+                self._give_model_back()
+            self._next_sample_s = 0.0
+            self._sample_memory()
+            return self._finish()
+
+    # What the engine tells.
+
+    def steps(self, records: list[StepRecord]) -> None:
+        for record in records:
+            if record.step < self._seen_steps:
+                continue  # a replay
+            self._seen_steps = record.step + 1
+            if self.record.startup_s is None:
+                self.record.startup_s = time.perf_counter() - self.start_s - sum(r.duration_s for r in records)
+            self.record.steps.append(record)
+        self.progress.step(records[-1], self.record.samples_per_s)
+        if self.world_size == 1:
+            self.tick()
+
+    def evaluated(self, record: EvaluationRecord, number: int) -> None:
+        self._sample_memory()
+        is_new = not self.record.evaluations or record.step > self.record.evaluations[-1].step
+        if is_new:
+            self.record.evaluations.append(record)
+            self.progress.evaluated(record)
+        if self.callbacks:
+            wants_stop = [callback(record) for callback in self.callbacks] if is_new else [False]
+            self._engine.answer(number, any(wants_stop))
+
+    def warn_unused(self, names: list[str]) -> None:
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        self.notice(
+            f"warning: no microbatch of the first step used {shown}; left as they are, as torch leaves grad=None"
+        )
+
+    def notice(self, text: str) -> None:
+        self.record.notices.append(text)
+        self.progress.line(text)
+
+    def tick(self) -> None:
+        """Save a checkpoint when it is time to, off the training thread; pass on what went wrong with the last."""
+        if self.config.checkpoint is None:
+            return
+        if self._writer is not None and self._writer.done():
+            self._writer.result()
+            self._writer = None
+        if time.monotonic() > self._next_checkpoint_s and self._writer is None:
+            self._next_checkpoint_s = time.monotonic() + self.config.checkpoint_every_s
+            image = self._engine.current()
+            if self.world_size == 1:
+                image = _copied(image)
+            self._writer = self._pool.submit(self._save, image)
+
+    # Inside.
+
+    def _opening(self, step: int) -> str:
+        job = self.prepared.job
+        workers = "1 worker" if self.world_size == 1 else f"{self.world_size} workers"
+        resumed = f", from step {step}" if step else ""
+        return (
+            f"{self.workload.name}: {job.num_steps} steps of {job.batches.global_batch} samples in microbatches of "
+            f"{job.batches.microbatch} on {workers}{resumed}"
+        )
+
+    def _resume(self, image: Image) -> Image:
+        folder = self.config.checkpoint
+        if folder is None or not self.config.resume:
+            return image
+        saved = checkpoint.read_newest(folder, self._numerics, empty_image(self.prepared.job), self.notice)
+        if saved is None:
+            self.notice(f"no checkpoint in {folder} yet: starting from the beginning")
+            return image
+        self.record.evaluations = [EvaluationRecord(**item) for item in saved.history["evaluations"]]
+        return saved.image
+
+    def _on_signal(self, number: int) -> None:
+        self._signal = number
+        self._engine.stop()
+
+    def _save(self, image: Image) -> None:
+        assert self.config.checkpoint is not None
+        history = {
+            "evaluations": [asdict(record) for record in self.record.evaluations if record.step <= image.step],
+        }
+        checkpoint.write(self.config.checkpoint, image, self._numerics, history)
+
+    def _give_model_back(self) -> None:
+        """Whatever happened, the module ends with parameters of its own and the newest whole values."""
+        image = self._engine.final()
+        if image is None:
+            return
+        self._image = image
+        _load(self.prepared.job, image.arrays)
+
+    def _sample_memory(self) -> None:
+        """Look at the memory in use, at most once a second; the most that was seen is reported."""
+        if time.monotonic() < self._next_sample_s:
+            return
+        self._next_sample_s = time.monotonic() + 1.0
+        pids = [os.getpid(), *([worker.pid for worker in self._crew.workers] if self._crew else [])]
+        seen = usage.total_bytes(pids)
+        if seen is not None:
+            self.record.peak_memory_bytes = max(seen, self.record.peak_memory_bytes or 0)
+
+    def _finish(self) -> Result:
+        image, job = self._image, self.prepared.job
+        if self._writer is not None:
+            self._writer.result()
+        if self.config.checkpoint is not None:
+            self._save(image)
+        if self._signal is not None and self.record.end != "finished":
+            saved = (
+                f"its state is in {self.config.checkpoint}: go on with resume"
+                if self.config.checkpoint
+                else ("nothing was saved, for no checkpoint folder was named")
+            )
+            raise Interrupted(
+                f"stopped by {signal.Signals(self._signal).name} at step {image.step}; {saved}", self._signal
+            )
+        record = self.record
+        record.num_samples = job.batches.samples_before(image.step)
+        record.last_loss = float(image.decided[LAST_LOSS]) if image.step else None
+        record.weights_sha256 = weights.digest(job.model)
+        best = self._best_state(image)
+        record.wall_s = time.perf_counter() - self.start_s
+        if self.config.out is not None:
+            self._write_out(self.config.out, best)
+        return Result(job.model, record, best)
+
+    def _best_state(self, image: Image) -> dict[str, Tensor] | None:
+        job = self.prepared.job
+        if not image.best:
+            return None
+        _load(job, image.best)
+        best = {name: values.clone() for name, values in job.model.state_dict().items()}
+        _load(job, image.arrays)
+        return best
+
+    def _write_out(self, folder: Path, best: dict[str, Tensor] | None) -> None:
+        metadata = {"workload": self.workload.name, "weights_sha256": self.record.weights_sha256}
+        weights.save(self.prepared.job.model.state_dict(), folder / "weights.safetensors", metadata)
+        if best is not None:
+            weights.save(best, folder / "best.safetensors", {"workload": self.workload.name})
+        files.write_atomically(folder / "config.toml", (as_toml(self.config.as_dict()) + "\n").encode())
+        files.write_atomically(folder / "record.json", self.record.to_json())
+
+
+def _load(job: Job, arrays: Any) -> None:
+    flat.load_model(
+        job.model, job.update.layout, job.buffers, arrays["parameters"], arrays["tracked"], arrays["others"]
+    )
+
+
+def _copied(image: Image) -> Image:
+    return Image(
+        image.step,
+        {name: values.clone() for name, values in image.arrays.items()},
+        image.scalars.clone(),
+        image.decided.clone(),
+        {name: values.clone() for name, values in image.best.items()},
+    )
+
+
+@contextmanager
+def _signals_to(handler: Callable[[int], None]) -> Iterator[None]:
+    """Hear of Ctrl-C and SIGTERM; only the main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, lambda signum, frame: handler(signum))
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)

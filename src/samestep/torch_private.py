@@ -1,0 +1,59 @@
+"""The one place where torch's private or unstable interfaces are touched; each has a test of its own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def is_in_backward() -> bool:
+    """Whether this thread is inside of a backward pass."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """``target.copy_(source)`` for each pair, without a Python call per pair."""
+    torch._foreach_copy_(targets, sources)
+
+
+def add_all(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """``target.add_(source)`` for each pair, without a Python call per pair."""
+    torch._foreach_add_(targets, sources)
+
+
+def without_compiler_import() -> None:
+    """Let this process build optimisers without importing torch's compiler, which takes most of a second.
+
+    `Optimizer.add_param_group` imports it to mark itself as not to be compiled. Only for processes of our own.
+    """
+    wrapped = getattr(torch.optim.Optimizer.add_param_group, "__wrapped__", None)
+    if wrapped is not None and "torch._dynamo" not in sys.modules:
+        wrapped.__dynamo_disable = wrapped
+
+
+def plain_step(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
+    """``optimizer.step`` without the wrappers that torch puts around the steps of its own classes.
+
+    They serve its compiler (which they import), its profiler and hooks; an optimiser with hooks, and classes that are
+    not torch's, keep their step as it is.
+    """
+    step: Any = type(optimizer).step
+    if not type(optimizer).__module__.startswith("torch.optim.") or _has_hooks(optimizer):
+        return optimizer.step
+    while hasattr(step, "__wrapped__"):
+        step = step.__wrapped__
+
+    def run() -> object:
+        with torch.no_grad():
+            return step(optimizer)
+
+    return run
+
+
+def _has_hooks(optimizer: torch.optim.Optimizer) -> bool:
+    hooks = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+    return any(getattr(optimizer, name, None) for name in hooks)

@@ -1,0 +1,1 @@
+"""Complete examples, one file per family."""

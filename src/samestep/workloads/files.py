@@ -1,0 +1,64 @@
+"""Workloads from a file of the user's: ``FILE.py:FUNCTION``."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import traceback
+from pathlib import Path
+
+import cloudpickle
+
+from samestep.errors import SamestepError, UsageError
+from samestep.run.workload import Workload
+
+
+def load(name: str) -> Workload:
+    """Run a Python file and call the function in it that returns a workload.
+
+    Args:
+        name: ``path/to/file.py:function``.
+
+    Raises:
+        UsageError: There is no such file or function, or it returns something else.
+    """
+    path_text, _, function_name = name.rpartition(":")
+    path = Path(path_text).resolve()
+    if not path.is_file():
+        raise UsageError(f"there is no file {path_text}; a workload of yours is FILE.py:FUNCTION")
+    module_name = f"samestep_workload_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    sys.path.insert(0, str(path.parent))  # as if the file were run: its neighbours can be imported
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UsageError(f"{path_text} line {error.lineno}: {error.msg}") from None
+    except ImportError as error:
+        raise UsageError(f"{path_text} cannot be imported: {error}") from None
+    except Exception as error:
+        raise _failure(path, error) from error
+    cloudpickle.register_pickle_by_value(module)  # workers cannot import it by name
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        found = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise UsageError(f"{path_text} has no function {function_name!r}; it has {', '.join(found) or 'none'}")
+    try:
+        workload = function()
+    except SamestepError:
+        raise
+    except Exception as error:
+        raise _failure(path, error) from error
+    if not isinstance(workload, Workload):
+        raise UsageError(f"{name} returned {type(workload).__name__}, not a samestep.Workload")
+    return workload
+
+
+def _failure(path: Path, error: Exception) -> UsageError:
+    """What the file raised, with the last line of it that took part."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    where = f"{path.name} line {lines[-1]}" if lines else path.name
+    return UsageError(f"{where}: {type(error).__name__}: {error}")

@@ -1,0 +1,168 @@
+"""A transformer: a causal language model of characters."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from samestep.data import texts
+from samestep.data.columns import Dataset, Samples, Windows
+from samestep.errors import DataError, UsageError
+from samestep.run.metrics import accuracy
+from samestep.run.workload import Workload
+
+NUM_SYMBOLS = 65
+"""Different characters in Tiny Shakespeare."""
+
+CONTEXT = 64
+"""Characters of a window."""
+
+_NUM_HEADS = 4
+
+
+class Attention(nn.Module):
+    """Causal self-attention: ``softmax(q k' / sqrt(d)) v`` over this and earlier places, in every head.
+
+    Vaswani et al., "Attention is all you need", 2017.
+
+    Args:
+        width: Size of a place's vector, a multiple of `num_heads`.
+        num_heads: Heads.
+    """
+
+    def __init__(self, width: int, *, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.inputs = nn.Linear(width, 3 * width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (n, t, width) to the same."""
+        query, key, value = self.inputs(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        heads = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        mixed: Tensor = self.output(heads.transpose(1, 2).flatten(start_dim=2))
+        return mixed
+
+
+class Block(nn.Module):
+    """Attention, then two dense layers, each normalised before and added to what came in, with dropout.
+
+    Radford et al., "Language models are unsupervised multitask learners", 2019.
+
+    Args:
+        width: Size of a place's vector.
+        num_heads: Heads of the attention.
+        dropout: Share of what is added that is left out.
+    """
+
+    def __init__(self, width: int, *, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = nn.Sequential(
+            nn.LayerNorm(width), Attention(width, num_heads=num_heads), nn.Dropout(dropout)
+        )  # fmt: skip
+        self.dense = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.Linear(width, 4 * width),
+            nn.GELU(),
+            nn.Linear(4 * width, width),
+            nn.Dropout(dropout),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (n, t, width) to the same."""
+        x = x + self.attention(x)
+        summed: Tensor = x + self.dense(x)
+        return summed
+
+
+class Symbols(nn.Module):
+    """The vectors that a transformer starts from: one learned per symbol plus one per place.
+
+    Args:
+        num_symbols: Different symbols.
+        context: Places, at most.
+        width: Size of a vector.
+    """
+
+    def __init__(self, num_symbols: int, *, context: int, width: int) -> None:
+        super().__init__()
+        self.symbol = nn.Embedding(num_symbols, width)
+        self.place = nn.Parameter(torch.empty(context, width))
+        nn.init.normal_(self.symbol.weight, std=0.02)
+        nn.init.normal_(self.place, std=0.02)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Codes of shape (n, t), t up to `context`, to vectors of shape (n, t, width)."""
+        vectors: Tensor = self.symbol(codes) + self.place[: codes.shape[1]]
+        return vectors
+
+
+def language_model(*, num_symbols: int, context: int, width: int, depth: int, dropout: float) -> nn.Sequential:
+    """Codes of shape (n, t) to the scores of each next symbol, shape (n, t, num_symbols).
+
+    Args:
+        num_symbols: Different symbols.
+        context: Places that it can look back to.
+        width: Size of a place's vector, a multiple of 4 (there are 4 heads).
+        depth: Blocks.
+        dropout: Share left out of what each half block adds.
+
+    Raises:
+        UsageError: The width cannot be cut into heads.
+    """
+    if width % _NUM_HEADS:
+        nearest = width + -width % _NUM_HEADS
+        raise UsageError(f"width={width} is not a multiple of {_NUM_HEADS}, the number of heads; the next is {nearest}")
+    blocks = (Block(width, num_heads=_NUM_HEADS, dropout=dropout) for _ in range(depth))
+    return nn.Sequential(
+        Symbols(num_symbols, context=context, width=width), *blocks, nn.LayerNorm(width), nn.Linear(width, num_symbols)
+    )
+
+
+def token_loss(output: Tensor, target: Tensor) -> tuple[Tensor, int]:
+    """The cross-entropy of every token, in nats: (sum, number of tokens).
+
+    Args:
+        output: Scores, shape (n, t, num_symbols).
+        target: Codes, shape (n, t), int64.
+    """
+    return functional.cross_entropy(output.flatten(0, 1), target.flatten(), reduction="sum"), target.numel()
+
+
+def shakespeare_transformer(*, width: int | None = None, depth: int | None = None) -> Workload:
+    """Tiny Shakespeare, character by character; vectors of size `width` (128, a multiple of 4), `depth` blocks (2)."""
+    return Workload(
+        name="shakespeare-transformer",
+        model=partial(
+            language_model, num_symbols=NUM_SYMBOLS, context=CONTEXT, width=width or 128, depth=depth or 2, dropout=0.1
+        ),
+        data=_shakespeare,
+        loss=token_loss,
+        metrics={"accuracy": accuracy},
+        recipe={
+            "global_batch": 64, "epochs": 6, "optimizer": "adamw", "lr": 4e-3, "weight_decay": 0.1,
+            "lr_schedule": "cosine", "lr_warmup": 0.1, "clip_norm": 1.0,
+        },
+    )  # fmt: skip
+
+
+def _shakespeare() -> Dataset:
+    """The last tenth of the characters is the evaluation part; windows do not overlap."""
+    text = texts.tiny_shakespeare()
+    if len(text.symbols) > NUM_SYMBOLS:
+        raise DataError(f"tinyshakespeare: {len(text.symbols)} different characters, at most {NUM_SYMBOLS} expected")
+    codes = torch.from_numpy(text.codes)
+    cut = len(codes) - len(codes) // 10
+    return Dataset(_windows(codes[:cut]), _windows(codes[cut:]))
+
+
+def _windows(codes: Tensor) -> Samples:
+    """Windows of `CONTEXT` characters, one after the other; the target is the window one character further."""
+    num_samples = (len(codes) - 1) // CONTEXT
+    if num_samples == 0:
+        raise DataError(f"tinyshakespeare: a part of {len(codes)} characters, a window needs {CONTEXT + 1}")
+    window = partial(Windows, values=codes, length=CONTEXT, stride=CONTEXT, num_samples=num_samples)
+    return Samples((window(offset=0),), window(offset=1))

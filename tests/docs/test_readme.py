@@ -1,0 +1,48 @@
+"""Every code block of the README runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+CONSOLE = [
+    line.split("#")[0].strip()
+    for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+]
+
+
+def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "SAMESTEP_DATA"}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("number", range(len(PYTHON)))
+def test_python_blocks_run_as_unguarded_scripts(number: int, tmp_path: Path) -> None:
+    (tmp_path / "block.py").write_text(PYTHON[number])
+    run([sys.executable, "block.py"], tmp_path)
+
+
+@pytest.mark.processes
+def test_samestep_commands_run_one_after_the_other(tmp_path: Path) -> None:
+    commands = [shlex.split(line) for line in CONSOLE if line.startswith("samestep ")]
+    assert len(commands) >= 5
+    for words in commands:
+        run([str(Path(sys.executable).with_name("samestep")), *words[1:]], tmp_path)
+
+
+def test_the_first_two_commands_are_demo_and_test() -> None:
+    assert CONSOLE[:2] == ["make demo", "make test"]

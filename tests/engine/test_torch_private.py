@@ -1,0 +1,104 @@
+"""Each private interface of torch that we touch works as we take it to."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from samestep import torch_private
+
+
+def test_being_in_backward_is_known_on_this_thread_only() -> None:
+    seen: list[bool] = []
+
+    def look(gradient: Tensor) -> None:
+        seen.append(torch_private.is_in_backward())
+        other = threading.Thread(target=lambda: seen.append(torch_private.is_in_backward()))
+        other.start()
+        other.join()
+
+    x = torch.ones(2, requires_grad=True)
+    x.register_hook(look)  # type: ignore[no-untyped-call]
+    assert not torch_private.is_in_backward()
+    (x * 2).sum().backward()  # type: ignore[no-untyped-call]
+    assert seen == [True, False]
+    assert not torch_private.is_in_backward()
+
+
+def test_a_failed_backward_is_over_too() -> None:
+    def fail(gradient: Tensor) -> None:
+        raise RuntimeError("no luck")
+
+    x = torch.ones(2, requires_grad=True)
+    x.register_hook(fail)  # type: ignore[no-untyped-call]
+    with pytest.raises(RuntimeError, match="no luck"):
+        (x * 2).sum().backward()  # type: ignore[no-untyped-call]
+    assert not torch_private.is_in_backward()
+
+
+@pytest.mark.parametrize("is_added", [False, True])
+def test_copying_and_adding_many(is_added: bool) -> None:
+    flat = torch.arange(24.0)
+    targets = [flat[:6].view(2, 3), flat[6:7].view(()), flat[16:20], flat[20:20]]
+    sources = [torch.randn(3, 2).t(), torch.tensor(-0.0), torch.full((4,), 1e-8), torch.zeros(0)]
+    wanted = [t + s if is_added else s.clone() for t, s in zip(targets, sources, strict=True)]
+    outside = flat[7:16].clone(), flat[20:].clone()
+    (torch_private.add_all if is_added else torch_private.copy_all)(targets, sources)
+    for target, values in zip(targets, wanted, strict=True):
+        assert torch.equal(target, values)
+        assert torch.equal(target.signbit(), values.signbit())
+    assert torch.equal(flat[7:16], outside[0])
+    assert torch.equal(flat[20:], outside[1])
+
+
+def optimizer(kind: type[torch.optim.Optimizer], **options: Any) -> torch.optim.Optimizer:
+    parameter = nn.Parameter(torch.ones(3, 3))
+    parameter.grad = torch.full((3, 3), 0.5)
+    return kind([parameter], lr=0.1, **options)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW, torch.optim.Adafactor, torch.optim.Muon])
+def test_the_plain_step_does_what_the_step_does(kind: type[torch.optim.Optimizer]) -> None:
+    one, other = optimizer(kind), optimizer(kind)
+    step = torch_private.plain_step(one)
+    for _ in range(3):
+        step()
+        other.step()
+    assert torch.equal(one.param_groups[0]["params"][0], other.param_groups[0]["params"][0])
+    assert torch.is_grad_enabled()
+
+
+def test_hooks_and_classes_of_others_keep_their_step() -> None:
+    heard: list[int] = []
+    hooked = optimizer(torch.optim.SGD)
+    hooked.register_step_post_hook(lambda *arguments: heard.append(1))
+    torch_private.plain_step(hooked)()
+    assert heard == [1]
+
+    class Own(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            heard.append(2)
+
+    torch_private.plain_step(optimizer(Own))()
+    assert heard == [1, 2]
+
+
+@pytest.mark.processes
+def test_optimisers_are_built_without_torchs_compiler() -> None:
+    code = (
+        "import sys, torch\n"
+        "from samestep import torch_private\n"
+        "torch_private.without_compiler_import()\n"
+        "p = torch.nn.Parameter(torch.ones(2)); p.grad = torch.ones(2)\n"
+        "for kind in (torch.optim.SGD, torch.optim.AdamW):\n"
+        "    torch_private.plain_step(kind([p], lr=0.5))()\n"
+        "print('torch._dynamo' in sys.modules, p.tolist() != [1.0, 1.0])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "False True\n", done.stderr

@@ -1,0 +1,69 @@
+"""Workloads that take a while without keeping a core busy, so that faults find them at work."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from samestep import Dataset, Rows, Samples, Workload
+from samestep.run.metrics import accuracy
+
+STALL = "TEST_STALL"
+"""Names a file; while there is one, every forward pass sleeps ten seconds."""
+
+NUM_SAMPLES, NUM_FEATURES, NUM_CLASSES = 64, 6, 3
+RECIPE = {"global_batch": 32, "microbatch": 8, "optimizer": "adam", "lr": 0.01}
+
+
+class Sleepy(nn.Module):
+    """A small net with dropout and BatchNorm that sleeps in training.
+
+    Args:
+        pause_s: How long, in every forward pass.
+    """
+
+    def __init__(self, pause_s: float) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(NUM_FEATURES, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, NUM_CLASSES)
+        )
+        self.pause_s = pause_s
+
+    def forward(self, inputs: Tensor) -> Any:
+        if STALL in os.environ and Path(os.environ[STALL]).exists():
+            time.sleep(10.0)
+        if self.training:
+            time.sleep(self.pause_s)
+        return self.net(inputs)
+
+
+def _data() -> Dataset:
+    inputs = torch.randn(NUM_SAMPLES, NUM_FEATURES, generator=torch.Generator().manual_seed(0))
+    part = Samples((Rows(values=inputs),), Rows(values=(inputs[:, :NUM_CLASSES] + 0.3).argmax(dim=1)))
+    return Dataset(part, part)
+
+
+def _workload(pause_s: float, steps: int) -> Workload:
+    return Workload(
+        name="sleepy",
+        model=lambda: Sleepy(pause_s),
+        data=_data,
+        loss=nn.CrossEntropyLoss(),
+        metrics={"accuracy": accuracy},
+        recipe={**RECIPE, "steps": steps, "evaluate_every": 20},
+    )
+
+
+def short() -> Workload:
+    """A dozen steps at full speed."""
+    return _workload(0.0, 12)
+
+
+def sleepy() -> Workload:
+    """Some seconds; four microbatches of 2 ms a step."""
+    return _workload(2e-3, 500)

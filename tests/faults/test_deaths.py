@@ -1,0 +1,152 @@
+"""A worker that dies costs a replay and not the run: same bits, every step recorded once, a pause under a second."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import samestep
+from samestep.engine.faults import VARIABLE
+from samestep.errors import WorkerError
+from samestep.run.progress import Silent
+from samestep.run.record import Record
+from tests.faults import nets
+
+pytestmark = pytest.mark.processes
+
+NUM_SHORT, NUM_LONG = 12, 500
+
+
+@cache
+def undisturbed(is_short: bool) -> Record:
+    """The run that nothing happens to."""
+    return samestep.train(nets.short() if is_short else nets.sleepy(), workers=1).record
+
+
+def check_same(record: Record, is_short: bool) -> None:
+    expected = undisturbed(is_short)
+    assert record.weights_sha256 == expected.weights_sha256
+    assert [step.step for step in record.steps] == [step.step for step in expected.steps]
+    assert [step.loss for step in record.steps] == [step.loss for step in expected.steps]
+    assert [(e.step, e.means, e.is_best) for e in record.evaluations] == [
+        (e.step, e.means, e.is_best) for e in expected.evaluations
+    ]
+
+
+def deaths(record: Record) -> list[str]:
+    return [text for text in record.notices if " died (" in text]
+
+
+def pauses_s(record: Record) -> list[float]:
+    """How long training stood still after each death, as the run itself says."""
+    prefix = "training went on "
+    return [float(text.removeprefix(prefix).split()[0]) for text in record.notices if text.startswith(prefix)]
+
+
+def children() -> list[int]:
+    return [child.pid for child in psutil.Process().children()]
+
+
+@pytest.fixture
+def plan_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Path]]:
+    """Plan deaths: (rank, step, phase) each; returns the markers that the deaths leave."""
+
+    def plan(*faults: tuple[int, int, str]) -> list[Path]:
+        markers = [tmp_path / f"spent-{number}" for number in range(len(faults))]
+        texts = [
+            f"rank={rank},step={step},phase={phase},marker={marker}"
+            for (rank, step, phase), marker in zip(faults, markers, strict=True)
+        ]
+        monkeypatch.setenv(VARIABLE, ";".join(texts))
+        return markers
+
+    return plan
+
+
+class TestPhases:
+    """The rest of phases × ranks is in benchmarks/soak.py."""
+
+    @pytest.mark.parametrize(
+        ("rank", "step", "phase", "workers"),
+        [
+            (0, 0, "start", 2),
+            (1, 4, "backward", 3),
+            (0, 4, "update", 2),
+            (1, 4, "barrier after the combination", 2),
+            (0, 1, "snapshot", 2),
+            (1, 12, "evaluation", 2),
+        ],
+    )
+    def test_death(self, plan_faults: Any, rank: int, step: int, phase: str, workers: int) -> None:
+        (marker,) = plan_faults((rank, step, phase))
+        record = samestep.train(nets.short(), workers=workers).record
+        assert marker.exists(), "nobody died"
+        check_same(record, is_short=True)
+        (death,) = deaths(record)
+        assert f"signal 9, {phase} of step " in death
+        assert all(pause_s < 1.0 for pause_s in pauses_s(record)), record.notices
+
+    def test_two_deaths_and_the_replacements_train_on(self, plan_faults: Any) -> None:
+        markers = plan_faults((0, 100, "combine"), (1, 400, "forward"))
+        record = samestep.train(nets.sleepy(), workers=2).record
+        assert all(marker.exists() for marker in markers), "rank 1 is back at step 400 only if a replacement joined"
+        check_same(record, is_short=False)
+        assert len(deaths(record)) == len(pauses_s(record)) == 2
+        assert max(pauses_s(record)) < 1.0, record.notices
+
+
+class Watch(Silent):
+    """Calls a function once a number of steps is done."""
+
+    def __init__(self, step: int, act: Callable[[], None]) -> None:
+        self._step, self._act, self._is_done = step, act, False
+
+    def step(self, record: Any, samples_per_s: float | None) -> None:
+        if record.step >= self._step and not self._is_done:
+            self._is_done = True
+            self._act()
+
+
+def kill(pids: Sequence[int]) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+
+
+class TestManyDeaths:
+    def test_all_workers_at_once(self) -> None:
+        record = samestep.train(nets.sleepy(), workers=2, progress=Watch(100, lambda: kill(children()))).record
+        check_same(record, is_short=False)
+        assert len(deaths(record)) == 2
+
+    def test_before_a_worker_is_ready(self) -> None:
+        killed: list[int] = []
+
+        def kill_first() -> None:
+            deadline = time.monotonic() + 30
+            while time.monotonic() < deadline:
+                for pid in children():
+                    killed.append(pid)
+                    time.sleep(0.1)  # it imports
+                    kill([pid])
+                    return
+
+        thread = threading.Thread(target=kill_first)
+        thread.start()
+        record = samestep.train(nets.short(), workers=2).record
+        thread.join()
+        assert len(killed) == len(deaths(record)) == 1
+        check_same(record, is_short=True)
+
+    def test_a_worker_that_dies_again_and_again_ends_the_run(self, plan_faults: Any) -> None:
+        plan_faults(*[(0, 3, "forward")] * 8)
+        with pytest.raises(WorkerError, match=r"5 workers died at step 0 or right after .*fewer workers or a smaller"):
+            samestep.train(nets.short(), workers=2)

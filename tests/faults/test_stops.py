@@ -1,0 +1,215 @@
+"""A run that is stopped, killed or whose newest checkpoint is damaged goes on with the same bits, also on another W."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+import samestep
+from samestep.engine.loop import EvaluationRecord
+from samestep.errors import Interrupted
+from samestep.run.progress import Silent
+from tests.cli.command import Command, Finished
+from tests.faults import nets
+
+NETS = Path(__file__).with_name("nets.py")
+RUN = ("train", f"{NETS}:sleepy", "--checkpoint", "state", "--checkpoint-every-s", "0.2", "--json")
+MOST_S = 5.0
+"""A run that is asked to stop saves and ends in this time; so do the workers of a parent that is killed."""
+
+
+@cache
+def undisturbed() -> str:
+    """The digest of the run that nothing happens to."""
+    return samestep.train(nets.sleepy(), workers=1).record.weights_sha256
+
+
+def start_and_await_checkpoint(command: Command, workers: int, *more: str) -> subprocess.Popen[str]:
+    """Start a run, and wait until it has saved something."""
+    process = command.start(*RUN, "--workers", str(workers), *more)
+    deadline = time.monotonic() + 60.0
+    while len(list((command.folder / "state").glob("step-*.json"))) < 2:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "no checkpoint in a minute"
+        time.sleep(0.02)
+    return process
+
+
+def stop(command: Command, process: subprocess.Popen[str], number: int, *, is_group: bool) -> tuple[Finished, float]:
+    """Send a signal, as `kill` does to one process or as a terminal does to all of a group."""
+    start_s = time.monotonic()
+    (os.killpg if is_group else os.kill)(process.pid, number)
+    finished = command.wait(process, 30.0)
+    return finished, time.monotonic() - start_s
+
+
+def check_resumed(command: Command, workers: int) -> None:
+    finished = command.run(*RUN, "--workers", str(workers), "--resume")
+    assert finished.code == 0, finished.stderr
+    answer = json.loads(finished.stdout)
+    assert answer["weights_sha256"] == undisturbed()
+    assert answer["steps"] == 500
+    assert f"on {workers} worker" in finished.stderr
+    assert ", from step " in finished.stderr
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("number", "workers", "is_group"),
+    [(signal.SIGINT, 2, True), (signal.SIGTERM, 2, False), (signal.SIGINT, 1, False), (signal.SIGTERM, 1, True)],
+)
+def test_signal_saves_and_ends(command: Command, number: signal.Signals, workers: int, is_group: bool) -> None:
+    process = start_and_await_checkpoint(command, workers)
+    finished, seconds = stop(command, process, number, is_group=is_group)
+    assert finished.code == 128 + number
+    assert finished.stdout == ""
+    assert f"stopped by {number.name} at step " in finished.complaint
+    assert "its state is in state: go on with resume" in finished.complaint
+    assert seconds < MOST_S
+    check_resumed(command, 3 - workers)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("workers", [1, 2])
+def test_long_step_is_abandoned(tmp_path: Path, workers: int) -> None:
+    stall = tmp_path / "stall"
+    command = Command(tmp_path, {nets.STALL: str(stall)})
+    process = start_and_await_checkpoint(command, workers)
+    stall.touch()
+    time.sleep(1.0)  # now every worker sleeps in a forward pass
+    finished, seconds = stop(command, process, signal.SIGTERM, is_group=False)
+    assert finished.code == 128 + signal.SIGTERM, finished.stderr
+    assert seconds < MOST_S
+    stall.unlink()
+    check_resumed(command, 3 - workers)
+    command.check_nothing_left()
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("workers", [1, 2])
+def test_parent_killed(command: Command, workers: int) -> None:
+    process = start_and_await_checkpoint(command, workers)
+    assert len(command.processes()) == (3 if workers == 2 else 1)
+    process.kill()
+    command.await_end_of_all(MOST_S)
+    command.wait(process, 5.0)
+    command.check_nothing_left()
+    check_resumed(command, 3 - workers)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_while_workers_start(command: Command, number: signal.Signals) -> None:
+    process = command.start(*RUN, "--workers", "2")
+    while len(command.processes()) < 3:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    finished, seconds = stop(command, process, number, is_group=True)
+    assert seconds < MOST_S
+    assert finished.code in (128 + number, -number), finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+class TestInProcess:
+    """One worker in this process: states are saved at chosen steps."""
+
+    def run(self, folder: Path, steps: int, **settings: Any) -> samestep.Result:
+        return samestep.train(nets.short(), checkpoint=folder, steps=steps, workers=1, resume=True, **settings)
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        """States at steps 4 and 8."""
+        self.run(tmp_path / "state", 4)
+        self.run(tmp_path / "state", 8)
+        return tmp_path / "state"
+
+    def check(self, result: samestep.Result, first_step: int) -> None:
+        expected = samestep.train(nets.short(), steps=12, workers=1)
+        assert result.record.first_step == first_step
+        assert result.record.weights_sha256 == expected.record.weights_sha256
+        assert result.record.num_samples == expected.record.num_samples
+        assert result.record.last_loss == expected.record.last_loss
+        assert [step.loss for step in result.record.steps] == [
+            step.loss for step in expected.record.steps if step.step >= first_step
+        ]
+
+    def test_resumed_in_the_middle_of_an_epoch(self, folder: Path) -> None:
+        self.check(self.run(folder, 12), 8)
+
+    def test_resumed_at_the_end(self, folder: Path) -> None:
+        first = self.run(folder, 12)
+        again = self.run(folder, 12)
+        assert again.record.weights_sha256 == first.record.weights_sha256
+        assert (again.record.num_steps, again.record.last_loss) == (12, first.record.last_loss)
+
+    @pytest.mark.processes
+    def test_resumed_on_other_workers(self, folder: Path) -> None:
+        result = samestep.train(nets.short(), checkpoint=folder, resume=True, workers=3)
+        self.check(result, 8)
+
+    @pytest.mark.parametrize("suffix", [".safetensors", ".json"])
+    @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "remove"])
+    def test_damaged_newest(self, folder: Path, suffix: str, damage: str) -> None:
+        path = (folder / "step-000000008").with_suffix(suffix)
+        data = path.read_bytes()
+        middle = len(data) // 2
+        damaged: dict[str, Callable[[], object]] = {
+            "flip": lambda: path.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]),
+            "truncate": lambda: path.write_bytes(data[:middle]),
+            "empty": lambda: path.write_bytes(b""),
+            "remove": path.unlink,
+        }
+        damaged[damage]()
+        result = self.run(folder, 12)
+        if (damage, suffix) != ("remove", ".json"):  # without it the state was never saved
+            assert "step-000000008 is damaged" in result.record.notices[0]
+        self.check(result, 4)
+
+    def test_only_a_few_states_are_kept_and_nothing_half_written(self, folder: Path) -> None:
+        for steps in (9, 10, 11, 12):
+            self.run(folder, steps)
+        names = sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+        assert names == [f"step-0000000{step}.{kind}" for step in (10, 11, 12) for kind in ("json", "safetensors")]
+
+    def test_interrupted_in_a_notebook(self, tmp_path: Path) -> None:
+        class Interrupt(Silent):
+            def evaluated(self, record: EvaluationRecord) -> None:
+                if record.step == 6:
+                    signal.raise_signal(signal.SIGINT)
+
+        before = signal.getsignal(signal.SIGINT)
+        settings: dict[str, Any] = {"checkpoint": tmp_path / "state", "workers": 1, "evaluate_every": 3}
+        with pytest.raises(Interrupted, match="stopped by SIGINT at step 6") as caught:
+            samestep.train(nets.short(), progress=Interrupt(), **settings)
+        assert isinstance(caught.value, KeyboardInterrupt)
+        assert signal.getsignal(signal.SIGINT) is before
+        self.check(self.run(tmp_path / "state", 12, evaluate_every=3), 6)
+
+    def test_interrupted_evaluation_is_done_after_all(self, tmp_path: Path) -> None:
+        num_calls = 0
+
+        def interrupts(output: Tensor, target: Tensor) -> Tensor:
+            nonlocal num_calls
+            num_calls += 1
+            if num_calls == 6:  # four microbatches in an evaluation
+                signal.raise_signal(signal.SIGINT)
+            return output[:, 0]
+
+        def run(workload: samestep.Workload) -> samestep.Result:
+            return samestep.train(workload, checkpoint=tmp_path / "state", workers=1, evaluate_every=3, resume=True)
+
+        with pytest.raises(Interrupted, match="at step 6"):
+            run(replace(nets.short(), metrics={"first": interrupts}))
+        result = run(replace(nets.short(), metrics={"first": lambda output, target: output[:, 0]}))
+        assert [evaluation.step for evaluation in result.record.evaluations] == [3, 6, 9, 12]

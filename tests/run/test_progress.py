@@ -1,0 +1,84 @@
+"""Progress in a pipe: whole lines, few of them, nothing that moves a cursor."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from typing import Any
+
+import pytest
+
+from samestep.engine.loop import EvaluationRecord, StepRecord
+from samestep.run import progress
+from samestep.run.train import train
+from tests import helpers
+
+
+def step(number: int) -> StepRecord:
+    return StepRecord(number, 1.23456, 1.0, 32, 0.1)
+
+
+def test_a_pipe_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert isinstance(progress.for_stderr(), progress.Plain)
+
+
+def test_a_line_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    shown = progress.Plain(stream)
+    shown.start("start", 100, 0)
+    for number in range(50):
+        now[0] += 0.5
+        shown.step(step(number), 1234.5 if number > 20 else None)
+    shown.stop()
+    assert stream.getvalue().splitlines() == [
+        "start",
+        "step 20/100  loss 1.2346  - samples/s  0:40 left",
+        "step 40/100  loss 1.2346  1,234 samples/s  0:30 left",
+    ]
+
+
+def test_the_time_left_counts_this_sessions_steps_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    shown = progress.Plain(stream)
+    shown.start("resumed", 10_000, 9_000)
+    now[0] = 20.0
+    shown.step(step(9_009), None)
+    assert "step 9010/10000" in stream.getvalue()
+    assert "33:00 left" in stream.getvalue()
+
+
+def test_an_evaluation_in_one_line() -> None:
+    record = EvaluationRecord(7, {"loss": 0.5, "accuracy": 0.25}, is_best=True, duration_s=0.1)
+    assert progress.evaluation_text(record) == "after step 7: loss 0.5000  accuracy 0.2500  (best)"
+
+
+def test_a_run_in_a_pipe() -> None:
+    stream = io.StringIO()
+    settings: dict[str, Any] = {"workers": 1, "global_batch": 32, "microbatch": 8, "steps": 3}
+    train(
+        helpers.workload(lambda: helpers.Tied(has_unused=True), evaluation=helpers.samples(20)),
+        progress=progress.Plain(stream),
+        **settings,
+    )
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "test: 3 steps of 32 samples in microbatches of 8 on 1 worker"
+    assert lines[1].startswith("warning: no microbatch of the first step used unused.weight, unused.bias; left")
+    assert lines[2].startswith("after step 3: loss ")
+    assert lines[2].endswith("(best)")
+    assert len(lines) == 3
+    assert all(character.isprintable() for line in lines for character in line)
+
+
+def test_the_live_line_does_not_fail(capsys: pytest.CaptureFixture[str]) -> None:
+    train(
+        helpers.workload(evaluation=helpers.samples(20)),
+        progress=progress.Live(),
+        workers=1, global_batch=32, microbatch=8, steps=3,
+    )  # fmt: skip
+    assert "after step 3" in capsys.readouterr().err

@@ -1,0 +1,245 @@
+"""Real workers: any number of them trains the same network, bit for bit; another seed does not."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from samestep.errors import NonFiniteError, UsageError
+from samestep.run.train import Result, train
+from samestep.run.workload import Workload
+from tests import helpers
+from tests.helpers import Everything, Lstm, Tied
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
+
+# Short last batches (75 or 76 samples), M = 7 with a shorter last microbatch; none of one sample, for batch norm.
+COMMON: dict[str, Any] = {"global_batch": 27, "microbatch": 4, "steps": 7, "workers": 1}
+
+EVERYTHING: dict[str, Any] = {  # whole tensors and element-wise ones, two rounds a step, clipping, groups
+    **COMMON, "optimizer": "muon", "lr": 0.02, "sam_radius": 0.05, "clip_norm": 0.5, "weight_decay": 0.01,
+    "lr_schedule": "cosine", "lr_warmup": 0.3, "evaluate_every": 3,
+}  # fmt: skip
+FACTORS: dict[str, Any] = {**COMMON, "optimizer": "adafactor", "lr": 0.02, "microbatch": 5}
+DOUBLE: dict[str, Any] = {**COMMON, "optimizer": "adamw", "lr": 0.02, "clip_norm": 0.1}
+
+
+def everything() -> Workload:
+    return helpers.workload(Everything, train=helpers.samples(76), evaluation=helpers.samples(20))
+
+
+def factors() -> Workload:
+    loss = nn.CrossEntropyLoss(weight=torch.tensor([0.5, 1.0, 2.0, 3.0, 0.25]), ignore_index=3)
+    return helpers.workload(Tied, loss=loss, train=helpers.samples(ignored=3))
+
+
+def double() -> Workload:
+    return helpers.workload(helpers.double(Lstm), train=helpers.samples(dtype=torch.float64))
+
+
+def summary(result: Result) -> tuple[str, list[float], list[float], list[dict[str, float]]]:
+    """All that must not depend on the number of workers, of one run."""
+    record = result.record
+    assert record.end == "finished"
+    assert [step.step for step in record.steps] == list(range(7))
+    return (
+        record.weights_sha256,
+        [step.loss for step in record.steps],
+        [step.gradient_norm for step in record.steps],
+        [dict(evaluation.means) for evaluation in record.evaluations],
+    )
+
+
+@pytest.mark.parametrize("workers", [2, 3, 4, 7])
+def test_everything_together(workers: int) -> None:
+    wanted = train(everything(), **EVERYTHING)
+    found = train(everything(), **{**EVERYTHING, "workers": workers})
+    assert found.record.engine == "shared"
+    assert summary(found) == summary(wanted)
+    assert [e.step for e in found.record.evaluations] == [3, 6, 7]
+    assert found.best_state is not None
+    assert wanted.best_state is not None
+    assert all(torch.equal(values, wanted.best_state[name]) for name, values in found.best_state.items())
+    assert isinstance(found.model, Everything)
+    assert found.model.second.weight is found.model.first.weight
+    assert not found.model.frozen.weight.requires_grad
+
+
+@pytest.mark.parametrize("workers", [2, 5])
+def test_a_whole_tensor_optimiser_masks_and_class_weights(workers: int) -> None:
+    wanted = train(factors(), **FACTORS)
+    assert summary(train(factors(), **{**FACTORS, "workers": workers})) == summary(wanted)
+
+
+def test_float64() -> None:
+    assert summary(train(double(), **{**DOUBLE, "workers": 3})) == summary(train(double(), **DOUBLE))
+
+
+def test_another_seed_and_another_microbatch_differ() -> None:
+    digests = [
+        train(everything(), **{**EVERYTHING, **changed}).record.weights_sha256
+        for changed in ({}, {"seed": 1}, {"microbatch": 5}, {"sam_radius": 0.06})
+    ]
+    assert len(set(digests)) == 4
+
+
+class _Rankwise(nn.Module):
+    """Draws from a generator of its own, which counts this process's calls: what is promised to differ, differs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = helpers.Mlp()
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        scores: Tensor = self.net(x) * (1 + 0.01 * self.calls)
+        return scores
+
+
+def test_a_module_that_counts_its_processs_calls_is_found_out() -> None:
+    work = helpers.workload(_Rankwise)
+    digests = {train(work, **{**COMMON, "workers": workers}).record.weights_sha256 for workers in (1, 2)}
+    assert len(digests) == 2
+
+
+class _Cursed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = helpers.Mlp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.net(x)
+        return scores * float("nan") if bool((x[:, 0].abs() > 2.4).any()) else scores
+
+
+def _itself(model: nn.Module) -> nn.Module:
+    return model
+
+
+def test_a_nan_ends_alike_on_one_worker_and_on_several() -> None:
+    found = []
+    for workers in (1, 3):
+        model = _Cursed()
+        for parameter in model.parameters():
+            nn.init.constant_(parameter, 0.01)
+        with pytest.raises(NonFiniteError) as error:
+            train(helpers.workload(partial(_itself, model)), **{**COMMON, "workers": workers})
+        found.append((str(error.value), torch.cat([p.detach().reshape(-1) for p in model.parameters()])))
+    assert found[0][0] == found[1][0]
+    assert torch.equal(found[0][1], found[1][1])
+
+
+def test_more_workers_than_microbatches_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"workers=8 is more than the 7 microbatches of a step"):
+        train(everything(), **{**COMMON, "workers": 8})
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (3, 1)])
+def test_a_run_goes_on_with_another_number_of_workers(before: int, after: int, tmp_path: Any) -> None:
+    wanted = train(everything(), **EVERYTHING)
+    stopped = train(
+        everything(),
+        **{**EVERYTHING, "workers": before, "checkpoint": tmp_path / "c"},
+        callbacks=[lambda record: record.step == 3],
+    )
+    assert stopped.record.end == "stopped"
+    assert stopped.record.num_steps == 3
+    resume = {**EVERYTHING, "workers": after, "checkpoint": tmp_path / "c", "resume": True}
+    ended = train(everything(), **resume)
+    # A callback's stop is an end that was decided: resuming does not undo it.
+    assert ended.record.num_steps == 3
+    assert ended.record.weights_sha256 == stopped.record.weights_sha256
+    assert wanted.record.weights_sha256 != stopped.record.weights_sha256
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 3), (3, 1)])
+def test_a_longer_run_takes_up_a_shorter_one(before: int, after: int, tmp_path: Any) -> None:
+    options = {**FACTORS, "checkpoint": tmp_path / "c"}
+    wanted = train(factors(), **FACTORS)
+    train(factors(), **{**options, "workers": before, "steps": 4})
+    found = train(factors(), **{**options, "workers": after, "resume": True})
+    assert found.record.first_step == 4
+    assert found.record.weights_sha256 == wanted.record.weights_sha256
+
+
+@pytest.mark.timeout(30)
+def test_a_resumed_run_that_is_already_longer_ends_at_once(tmp_path: Any) -> None:
+    options = {**FACTORS, "checkpoint": tmp_path / "c", "workers": 2}
+    longer = train(factors(), **{**options, "steps": 4})
+    with _deadline(6.0):
+        shorter = train(factors(), **{**options, "steps": 2, "resume": True})
+    assert shorter.record.weights_sha256 == longer.record.weights_sha256
+
+
+def _deadline(seconds: float) -> Any:
+    import contextlib
+    import signal
+
+    def ring(signum: int, frame: Any) -> None:
+        raise TimeoutError(f"not done after {seconds:g} s")
+
+    @contextlib.contextmanager
+    def timer() -> Any:
+        before = signal.signal(signal.SIGALRM, ring)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+    return timer()
+
+
+class _Frozen(nn.Module):
+    """A frozen matrix that lies transposed, and a square buffer beside its transpose."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(12, 48)
+        self.middle = nn.Linear(48, 48)
+        values = torch.randn(48, 48, generator=helpers.generator(3)) / 7
+        self.middle.weight = nn.Parameter(values.t(), requires_grad=False)
+        self.plain = values
+        self.out = nn.Linear(48, helpers.NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.out(self.middle(self.first(x).relu()) @ self.plain)
+        return scores
+
+
+def test_frozen_and_constant_tensors_arrive_as_they_are() -> None:
+    work = helpers.workload(_Frozen)
+    digests = {train(work, **{**COMMON, "workers": workers}).record.weights_sha256 for workers in (1, 2)}
+    assert len(digests) == 1
+
+
+def test_the_callers_choice_of_attention_kernels_reaches_the_workers() -> None:
+    work = helpers.workload(lambda: helpers.Encoder(0.0))
+    before = torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
+    torch.backends.cuda.enable_flash_sdp(not before)
+    try:
+        digests = {train(work, **{**COMMON, "workers": workers}).record.weights_sha256 for workers in (1, 2)}
+    finally:
+        torch.backends.cuda.enable_flash_sdp(before)
+    assert len(digests) == 1
+
+
+def _noisy(rows: Tensor) -> Tensor:
+    return rows + 0.1 * torch.randn(rows.shape)
+
+
+def test_a_transform_that_draws_is_keyed_too() -> None:
+    from samestep.data.columns import Rows, Samples
+
+    good = helpers.samples()
+    assert isinstance(good.inputs[0], Rows)
+    train_samples = Samples((Rows(values=good.inputs[0].values, transform=_noisy),), good.target)
+    work = helpers.workload(helpers.Mlp, train=train_samples)
+    digests = {train(work, **{**COMMON, "workers": workers}).record.weights_sha256 for workers in (1, 2)}
+    assert len(digests) == 1

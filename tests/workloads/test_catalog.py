@@ -1,0 +1,221 @@
+"""Every workload builds, runs on a few samples, has the sizes that were asked for, and is found by its name."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from samestep.data.columns import Samples
+from samestep.errors import UsageError
+from samestep.run.metrics import accuracy
+from samestep.run.workload import Workload
+from samestep.workloads import catalog, transformer
+
+RECIPE_KEYS = {
+    "global_batch", "epochs", "optimizer", "lr", "momentum", "weight_decay", "lr_schedule", "lr_warmup", "clip_norm",
+}  # fmt: skip
+
+SIZES: dict[str, tuple[int, int, list[tuple[int, ...]]]] = {
+    # Training samples, evaluation samples, shapes of a sample's inputs.
+    "digits-mlp": (1_618, 179, [(64,)]),
+    "digits-cnn": (1_618, 179, [(1, 8, 8)]),
+    "fashion-mlp": (60_000, 10_000, [(784,)]),
+    "adult-mlp": (32_561, 16_281, [(6,), (8,)]),
+    "mnist-cnn": (60_000, 10_000, [(1, 28, 28)]),
+    "fashion-cnn": (60_000, 10_000, [(1, 28, 28)]),
+    "fashion-resnet": (60_000, 10_000, [(1, 28, 28)]),
+    "fashion-lstm": (60_000, 10_000, [(28, 28)]),
+}
+
+PARAMETERS = {  # of the default sizes, by hand
+    "fashion-mlp": 785 * 256 + 257 * 256 + 257 * 10,
+    "mnist-cnn": 26 * 32 + 801 * 64 + 3137 * 1024 + 1025 * 10,
+    "fashion-lstm": 4 * 128 * (28 + 128 + 2) + 129 * 10,
+}
+
+every_workload = pytest.mark.parametrize("name", catalog.names())
+
+
+def num_parameters(module: nn.Module) -> int:
+    """Elements of all parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def made_up_samples(name: str, num_samples: int) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Inputs and targets in the shapes of a workload, without its data."""
+    generator = torch.Generator().manual_seed(0)
+    if name == "shakespeare-transformer":
+        codes = torch.randint(65, (num_samples, transformer.CONTEXT + 1), generator=generator)
+        return (codes[:, :-1],), codes[:, 1:]
+    inputs = [torch.rand(num_samples, *shape, generator=generator) for shape in SIZES[name][2]]
+    if name == "adult-mlp":
+        inputs[1] = torch.randint(3, (num_samples, 8), generator=generator)
+    return tuple(inputs), torch.randint(2, (num_samples,), generator=generator)
+
+
+def loss_sum(loss: Callable[..., Any], output: Tensor, target: Tensor) -> Tensor:
+    """The summed loss, from a mean or from a pair (sum, weight)."""
+    value = loss(output, target)
+    total: Tensor = value[0] if isinstance(value, tuple) else value * len(target)
+    return total
+
+
+class TestNames:
+    def test_names_do_not_import_torch(self) -> None:
+        script = "import sys; from samestep.workloads import catalog; catalog.names(); print('torch' in sys.modules)"
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+        assert done.stdout.strip() == "False"
+
+    def test_descriptions_are_one_line(self) -> None:
+        for entry in catalog.entries():
+            assert entry.description
+            assert "\n" not in entry.description
+
+    @pytest.mark.parametrize(("asked", "near"), [("fashion_mlp", "fashion-mlp"), ("mnist", "mnist-cnn")])
+    def test_an_unknown_name_gets_the_nearest(self, asked: str, near: str) -> None:
+        with pytest.raises(UsageError, match=near) as info:
+            catalog.build(asked)
+        assert "\n" not in str(info.value)
+
+    def test_a_name_like_no_other_gets_all(self) -> None:
+        with pytest.raises(UsageError) as info:
+            catalog.build("zzz")
+        assert all(name in str(info.value) for name in catalog.names())
+
+
+class TestBuild:
+    @every_workload
+    def test_forward_loss_and_gradient(self, name: str) -> None:
+        workload = catalog.build(name)
+        module = workload.model()
+        inputs, target = made_up_samples(name, 4)
+        output = module(*inputs)
+        loss_sum(workload.loss, output, target).backward()  # type: ignore[no-untyped-call]
+        for key, parameter in module.named_parameters():
+            assert parameter.grad is not None, key
+            assert parameter.grad.isfinite().all(), key
+        right, weight = workload.metrics["accuracy"](output, target)
+        assert weight == target.numel()
+        assert 0 <= right <= weight
+
+    @every_workload
+    def test_width_and_depth_change_the_parameters(self, name: str) -> None:
+        sizes = ((None, None), (24, None), (24, 1), (24, 3))
+        models = (catalog.build(name, width=width, depth=depth).model() for width, depth in sizes)
+        default, narrow, shallow, deep = map(num_parameters, models)
+        assert narrow != default
+        assert shallow != deep
+
+    @pytest.mark.parametrize(("name", "count"), PARAMETERS.items())
+    def test_default_sizes(self, name: str, count: int) -> None:
+        assert num_parameters(catalog.build(name).model()) == count
+
+    @every_workload
+    @pytest.mark.parametrize("size", [{"width": 0}, {"depth": 0}, {"width": -3}])
+    def test_a_size_below_one_is_refused(self, name: str, size: dict[str, int]) -> None:
+        with pytest.raises(UsageError, match=r"is below 1") as info:
+            catalog.build(name, **size)
+        assert "\n" not in str(info.value)
+
+    def test_more_blocks_than_pixels_are_refused(self) -> None:
+        with pytest.raises(UsageError, match=r"depth=5: 28 × 28 pixels halve 4 times; take 1 to 4"):
+            catalog.build("mnist-cnn", depth=5).model()
+
+    def test_a_width_that_heads_do_not_divide_is_refused(self) -> None:
+        with pytest.raises(UsageError, match=r"width=30 .* the next is 32"):
+            catalog.build("shakespeare-transformer", width=30).model()
+
+    @every_workload
+    def test_a_seed_decides_the_model(self, name: str) -> None:
+        workload = catalog.build(name)
+        states = []
+        for seed in (7, 7, 8):
+            torch.manual_seed(seed)
+            states.append(torch.cat([value.detach().flatten() for value in workload.model().parameters()]))
+        assert torch.equal(states[0], states[1])
+        assert not torch.equal(states[0], states[2])
+
+    @every_workload
+    def test_a_workload_can_be_pickled(self, name: str) -> None:
+        copy = pickle.loads(pickle.dumps(catalog.build(name)))
+        assert isinstance(copy, Workload)
+        assert copy.name == name
+
+    @every_workload
+    def test_recipe(self, name: str) -> None:
+        recipe = catalog.build(name).recipe
+        assert {"global_batch", "epochs", "optimizer", "lr"} <= set(recipe) <= RECIPE_KEYS
+        assert 64 <= recipe["global_batch"] <= 256
+        assert 0 <= recipe.get("lr_warmup", 0) < 1
+
+    def test_the_language_model_looks_back_only(self) -> None:
+        module = catalog.build("shakespeare-transformer").model().eval()
+        (codes,), _ = made_up_samples("shakespeare-transformer", 2)
+        changed = codes.clone()
+        changed[:, 10] = (changed[:, 10] + 1) % 65
+        with torch.inference_mode():
+            before, after = module(codes), module(changed)
+        torch.testing.assert_close(before[:, :10], after[:, :10])
+        assert not torch.allclose(before[:, 10:], after[:, 10:])
+
+    def test_the_pooled_relu_of_the_paper(self) -> None:
+        x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        pool = nn.MaxPool2d(2)
+        assert torch.equal(pool(x).relu(), pool(x.relu()))
+
+
+class TestLosses:
+    def test_token_loss_and_accuracy_count_tokens(self) -> None:
+        target = torch.tensor([[0, 1, 2], [2, 1, 0]])
+        output = 20.0 * nn.functional.one_hot(target, 3)
+        output[0, 0] = torch.tensor([0.0, 20.0, 0.0])
+        total, weight = transformer.token_loss(output, target)
+        assert total.item() == pytest.approx(20.0)
+        assert weight == 6
+        right, count = accuracy(output, target)
+        assert (right.item(), count) == (5, 6)
+
+
+class TestData:
+    @every_workload
+    def test_columns(self, name: str) -> None:
+        if not name.startswith("digits") and not os.environ.get("SAMESTEP_DATA"):
+            pytest.skip("needs SAMESTEP_DATA")
+        workload = catalog.build(name)
+        data = workload.data()
+        assert data.evaluation is not None
+        for part in (data.train, data.evaluation):
+            self.check_part(workload, part)
+        if name in SIZES:
+            assert (data.train.num_samples, data.evaluation.num_samples) == SIZES[name][:2]
+
+    def check_part(self, workload: Workload, part: Samples) -> None:
+        indices = torch.tensor([0, part.num_samples // 2, part.num_samples - 1])
+        inputs = tuple(column.gather(indices) for column in part.inputs)
+        target = part.target.gather(indices)
+        assert target.dtype == torch.int64
+        if workload.name in SIZES:
+            assert [tuple(rows.shape[1:]) for rows in inputs] == SIZES[workload.name][2]
+            classes = set(part.target.gather(torch.arange(part.num_samples)).tolist())
+            assert classes == set(range(len(workload.class_names)))
+        else:
+            assert torch.equal(inputs[0][:, 1:], target[:, :-1])
+        output = workload.model().eval()(*inputs)
+        assert loss_sum(workload.loss, output, target).isfinite()
+
+    def test_windows_of_evaluation_and_training_share_no_character(self) -> None:
+        if not os.environ.get("SAMESTEP_DATA"):
+            pytest.skip("needs SAMESTEP_DATA")
+        data = catalog.build("shakespeare-transformer").data()
+        assert data.evaluation is not None
+        context = transformer.CONTEXT
+        assert data.train.num_samples == (1_115_394 - 111_539 - 1) // context
+        assert data.evaluation.num_samples == (111_539 - 1) // context
