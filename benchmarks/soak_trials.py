@@ -22,7 +22,7 @@ import psutil
 import samestep
 from benchmarks import soak_nets
 from samestep.engine import faults
-from samestep.engine.worker import PHASES
+from samestep.engine.events import Phase
 from samestep.errors import DataError, SamestepError
 from samestep.run.config import Settings
 from samestep.run.prepare import Choices
@@ -165,7 +165,7 @@ def pauses(notices: list[str]) -> tuple[list[float], list[float]]:
 
 
 def phases_names(world_size: int) -> list[str]:
-    return [f"{phase}, rank {rank}" for phase in PHASES for rank in range(world_size)]
+    return [f"{phase.text}, rank {rank}" for phase in Phase for rank in range(world_size)]
 
 
 def phases(name: str, *, world_size: int) -> Trial:

@@ -44,20 +44,14 @@ def test_tied_parameters_are_one_and_frozen_ones_none() -> None:
     assert model.second.weight is model.first.weight
 
 
-@pytest.mark.parametrize("is_added", [False, True])
-def test_gradients_are_written_or_added(is_added: bool) -> None:
+def test_gradients_are_given_per_parameter_and_dropped() -> None:
     model = Tied(has_unused=True)
-    flat_model, vector = laid_out(model)
-    contribution = torch.full_like(vector, 2.0)
+    flat_model, _ = laid_out(model)
     model(torch.ones(2, 12)).sum().backward()
-    wanted = [None if p.grad is None else p.grad.clone() for p in flat_model.parameters]
-    used = flat_model.used_parameters().tolist()
-    flat_model.take_gradients(flat_model.views_of(contribution), is_added=is_added)
-    assert used == [1, 1, 1, 1, 0, 0]
-    for view, gradient in zip(flat_model.views_of(contribution), wanted, strict=True):
-        grown = torch.zeros_like(view) if gradient is None else gradient
-        assert torch.equal(view, grown + 2.0 if is_added else grown)
-    assert all(parameter.grad is None for parameter in flat_model.parameters)
+    assert flat_model.used_parameters().tolist() == [1, 1, 1, 1, 0, 0]
+    assert [gradient is not None for gradient in flat_model.gradients()] == [True] * 4 + [False] * 2
+    flat_model.drop_gradients()
+    assert flat_model.gradients() == [None] * 6
 
 
 def test_which_buffers_are_what() -> None:

@@ -134,6 +134,36 @@ def test_a_nan_ends_alike_on_one_worker_and_on_several() -> None:
     assert torch.equal(found[0][1], found[1][1])
 
 
+class _Vertical(nn.Module):
+    """A finite answer whose gradient is not, for some samples: the slope of a root at zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = helpers.Mlp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.net(x)
+        return scores + torch.sqrt(0.0 * scores.abs()) if bool((x[:, 0].abs() > 2.8).any()) else scores
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_a_gradient_that_is_not_finite_ends_alike_whether_or_not_ranks_wait_for_the_norm(
+    clip_norm: float | None,
+) -> None:
+    """Without clipping several ranks have updated when they find out; the replay undoes it."""
+    found = []
+    for workers in (1, 3):
+        model = _Vertical()
+        for parameter in model.parameters():
+            nn.init.constant_(parameter, 0.01)
+        with pytest.raises(NonFiniteError, match=r"step [1-9]: the gradient of ") as error:
+            train(helpers.workload(partial(_itself, model)), **{**COMMON, "workers": workers, "clip_norm": clip_norm})
+        found.append((str(error.value), torch.cat([p.detach().reshape(-1) for p in model.parameters()])))
+    assert found[0][0] == found[1][0]
+    assert torch.equal(found[0][1], found[1][1])
+    assert bool(torch.isfinite(found[0][1]).all())
+
+
 def test_more_workers_than_microbatches_are_refused() -> None:
     with pytest.raises(UsageError, match=r"workers=8 is more than the 7 microbatches of a step"):
         train(everything(), **{**COMMON, "workers": 8})

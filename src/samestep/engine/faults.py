@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
+
+from samestep.engine.events import Enter, Phase
 
 VARIABLE = "SAMESTEP_FAULTS"
 
 
-def from_environment(rank: int) -> Callable[[str, int], None] | None:
-    """What to call with (phase, step); None where no fault is planned for this rank."""
+def from_environment(rank: int) -> Enter | None:
+    """What to call at every change of phase; None where no fault is planned for this rank."""
     faults = []
     for text in filter(None, os.environ.get(VARIABLE, "").split(";")):
         fields = dict(item.split("=", 1) for item in text.split(","))
@@ -24,10 +25,20 @@ def from_environment(rank: int) -> Callable[[str, int], None] | None:
     if not faults:
         return None
 
-    def check(phase: str, step: int) -> None:
+    def check(phase: Phase, step: int) -> None:
         for wanted, at, marker in faults:
-            if wanted == phase and step >= at and not marker.exists():
+            if wanted == phase.text and step >= at and not marker.exists():
                 marker.touch(exist_ok=False)
                 os.kill(os.getpid(), signal.SIGKILL)
 
     return check
+
+
+def after(enter: Enter, fault: Enter) -> Enter:
+    """Both, one after the other: the death comes when the phase has been noted."""
+
+    def both(phase: Phase, step: int) -> None:
+        enter(phase, step)
+        fault(phase, step)
+
+    return both

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from samestep import torch_private
 from samestep.data.feed import aligned
 from samestep.errors import UsageError
 from samestep.optim.views import view_of
@@ -160,10 +159,6 @@ class FlatModel:
         }
         self._install_views()
 
-    def views_of(self, contribution: Tensor) -> list[Tensor]:
-        """The parameters' places in a contribution, in their shapes."""
-        return [view_of(place, contribution) for place in self.layout.places]
-
     def begin_microbatch(self) -> None:
         """Start from the step's buffers."""
         if self._plan.num_tracked:
@@ -171,19 +166,9 @@ class FlatModel:
         if self._plan.num_other_bytes:
             self._others.copy_(self._step_others)
 
-    def take_gradients(self, views: list[Tensor], *, is_added: bool) -> None:
-        """Move the gradients of a backward pass into a contribution, or add them to what it holds."""
-        targets, sources = views, [parameter.grad for parameter in self.parameters]
-        if any(gradient is None for gradient in sources):
-            if not is_added:
-                for view, gradient in zip(views, sources, strict=True):
-                    if gradient is None:
-                        view.zero_()
-            targets = [view for view, gradient in zip(views, sources, strict=True) if gradient is not None]
-            sources = [gradient for gradient in sources if gradient is not None]
-        if targets:
-            (torch_private.add_all if is_added else torch_private.copy_all)(targets, sources)  # type: ignore[arg-type]
-        self.drop_gradients()
+    def gradients(self) -> list[Tensor | None]:
+        """What the last backward pass gave, one per parameter of the layout."""
+        return [parameter.grad for parameter in self.parameters]
 
     def drop_gradients(self) -> None:
         """Forget what the last backward pass left."""

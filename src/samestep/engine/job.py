@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from samestep.data.columns import Samples
+from samestep.engine import events
 from samestep.engine.flat import BufferPlan
 from samestep.engine.losses import SummedLoss
 from samestep.engine.numerics import Switches
@@ -167,7 +168,7 @@ def run_regions(job: Job, world_size: int, *, num_copies: int) -> Regions:
     return lay_out(
         [
             ("control", "int64", (CONTROL_WORDS,)),
-            ("phases", "int64", (world_size, 8)),
+            ("events", "uint8", (world_size, events.num_bytes(events.CAPACITY))),
             ("signals", "int64", (max(num_turns(world_size), 1), world_size, SIGNAL_WORDS)),
             ("table", "float64", (num_microbatches, 3)),
             ("used_table", "uint8", (num_microbatches, len(job.update.layout.places))),

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 from torch import Tensor
 
 from samestep.data.feed import Feed
+from samestep.engine.events import Phase
 from samestep.engine.job import EVALUATED_STEP, HAS_STOPPED, LAST_LOSS, MODEL_ARRAYS, Job, live_regions
 from samestep.engine.memory import Memory
 from samestep.engine.step import Rank, Stepper
@@ -91,6 +92,8 @@ class Loop:
         copies: Every snapshot's arrays; none with one rank in the caller's process.
         listener: Hears of steps and evaluations.
         decided: The judge's numbers so far.
+        step: Steps done.
+        is_careful: See `Stepper`.
     """
 
     job: Job
@@ -100,6 +103,7 @@ class Loop:
     listener: Listener
     decided: tuple[float, ...]
     step: int
+    is_careful: bool = True
     _records: list[StepRecord] = field(default_factory=list)
     _unmarked: tuple[int, int] | None = None
 
@@ -107,7 +111,8 @@ class Loop:
         self._control = self.memory["control"].numpy()
         self.generation = int(self._control[Control.GENERATION])
         self._meet = self.rank.barrier
-        self.stepper = Stepper(self.job, replace(self.rank, barrier=self._barrier), self.memory, self.live)
+        rank = replace(self.rank, barrier=self._barrier)
+        self.stepper = Stepper(self.job, rank, self.memory, self.live, is_careful=self.is_careful)
         self._num_copies = len(self.memory["copies"])
         self._last_snapshot_s = self._last_report_s = time.perf_counter()
         self._evaluations = 0
@@ -121,6 +126,7 @@ class Loop:
         Raises:
             CalledBack: The parent wants the ranks back.
             NonFiniteSums: A loss or gradient is not finite.
+            SpoiledStateError: It was not, and the state cannot be used any more.
         """
         if self.decided[HAS_STOPPED]:
             return "finished" if self.step >= self.job.num_steps else "stopped"
@@ -160,14 +166,16 @@ class Loop:
         self.decided = (*self.decided[:LAST_LOSS], sums.loss)
         if self.rank.index == 0:
             self._control[Control.AFTER] = self._decide_after()
-        self.rank.enter("barrier after the update", self.step)
+        self.rank.enter(Phase.BARRIER_UPDATE, self.step)
         self._barrier()
+        self.rank.enter(Phase.BETWEEN, self.step)
+        sums = self.stepper.confirm(sums)
         step, self.step = self.step, self.step + 1
         if self.rank.index == 0:
             now = time.perf_counter()
             batches = self.job.batches
             num_samples = batches.samples_before(step + 1) - batches.samples_before(step)
-            self._records.append(StepRecord(step, sums.loss, sums.gradient_norm, num_samples, now - start))
+            self._records.append(StepRecord(step, sums.loss, sums.gradient_norm or 0.0, num_samples, now - start))
             if step == 0:
                 self._warn_unused()
             if now - self._last_report_s > 0.1:
@@ -188,7 +196,7 @@ class Loop:
         evaluation = self.job.evaluation
         assert evaluation is not None
         start = time.perf_counter()
-        self.rank.enter("evaluation", self.step)
+        self.rank.enter(Phase.EVALUATION, self.step)
         table = self.memory["evaluated"].numpy()
         microbatches = evaluation.microbatches
         for microbatch in rounds.evaluation_share(microbatches, self.rank.world_size, self.rank.index):
@@ -233,7 +241,7 @@ class Loop:
         if not self._num_copies:
             return
         self._report()  # a step that a snapshot makes past is not run again, so nobody would tell of it later
-        self.rank.enter("snapshot", self.step)
+        self.rank.enter(Phase.SNAPSHOT, self.step)
         steps = [int(self._control[Control.COPY_STEP + k]) for k in range(self._num_copies)]
         number = steps.index(min(steps))
         if self.rank.index == 0:  # an older or an invalid one is the smallest either way: all ranks take the same

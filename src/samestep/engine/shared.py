@@ -18,13 +18,14 @@ from torch import Tensor
 from samestep.engine import memory as memories
 from samestep.engine import ship, signals
 from samestep.engine.crew import Crew
+from samestep.engine.events import EventReader
 from samestep.engine.flat import trainable
 from samestep.engine.job import BEST_STEP, Image, Job, run_regions
 from samestep.engine.launch import WorkerProcess
 from samestep.engine.loop import Control, End, EvaluationRecord, Listener, StepRecord, live_views
 from samestep.engine.solo import read_best, write_image
 from samestep.engine.step import Culprit, non_finite
-from samestep.engine.worker import PHASES, Failure, Go, Left, Setup
+from samestep.engine.worker import Failure, Go, Left, Setup
 from samestep.errors import WorkerError
 
 NUM_COPIES = 2
@@ -68,6 +69,7 @@ class Shared:
     _left: dict[int, Left] = field(default_factory=dict)
     _generation: int = 0
     _is_disturbed: bool = False
+    _is_careful: bool = False
     _is_live_whole: bool = False
     _num_deaths: int = 0
     _death_step: int = -1
@@ -224,6 +226,7 @@ class Shared:
                     image.step,
                     tuple(image.scalars.tolist()),
                     tuple(image.decided.tolist()),
+                    self._is_careful,
                 )
             )
 
@@ -235,6 +238,8 @@ class Shared:
             culprits: list[Culprit] = [culprit for _, culprit in found if culprit is not None]
             self._is_live_whole = not self._is_disturbed
             raise non_finite(found[0][0], culprits)
+        if "spoiled" in ends:  # from the last snapshot again, now waiting for all sums before every update
+            self._is_careful = True
         is_complete = max(self._copy_steps()) > self.job.num_steps
         if is_complete or (ends == {"stopped"} and not self._is_disturbed):
             return "finished" if is_complete else "stopped"
@@ -284,8 +289,8 @@ class Shared:
     def _last_phase(self, worker: WorkerProcess) -> str:
         if worker not in self._members:
             return ""
-        phase, step = self._memory["phases"][self._ranks[worker.number], :2].tolist()
-        return f", {PHASES[phase]} of step {step}"
+        last = EventReader(self._memory["events"][self._ranks[worker.number]].numpy()).last()
+        return f", {last[0].text} of step {last[1]}" if last else ""
 
     def _fail(self, worker: WorkerProcess, failure: Failure) -> None:
         """A worker raised: the run ends with its exception."""

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from samestep.engine import memory as memories
 from samestep.engine import numerics, randomness
+from samestep.engine.events import Enter, EventLog, Phase
 from samestep.engine.job import BEST_STEP, MODEL_ARRAYS, Image, Job, run_regions
 from samestep.engine.loop import Control, End, Listener, Loop, live_views
 from samestep.engine.step import NonFiniteSums, Rank, non_finite
 
-_ABANDONABLE = frozenset({"start", "forward", "backward", "evaluation"})
+_ABANDONABLE = frozenset({Phase.START, Phase.DATA, Phase.FORWARD, Phase.BACKWARD, Phase.EVALUATION})
 """Phases in which nothing that is kept is half-written."""
 
 
@@ -36,7 +37,8 @@ class Solo:
     job: Job
     image: Image
     listener: Listener
-    _phase: str = "start"
+    _phase: Phase = Phase.START
+    _log: Enter = field(init=False, repr=False)
     _loop: Loop | None = None
     _live: dict[str, Tensor] = field(default_factory=dict)
     _memory: Mapping[str, Tensor] = field(default_factory=dict)
@@ -50,6 +52,7 @@ class Solo:
         regions = run_regions(self.job, 1, num_copies=0)
         self._memory = memories.private(regions.num_bytes).tensors(regions)
         self._live = live_views(self.job, self._memory["live"])
+        self._log = EventLog(self._memory["events"][0].numpy()).enter
         write_image(self.image, self._live, self._memory)
         rank = Rank(index=0, world_size=1, barrier=lambda: None, enter=self._enter)
         with _clean(), numerics.applied(self.job.switches), randomness.preserved(), _training_mode(self.job):
@@ -101,8 +104,9 @@ class Solo:
     def _control(self) -> Tensor:
         return self._memory["control"]
 
-    def _enter(self, phase: str, step: int) -> None:
+    def _enter(self, phase: Phase, step: int) -> None:
         self._phase = phase
+        self._log(phase, step)
 
 
 @contextmanager

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from samestep.data.columns import Batch
 from samestep.data.feed import Feed, aligned
+from samestep.engine.events import Enter, Phase
 from samestep.engine.flat import FlatModel
 from samestep.engine.job import LOSS, SAMPLES, WEIGHT, Job
 from samestep.engine.losses import as_sums
 from samestep.engine.randomness import KeyedRandomness
+from samestep.engine.slots import Slot, make_slots
 from samestep.errors import DataError, NonFiniteError, UsageError
 from samestep.optim.owner import OwnedUpdate
 from samestep.optim.rounds import RoundRequest, Steps, Sums
@@ -37,12 +39,16 @@ class Culprit:
 
 
 class NonFiniteSums(Exception):
-    """The sums of a round are not finite; all ranks raise it together."""
+    """The sums of a round are not finite; all ranks raise it together, before anything was changed."""
 
     def __init__(self, step: int, culprit: Culprit | None) -> None:
         super().__init__(f"step {step}")
         self.step = step
         self.culprit = culprit
+
+
+class SpoiledStateError(Exception):
+    """The sums turned out not to be finite after the update; all ranks raise it together."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +59,13 @@ class Rank:
         index: 0 .. world_size - 1.
         world_size: Number of ranks.
         barrier: Returns when every rank has called it.
-        enter: Told what the rank does next: (phase, step).
+        enter: Told what the rank does next.
     """
 
     index: int
     world_size: int
     barrier: Callable[[], None]
-    enter: Callable[[str, int], None]
+    enter: Enter
 
 
 class Stepper:
@@ -70,11 +76,16 @@ class Stepper:
         rank: Who does it.
         memory: The regions of `job.run_regions`, as tensors.
         live: The live arrays, as tensors.
+        is_careful: Whether every rank waits for the sums of all slices before it updates. Otherwise a step whose rule
+            does not need them updates at once, and `confirm` finds out afterwards.
     """
 
-    def __init__(self, job: Job, rank: Rank, memory: Mapping[str, Tensor], live: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, job: Job, rank: Rank, memory: Mapping[str, Tensor], live: Mapping[str, Tensor], *, is_careful: bool
+    ) -> None:
         self._job = job
         self._rank = rank
+        self._is_careful = is_careful
         self._live = live
         self._model = FlatModel(
             job.model,
@@ -98,9 +109,14 @@ class Stepper:
             for gradient, segment in zip(self.owned.padded_gradients, self._segments, strict=True)
         ]
         self._contributions = memory["contributions"]
-        self._slots = list(self._contributions[rank.index])
-        self._views = [self._model.views_of(slot) for slot in self._slots]
-        self._changes = [slot[job.num_elements :] for slot in self._slots]
+        self._slots = make_slots(
+            job.update.layout,
+            self._segments,
+            self.owned.padded_gradients,
+            self._contributions[rank.index],
+            job.num_elements,
+        )
+        self._roots: dict[tuple[torch.dtype, int], Tensor] = {}
         self._owns_tracked = rank.index == rank.world_size - 1 and job.buffers.num_tracked > 0
         self._plans: dict[int, _RoundPlan] = {}
         self._pending_changes: Tensor | None = None
@@ -118,7 +134,10 @@ class Stepper:
         self._randomness.close()
 
     def run(self, step: int) -> Sums:
-        """Run one step up to and including this rank's update; a barrier must follow.
+        """Run one step up to and including this rank's update; a barrier and `confirm` must follow.
+
+        Returns:
+            The first round's sums; the gradient's norm is None where nobody has waited for it yet.
 
         Raises:
             NonFiniteSums: On all ranks, with the parameters as they were before the step.
@@ -136,14 +155,27 @@ class Stepper:
         self._apply_buffers()
         return first
 
+    def confirm(self, sums: Sums) -> Sums:
+        """The sums with the gradient's norm, once all ranks have updated.
+
+        Raises:
+            SpoiledStateError: On all ranks: something was not finite, and the parameters are spoiled.
+        """
+        if sums.gradient_norm is None:
+            sums = Sums(sums.loss, self._gradient_norm())
+            if not math.isfinite(sums.gradient_norm or 0.0):
+                raise SpoiledStateError
+        return sums
+
     def _run_rounds(self, step: int, program: Steps) -> Sums:
         sums = first = self._round(step, 0, next(program))
         for number in count(1):
-            self._rank.enter("update", step)
+            self._rank.enter(Phase.UPDATE, step)
             try:
                 request = program.send(sums)
             except StopIteration:
                 break
+            self._rank.enter(Phase.BARRIER_UPDATE, step)
             self._rank.barrier()
             sums = self._round(step, number, request)
         return first
@@ -178,7 +210,7 @@ class Stepper:
                 continue
             microbatch = microbatches[instruction.microbatch]
             loss, _ = self._forward_backward(step, number, microbatch)
-            gradients = [parameter.grad for parameter in self._model.parameters]
+            gradients = self._model.gradients()
             self._model.drop_gradients()
             if not math.isfinite(loss):
                 return Culprit(step, microbatch.index, "the loss")
@@ -198,7 +230,7 @@ class Stepper:
         if plan is None:
             share = rounds.share(num_microbatches, self._rank.world_size, self._rank.index)
             plan = self._plans[num_microbatches] = _RoundPlan(
-                share, self._segments, self._contributions, self._job.num_elements
+                share, self._segments, self._contributions, self._rank.index, self._slots, self._job.num_elements
             )
         return plan
 
@@ -210,48 +242,66 @@ class Stepper:
             if isinstance(instruction, tree.Compute):
                 self._contribute(step, number, microbatches[instruction.microbatch], instruction)
             else:
-                self._slots[instruction.target].add_(self._slots[instruction.source])
-        self._rank.enter("barrier after the contributions", step)
+                self._slots[instruction.target].add(self._slots[instruction.source])
+        self._rank.enter(Phase.BARRIER_CONTRIBUTIONS, step)
         self._rank.barrier()
-        self._rank.enter("combine", step)
+        self._rank.enter(Phase.COMBINE, step)
         totals = self._table[: len(microbatches)].sum(axis=0)
         if step == 0 and number == 0:
             self._find_unused(len(microbatches))
         weight = float(totals[WEIGHT]) or 1.0
-        plan.combine(self.owned.padded_gradients, weight)
+        plan.combine(self.owned.padded_gradients, float(totals[SAMPLES]) / weight)
         for blocks, norms in self._own_blocks:
             torch.linalg.vector_norm(blocks, dim=1, out=norms)
         if request.keeps_buffers and self._owns_tracked:
             self._pending_changes = plan.combine_changes() / float(totals[SAMPLES])
-        self._rank.enter("barrier after the combination", step)
-        self._rank.barrier()
-        squares = np.square(self._norms, dtype=np.float64)  # summed by NumPy: BLAS would depend on its threads
-        sums = Sums(float(totals[LOSS]) / weight, math.sqrt(float(squares.sum())))
-        if not (math.isfinite(sums.loss) and math.isfinite(sums.gradient_norm)):
+        norm = None
+        if self._is_careful or request.decides_on_norm:
+            self._rank.enter(Phase.BARRIER_COMBINATION, step)
+            self._rank.barrier()
+            self._rank.enter(Phase.DECIDE, step)
+            norm = self._gradient_norm()
+        loss = float(totals[LOSS]) / weight
+        if not (math.isfinite(loss) and math.isfinite(norm or 0.0)):
             raise NonFiniteSums(step, self._find_culprit(step, number, microbatches))
-        return sums
+        return Sums(loss, norm)
+
+    def _gradient_norm(self) -> float:
+        squares = np.square(self._norms, dtype=np.float64)  # summed by NumPy: BLAS would depend on its threads
+        return math.sqrt(float(squares.sum()))
 
     def _contribute(self, step: int, number: int, microbatch: Microbatch, where: tree.Compute) -> None:
         loss, weight = self._forward_backward(step, number, microbatch)
+        self._rank.enter(Phase.PUBLISH, step)
         if step == 0 and number == 0:
             self._used_table[microbatch.index].copy_(self._model.used_parameters())
-        self._model.take_gradients(self._views[where.slot], is_added=where.is_added)
-        self._model.take_buffer_changes(self._changes[where.slot], microbatch.num_samples, is_added=where.is_added)
+        slot = self._slots[where.slot]
+        slot.take(self._model.gradients(), is_added=where.is_added)
+        self._model.drop_gradients()
+        self._model.take_buffer_changes(slot.changes, microbatch.num_samples, is_added=where.is_added)
         if microbatch.index == 0 and number == 0 and self._job.buffers.num_other_bytes:
             self._pending_others = self._model.take_others()
         self._table[microbatch.index] = (loss, weight, microbatch.num_samples)
 
     def _forward_backward(self, step: int, number: int, microbatch: Microbatch) -> tuple[float, float]:
-        self._rank.enter("forward", step)
-        self._randomness.begin(step, number, microbatch.index)
+        self._rank.enter(Phase.DATA, step)
+        self._randomness.begin(step, number, microbatch.index)  # first: a transform of the data may draw too
         batch = self._feed.load(step // self._job.batches.steps_per_epoch, microbatch.start, microbatch.stop)
+        self._rank.enter(Phase.FORWARD, step)
         self._model.begin_microbatch()
         with self._autocast:
             output = self._forward(batch)
             total, weight = self._loss(output, batch)
-        self._rank.enter("backward", step)
-        total.backward()  # type: ignore[no-untyped-call]
+        self._rank.enter(Phase.BACKWARD, step)
+        total.backward(self._root(total, step))  # type: ignore[no-untyped-call]
         return total.item(), weight
+
+    def _root(self, total: Tensor, step: int) -> Tensor:
+        """What the backward pass starts from: 1 / samples of the step, so that most sums need no division."""
+        key = (total.dtype, self._job.batches.num_samples_of(step))
+        if key not in self._roots:
+            self._roots[key] = torch.full_like(total, 1.0 / key[1], requires_grad=False)
+        return self._roots[key]
 
     def _forward(self, batch: Batch) -> Any:
         inputs = batch.inputs
@@ -308,33 +358,39 @@ class _RoundPlan:
     """A rank's share of a round with the tensors that it works on filled in."""
 
     def __init__(
-        self, share: rounds.Share, segments: tuple[Segment, ...], contributions: Tensor, num_elements: int
+        self,
+        share: rounds.Share,
+        segments: tuple[Segment, ...],
+        contributions: Tensor,
+        rank: int,
+        slots: list[Slot],
+        num_elements: int,
     ) -> None:
         self.local = share.local
         cross = share.cross
         self._changes = (cross, contributions, num_elements)
         self._sums: list[tuple[list[tuple[Tensor, Tensor]], Tensor]] = []
-        for segment in segments:
-            additions = [
-                (
-                    contributions[target.rank, target.slot, segment.start : segment.stop],
-                    contributions[source.rank, source.slot, segment.start : segment.stop],
-                )
-                for target, source in cross.additions
-            ]
-            root = contributions[cross.root.rank, cross.root.slot, segment.start : segment.stop]
-            self._sums.append((additions, root))
+        for number, segment in enumerate(segments):
 
-    def combine(self, gradients: list[Tensor], weight: float) -> None:
-        """Add the ranks' partial sums of the owned segments in tree order; their mean goes to `gradients`."""
+            def values(operand: tree.Operand, number: int = number, segment: Segment = segment) -> Tensor:
+                if operand.rank == rank:
+                    return slots[operand.slot].own[number]
+                return contributions[operand.rank, operand.slot, segment.start : segment.stop]
+
+            additions = [(values(target), values(source)) for target, source in cross.additions]
+            self._sums.append((additions, values(cross.root)))
+
+    def combine(self, gradients: list[Tensor], factor: float) -> None:
+        """Add the ranks' partial sums of the owned segments in tree order; the total × factor goes to `gradients`."""
         for (additions, root), gradient in zip(self._sums, gradients, strict=True):
             for target, source in additions[:-1]:
                 target.add_(source)
             if additions:  # the last sum goes where it is needed: writing to another rank's memory is slow
                 torch.add(*additions[-1], out=gradient)
-                gradient.div_(weight)
-            else:
-                torch.div(root, weight, out=gradient)
+            elif root is not gradient:
+                gradient.copy_(root)
+            if factor != 1.0:
+                gradient.mul_(factor)
 
     def combine_changes(self) -> Tensor:
         """The sum of the tracked buffers' weighted changes."""

@@ -19,27 +19,14 @@ from torch import Tensor
 
 from samestep import torch_private
 from samestep.engine import faults, memory, numerics, ship
+from samestep.engine.events import Enter, EventLog, Phase
 from samestep.engine.job import Job
 from samestep.engine.launch import STOP_SIGNALS, Channel
 from samestep.engine.loop import CalledBack, EvaluationRecord, Loop, StepRecord, live_views
 from samestep.engine.signals import Barrier
-from samestep.engine.step import NonFiniteSums, Rank
+from samestep.engine.step import NonFiniteSums, Rank, SpoiledStateError
 from samestep.errors import SamestepError
 from samestep.plan.regions import Regions
-
-PHASES = (
-    "start",
-    "forward",
-    "backward",
-    "barrier after the contributions",
-    "combine",
-    "barrier after the combination",
-    "update",
-    "barrier after the update",
-    "evaluation",
-    "snapshot",
-)
-_PHASE_NUMBER = {phase: number for number, phase in enumerate(PHASES)}
 
 
 @dataclass(frozen=True)
@@ -63,6 +50,7 @@ class Go:
     step: int
     scalars: tuple[float, ...]
     decided: tuple[float, ...]
+    is_careful: bool
 
 
 @dataclass(frozen=True)
@@ -149,19 +137,12 @@ class _Worker:
         shared = memory.attach(*setup.shared)
         self._memory: Mapping[str, Tensor] = shared.tensors(setup.regions)
         self._live = live_views(self._job, self._memory["live"])
-        self._phases = self._memory["phases"].numpy()
 
     def run(self, go: Go) -> Left:
         fault = faults.from_environment(go.rank)
-        phases = self._phases[go.rank]
-
-        def enter(phase: str, step: int) -> None:
-            phases[0] = _PHASE_NUMBER[phase]
-            phases[1] = step
-            if fault is not None:
-                fault(phase, step)
-
-        enter("start", go.step)
+        log = EventLog(self._memory["events"][go.rank].numpy())
+        enter: Enter = log.enter if fault is None else faults.after(log.enter, fault)
+        enter(Phase.START, go.step)
         loop: Loop | None = None
 
         def check() -> None:
@@ -176,7 +157,16 @@ class _Worker:
             timeout_s=self._job.wait_timeout_s,
         )
         rank = Rank(index=go.rank, world_size=go.world_size, barrier=barrier.wait, enter=enter)
-        loop = Loop(self._job, rank, self._memory, self._live, _Speaker(self._channel, go), go.decided, go.step)
+        loop = Loop(
+            self._job,
+            rank,
+            self._memory,
+            self._live,
+            _Speaker(self._channel, go),
+            go.decided,
+            go.step,
+            is_careful=go.is_careful,
+        )
         if loop.generation != go.generation:
             loop.stepper.close()
             return Left(go.generation, "called back")
@@ -188,6 +178,8 @@ class _Worker:
             return Left(go.generation, "called back")
         except NonFiniteSums as error:
             return Left(go.generation, "not finite", (error.step, error.culprit))
+        except SpoiledStateError:
+            return Left(go.generation, "spoiled")
         finally:
             loop.stepper.close()
 

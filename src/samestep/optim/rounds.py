@@ -23,9 +23,11 @@ class RoundRequest:
 
     Args:
         keeps_buffers: Whether this round's changes of buffers count.
+        decides_on_norm: Whether the rule looks at the gradient's norm. Where it does not, no rank waits for it.
     """
 
     keeps_buffers: bool = True
+    decides_on_norm: bool = True
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,11 @@ class Sums:
 
     Args:
         loss: Mean loss over the global batch.
-        gradient_norm: Euclidean norm of the mean gradient over all parameters.
+        gradient_norm: Euclidean norm of the mean gradient over all parameters; None where the request did not need it.
     """
 
     loss: float
-    gradient_norm: float
+    gradient_norm: float | None
 
 
 class Owned(Protocol):
@@ -80,7 +82,7 @@ class Plain:
             raise UsageError(f"clip_norm={self.clip_norm} is not positive; leave it out for no clipping")
 
     def step(self, owned: Owned) -> Steps:
-        sums = yield RoundRequest()
+        sums = yield RoundRequest(decides_on_norm=self.clip_norm is not None)
         owned.update(clip_scale(sums.gradient_norm, self.clip_norm))
 
 
@@ -106,18 +108,19 @@ class SharpnessAware:
 
     def step(self, owned: Owned) -> Steps:
         sums = yield RoundRequest()
+        assert sums.gradient_norm is not None
         before = [parameter.clone() for parameter in owned.parameters]
         for parameter, gradient in zip(owned.parameters, owned.gradients, strict=True):
             parameter.add_(gradient, alpha=self.radius / (sums.gradient_norm + 1e-12))
         try:
-            sums = yield RoundRequest(keeps_buffers=False)
+            sums = yield RoundRequest(keeps_buffers=False, decides_on_norm=True)
         finally:  # also where the round found something non-finite: the step leaves no trace
             for parameter, values in zip(owned.parameters, before, strict=True):
                 parameter.copy_(values)
         owned.update(clip_scale(sums.gradient_norm, self.clip_norm))
 
 
-def clip_scale(norm: float, clip_norm: float | None) -> float:
+def clip_scale(norm: float | None, clip_norm: float | None) -> float:
     """What the gradient is multiplied with so that its norm is at most `clip_norm`.
 
     As `torch.nn.utils.clip_grad_norm_`, without the 1e-6 that it adds to the norm.
@@ -125,6 +128,9 @@ def clip_scale(norm: float, clip_norm: float | None) -> float:
     >>> clip_scale(10.0, 5.0), clip_scale(1.0, 5.0)
     (0.5, 1.0)
     """
-    if clip_norm is None or norm <= clip_norm:
+    if clip_norm is None:
+        return 1.0
+    assert norm is not None, "a rule that clips decides on the norm"
+    if norm <= clip_norm:
         return 1.0
     return clip_norm / norm if math.isfinite(norm) else 0.0

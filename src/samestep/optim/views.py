@@ -1,4 +1,4 @@
-"""A parameter as a view of the flat vector, in its own shape and memory order."""
+"""A parameter as a view of the flat vector, in its own shape and memory order; and back."""
 
 from __future__ import annotations
 
@@ -17,3 +17,16 @@ def view_of(place: Place, flat: Tensor) -> Tensor:
         outputs, inputs, height, width = place.spec.shape
         return values.view(outputs, height, width, inputs).permute(0, 3, 1, 2)
     return values.view(place.spec.shape)
+
+
+def flat_of(place: Place, values: Tensor) -> Tensor:
+    """A tensor of the parameter's shape in the order in which the flat vector has it, shape (elements,).
+
+    >>> from samestep.plan.layout import ParameterSpec
+    >>> import torch
+    >>> place = Place(spec=ParameterSpec(name="w", shape=(2, 2), group=0, is_whole=False), start=0)
+    >>> flat_of(place, torch.tensor([[1, 2], [3, 4]]))
+    tensor([1, 2, 3, 4])
+    """
+    ordered = values.permute(0, 2, 3, 1) if place.spec.is_channels_last else values
+    return ordered.reshape(-1)

@@ -116,6 +116,11 @@ class BatchPlan:
         span = self.span(step)
         return cut(span.start, span.stop, self.microbatch)
 
+    def num_samples_of(self, step: int) -> int:
+        """How many samples a step holds."""
+        span = self.span(step)
+        return span.stop - span.start
+
     def samples_before(self, step: int) -> int:
         """How many samples steps 0 .. step - 1 hold together."""
         epoch, number = divmod(step, self.steps_per_epoch)
