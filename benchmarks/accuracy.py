@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from samestep.measure.machine import describe
+from samestep.host.facts import describe
 from samestep.workloads import catalog
 
 FOLDER = Path(__file__).parent / "results" / "accuracy"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.interleave import ROOT
-from samestep.measure import machine
+from samestep.host import facts
 
 FOLDER = ROOT / "benchmarks" / "results"
 
@@ -25,7 +25,7 @@ def new(settings: Result, measured: Result, *, module: str, duration_s: float) -
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
         "revision": revision(),
-        "machine": _public(machine.describe()),
+        "machine": _public(facts.describe()),
         "duration_s": round(duration_s, 1),
         **measured,
     }

@@ -16,6 +16,7 @@ import samestep
 ROOT = Path(samestep.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "version", "torch_private"),
+    ("host",),
     ("plan",),
     ("data",),
     ("optim",),

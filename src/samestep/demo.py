@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from samestep.host.cores import num_cores
 from samestep.measure.baseline import train_plain
-from samestep.run.config import Settings, num_cores, resolve
+from samestep.run.config import Settings, resolve
 from samestep.run.prepare import Choices
 from samestep.run.progress import Progress
 from samestep.run.train import run

@@ -15,6 +15,19 @@ def is_in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
+def backward(output: Tensor, gradient: Tensor) -> None:
+    """``output.backward(gradient)``, which would import torch's symbolic shapes: most of a second of start-up.
+
+    Args:
+        output: A tensor with a graph.
+        gradient: Of the same shape, dtype and device.
+    """
+    keeps_graph = makes_graph = False
+    torch.autograd.graph._engine_run_backward(
+        (output,), (gradient,), keeps_graph, makes_graph, (), allow_unreachable=True, accumulate_grad=True
+    )
+
+
 def copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
     """``target.copy_(source)`` for each pair, without a Python call per pair."""
     torch._foreach_copy_(targets, sources)

@@ -6,9 +6,10 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from samestep.engine import events
-from samestep.engine.events import EventLog, EventReader, Phase
+from samestep.engine.events import EventLog, EventReader, Phase, Trace
 
 
 def ring(capacity: int) -> tuple[EventLog, EventReader]:
@@ -52,14 +53,25 @@ def test_a_log_goes_on_where_another_ended() -> None:
     assert EventReader(np.frombuffer(buffer, dtype=np.uint8)).count == 2
 
 
-def test_a_ring_in_a_file(tmp_path: Path) -> None:
-    path = tmp_path / f"0{events.SUFFIX}"
-    memory = events.create_file(path, 4)
-    log = EventLog(memory)
-    log.enter(Phase.UPDATE, 5)
-    assert events.read_file(path).last() == (Phase.UPDATE, 5)
-    del log
-    memory.close()
+def test_a_ring_in_a_file_is_taken_up_by_the_next_writer(tmp_path: Path) -> None:
+    trace = Trace(tmp_path, 4, prefix="a-")
+    rings = torch.zeros(0)
+    assert events.open_reader(trace, rings, 1) is None
+    events.open_log(trace, rings, 1).enter(Phase.UPDATE, 5)
+    events.open_log(trace, rings, 1).enter(Phase.BETWEEN, 5)
+    reader = events.open_reader(trace, rings, 1)
+    assert reader is not None
+    assert reader.since(0)["phase"].tolist() == [Phase.UPDATE, Phase.BETWEEN]
+    assert events.read_file(tmp_path / "a-1.events").last() == (Phase.BETWEEN, 5)
+
+
+def test_without_a_trace_a_rank_has_a_row_of_the_runs_memory() -> None:
+    rings = torch.zeros(2, events.num_bytes(4), dtype=torch.uint8)
+    events.open_log(None, rings, 1).enter(Phase.UPDATE, 5)
+    first, second = (events.open_reader(None, rings, rank) for rank in range(2))
+    assert first is not None
+    assert second is not None
+    assert (first.last(), second.last()) == (None, (Phase.UPDATE, 5))
 
 
 def test_no_torn_event_is_read() -> None:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 
-from samestep.cli.tables import as_text
-from samestep.measure import machine
 from samestep.measure.baseline import train_plain
 from samestep.run.config import Settings, resolve
 from samestep.run.usage import total_bytes
@@ -39,18 +35,6 @@ def test_baseline_is_repeatable_and_knows_its_seed() -> None:
 
     assert digest(0) == digest(0)
     assert digest(0) != digest(1)
-
-
-def test_machine() -> None:
-    facts = machine.describe()
-    assert facts.keys() == {
-        "samestep", "python", "packages", "system", "processor", "instruction_set", "cores", "load", "memory_mb",
-        "memory_free_mb", "dev_shm_free_mb", "torch_threads", "onednn", "mkl", "cuda", "variables", "executable",
-    }  # fmt: skip
-    assert torch.__version__.startswith(facts["packages"]["torch"].split("+")[0])
-    assert all(facts["packages"].values()), "every dependency is installed"
-    assert json.loads(json.dumps(facts)) == facts
-    assert all(as_text(value) for value in facts.values())
 
 
 def test_memory_of_a_process_that_is_gone_is_unknown() -> None:

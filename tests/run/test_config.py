@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from samestep.errors import UsageError
-from samestep.run.config import Config, Settings, num_cores, resolve
+from samestep.host.cores import num_cores
+from samestep.run.config import Config, Settings, resolve
 from samestep.run.train import make_settings, train
 from tests import helpers
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
@@ -87,24 +87,36 @@ def verify(
     workload: str,
     /,
     *,
-    workers: Annotated[tuple[int, ...], Parameter(help="Numbers of workers, comma separated.")] = (1, 2),
+    workers: Annotated[
+        tuple[int, ...] | None,
+        Parameter(help="Numbers of workers, comma separated; default: 1,2, and 1 with --against."),
+    ] = None,
+    against: Annotated[
+        Literal["torch", "ddp"] | None,
+        Parameter(help="Also train with plain torch, or with DistributedDataParallel on two ranks."),
+    ] = None,
     settings: _NumericSettings = _UNSET_NUMERICS,
     config: _ConfigFile = None,
     json: _Json = False,
 ) -> int:
-    """Train once per number of workers and compare every tensor; exits with 1 where one differs."""
+    """Train once per number of workers, and with a peer, and compare every tensor.
+
+    Exits with 1 where a number of workers gives other bits, or a peer differs by more than rounding.
+    """
     from samestep import torch_private  # noqa: PLC0415
+    from samestep.measure.verify import default_workers  # noqa: PLC0415
     from samestep.measure.verify import verify as run_verify  # noqa: PLC0415
     from samestep.run.progress import for_stderr  # noqa: PLC0415
 
     torch_private.without_compiler_import()
     with redirect_stdout(sys.stderr):  # what the workload's own code prints
-        verdict = run_verify(lambda: _workload(workload, settings), settings, workers, for_stderr())
+        chosen = default_workers(against) if workers is None else workers
+        verdict = run_verify(lambda: _workload(workload, settings), settings, chosen, for_stderr(), peer=against)
     if json:
         _print_json(tables.verdict_as_dict(verdict))
     else:
         tables.print_verdict(verdict)
-    return 0 if verdict.is_same else 1
+    return 0 if verdict.is_passed else 1
 
 
 @app.command
@@ -140,7 +152,7 @@ def predict(
     if out is None:
         sys.stdout.write(table)
     else:
-        from samestep.run.files import write_atomically  # noqa: PLC0415
+        from samestep.host.files import write_atomically  # noqa: PLC0415
 
         write_atomically(out, table.encode())
         print(f"{out}: {table.count(chr(10)) - 1} answers", file=sys.stderr)
@@ -150,7 +162,7 @@ def predict(
 @app.command
 def env(*, json: _Json = False) -> int:
     """Print what belongs in a bug report: versions, processor, memory, settings."""
-    from samestep.measure.machine import describe  # noqa: PLC0415
+    from samestep.host.facts import describe  # noqa: PLC0415
 
     facts = describe()
     if json:

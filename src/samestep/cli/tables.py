@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from samestep.demo import Outcome
+    from samestep.measure.against import Against
     from samestep.measure.verify import Verdict
 
 
@@ -43,15 +44,21 @@ def print_summary(summary: dict[str, Any], out: Path | None) -> None:
 
 def verdict_as_dict(verdict: Verdict) -> dict[str, Any]:
     """A verification as plain values."""
-    return {
+    found = {
         "is_same": verdict.is_same,
+        "is_passed": verdict.is_passed,
         "workers": [trained.workers for trained in verdict.trained],
         "weights_sha256": {str(trained.workers): trained.sha256 for trained in verdict.trained},
         "differences": {
             str(workers): [vars(difference) for difference in found] for workers, found in verdict.differences.items()
         },
-        "cause": verdict.cause,
+        "against": None,
+        "cause": list(verdict.cause),
     }
+    if verdict.against is not None:
+        differences = [vars(difference) for difference in verdict.against.differences]
+        found["against"] = {**vars(verdict.against), "differences": differences, "cause": list(verdict.against.cause)}
+    return found
 
 
 def print_verdict(verdict: Verdict) -> None:
@@ -63,15 +70,42 @@ def print_verdict(verdict: Verdict) -> None:
         differing = "reference" if trained is reference else f"{len(found)} of {len(trained.state)}"
         rate = f"{trained.samples_per_s:,.0f}" if trained.samples_per_s else "-"
         table.add_row(str(trained.workers), trained.sha256[:16], differing, rate)
+    if verdict.against is not None:
+        differing = f"{len(verdict.against.differences)} of {len(reference.state)}"
+        table.add_row(verdict.against.peer, verdict.against.weights_sha256[:16], differing, "-")
     _print(table)
-    print(f"same bits: {'yes' if verdict.is_same else 'no'}")
+    if len(verdict.trained) > 1 or verdict.against is None:
+        print(f"same bits: {'yes' if verdict.is_same else 'no'}")
     if verdict.first is not None:
         workers, difference = verdict.first
         print(
             f"first difference: {difference.tensor} with {workers} workers, {difference.num_different} of "
             f"{difference.num_elements} elements, at most {difference.largest:.3g}"
         )
-        print(f"cause: {verdict.cause or 'cannot be told'}")
+    if verdict.against is not None:
+        _print_against(verdict.against)
+    for cause in verdict.cause or ([] if verdict.is_passed else ["cannot be told"]):
+        print(f"cause: {cause}")
+
+
+def _print_against(found: Against) -> None:
+    if found.differences:
+        table = _table("tensor", "largest difference", "relative to the tensor", "differing elements")
+        for item in found.differences:
+            count = f"{item.num_different:,} of {item.num_elements:,}"
+            table.add_row(item.tensor, f"{item.largest:.2e}", f"{item.relative:.2e}", count)
+        _print(table)
+    print(
+        f"against {found.peer}: after {found.steps} steps {found.relative:.1e} of the update differs; rounding "
+        f"explains up to {found.bound:.1e}"
+    )
+    if found.grown is not None:
+        print(f"one rounding of the initial weights grows to {found.grown:.1e} of the update")
+    if found.relative_in_float64 is not None:
+        print(f"in float64: {found.relative_in_float64:.1e} of the update differs")
+    if found.reason is not None:
+        print(f"in float64: unknown ({found.reason})")
+    print(f"explained by rounding: {'yes' if found.is_explained else 'no'}")
 
 
 def print_outcome(outcome: Outcome) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 
 class Phase(IntEnum):
@@ -155,11 +156,38 @@ def _capacity(num_bytes: int) -> int:
     return (num_bytes - _HEADER_BYTES) // _EVENT_BYTES
 
 
-def create_file(path: Path, capacity: int) -> mmap.mmap:
-    """A ring in a file of its own, that other processes can read while it is written."""
-    with open(path, "w+b") as file:
-        file.truncate(num_bytes(capacity))
-        return mmap.mmap(file.fileno(), num_bytes(capacity))
+@dataclass(frozen=True)
+class Trace:
+    """Keep the events of every rank in a file of its own, larger than the ring in the memory of a run.
+
+    Args:
+        folder: Where the files are made, one a rank.
+        capacity: Events that each holds, a power of two.
+        prefix: Of the files' names.
+    """
+
+    folder: Path
+    capacity: int = 1 << 16
+    prefix: str = ""
+
+    def path(self, rank: int) -> Path:
+        return self.folder / f"{self.prefix}{rank}{SUFFIX}"
+
+
+def open_log(trace: Trace | None, rings: Tensor, rank: int) -> EventLog:
+    """The writing end of a rank's ring: its file where there is a trace, else its row of the run's memory."""
+    if trace is None:
+        return EventLog(rings[rank].numpy())
+    with open(trace.path(rank), "a+b") as file:  # a rank that takes another one's place goes on in the same file
+        file.truncate(num_bytes(trace.capacity))
+        return EventLog(mmap.mmap(file.fileno(), num_bytes(trace.capacity)))
+
+
+def open_reader(trace: Trace | None, rings: Tensor, rank: int) -> EventReader | None:
+    """The reading end; None where a file has not been made yet."""
+    if trace is None:
+        return EventReader(rings[rank].numpy())
+    return read_file(trace.path(rank)) if trace.path(rank).exists() else None
 
 
 def read_file(path: Path) -> EventReader:

@@ -97,6 +97,7 @@ class Job:
     is_channels_last: bool
     switches: Switches
     has_callbacks: bool
+    trace: events.Trace | None = None
     snapshot_every_s: float = 0.5
     wait_timeout_s: float = 600.0
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from samestep.engine import memory as memories
 from samestep.engine import ship, signals
 from samestep.engine.crew import Crew
-from samestep.engine.events import EventReader
+from samestep.engine.events import Events, open_reader
 from samestep.engine.flat import trainable
 from samestep.engine.job import BEST_STEP, Image, Job, run_regions
 from samestep.engine.launch import WorkerProcess
@@ -128,6 +128,13 @@ class Shared:
         if self._is_live_whole:
             image.arrays = {name: values.clone() for name, values in self._live.items()}
         return image
+
+    def events(self) -> list[Events]:
+        """What each rank of the last generation did, as far as the rings still hold it."""
+        if not self._memory:
+            return []
+        readers = [open_reader(self.job.trace, self._memory["events"], rank) for rank in range(len(self._ranks))]
+        return [reader.since(0) for reader in readers if reader]
 
     @property
     def _control(self) -> Tensor:
@@ -289,7 +296,8 @@ class Shared:
     def _last_phase(self, worker: WorkerProcess) -> str:
         if worker not in self._members:
             return ""
-        last = EventReader(self._memory["events"][self._ranks[worker.number]].numpy()).last()
+        reader = open_reader(self.job.trace, self._memory["events"], self._ranks[worker.number])
+        last = reader.last() if reader else None
         return f", {last[0].text} of step {last[1]}" if last else ""
 
     def _fail(self, worker: WorkerProcess, failure: Failure) -> None:

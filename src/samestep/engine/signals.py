@@ -12,7 +12,6 @@ others wait for a core that spinning takes from them; so long waits shorten the 
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from typing import Protocol
 from torch import Tensor
 
 from samestep.errors import WorkerError
+from samestep.host.cores import num_cores
 
 SIGNAL_WORDS = 8
 """Size of a signal in 64-bit words: one cache line of its own."""
@@ -138,7 +138,7 @@ class Barrier:
         self._check = check
         self._timeout_s = timeout_s
         # Spinning only helps while every rank has a core of its own.
-        self._longest_spin_s = _LONGEST_SPIN_S if world_size <= _num_cores() else 0.0
+        self._longest_spin_s = _LONGEST_SPIN_S if world_size <= num_cores() else 0.0
         self._spin_s = self._longest_spin_s
         turns = range(num_turns(world_size))
         signals = [[_signal(words[turn, peer]) for peer in range(world_size)] for turn in turns]
@@ -186,7 +186,3 @@ class Barrier:
 
 def _signal(words: Tensor) -> Signal:
     return _Semaphore(words, _library) if _library is not None else _Counter(words)
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from samestep.engine import memory as memories
 from samestep.engine import numerics, randomness
-from samestep.engine.events import Enter, EventLog, Phase
+from samestep.engine.events import Enter, Events, Phase, open_log, open_reader
 from samestep.engine.job import BEST_STEP, MODEL_ARRAYS, Image, Job, run_regions
 from samestep.engine.loop import Control, End, Listener, Loop, live_views
 from samestep.engine.step import NonFiniteSums, Rank, non_finite
@@ -52,7 +52,7 @@ class Solo:
         regions = run_regions(self.job, 1, num_copies=0)
         self._memory = memories.private(regions.num_bytes).tensors(regions)
         self._live = live_views(self.job, self._memory["live"])
-        self._log = EventLog(self._memory["events"][0].numpy()).enter
+        self._log = open_log(self.job.trace, self._memory["events"], 0).enter
         write_image(self.image, self._live, self._memory)
         rank = Rank(index=0, world_size=1, barrier=lambda: None, enter=self._enter)
         with _clean(), numerics.applied(self.job.switches), randomness.preserved(), _training_mode(self.job):
@@ -99,6 +99,11 @@ class Solo:
     def final(self) -> Image | None:
         """The state that the run ended with; None where it did not begin."""
         return self.current() if self._loop is not None else None
+
+    def events(self) -> list[Events]:
+        """What this one rank did, as far as its ring still holds it."""
+        reader = open_reader(self.job.trace, self._memory["events"], 0) if self._memory else None
+        return [reader.since(0)] if reader else []
 
     @property
     def _control(self) -> Tensor:

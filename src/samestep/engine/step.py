@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from samestep import torch_private
 from samestep.data.columns import Batch
 from samestep.data.feed import Feed, aligned
 from samestep.engine.events import Enter, Phase
@@ -116,7 +117,7 @@ class Stepper:
             self._contributions[rank.index],
             job.num_elements,
         )
-        self._roots: dict[tuple[torch.dtype, int], Tensor] = {}
+        self._roots: dict[tuple[torch.dtype, torch.Size, int], Tensor] = {}
         self._owns_tracked = rank.index == rank.world_size - 1 and job.buffers.num_tracked > 0
         self._plans: dict[int, _RoundPlan] = {}
         self._pending_changes: Tensor | None = None
@@ -293,14 +294,17 @@ class Stepper:
             output = self._forward(batch)
             total, weight = self._loss(output, batch)
         self._rank.enter(Phase.BACKWARD, step)
-        total.backward(self._root(total, step))  # type: ignore[no-untyped-call]
+        torch_private.backward(total, self._root(total, step))
         return total.item(), weight
 
     def _root(self, total: Tensor, step: int) -> Tensor:
         """What the backward pass starts from: 1 / samples of the step, so that most sums need no division."""
-        key = (total.dtype, self._job.batches.num_samples_of(step))
+        num_samples = self._job.batches.num_samples_of(step)
+        key = (total.dtype, total.shape, num_samples)
         if key not in self._roots:
-            self._roots[key] = torch.full_like(total, 1.0 / key[1], requires_grad=False)
+            if total.numel() != 1:
+                raise UsageError(f"the loss's sum has shape {tuple(total.shape)}, and it must be one number: sum it")
+            self._roots[key] = torch.full_like(total, 1.0 / num_samples, requires_grad=False)
         return self._roots[key]
 
     def _forward(self, batch: Batch) -> Any:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from samestep import torch_private
 from samestep.engine import faults, memory, numerics, ship
-from samestep.engine.events import Enter, EventLog, Phase
+from samestep.engine.events import Enter, Phase, open_log
 from samestep.engine.job import Job
 from samestep.engine.launch import STOP_SIGNALS, Channel
 from samestep.engine.loop import CalledBack, EvaluationRecord, Loop, StepRecord, live_views
@@ -140,7 +140,7 @@ class _Worker:
 
     def run(self, go: Go) -> Left:
         fault = faults.from_environment(go.rank)
-        log = EventLog(self._memory["events"][go.rank].numpy())
+        log = open_log(self._job.trace, self._memory["events"], go.rank)
         enter: Enter = log.enter if fault is None else faults.after(log.enter, fault)
         enter(Phase.START, go.step)
         loop: Loop | None = None

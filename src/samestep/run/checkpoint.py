@@ -20,7 +20,7 @@ from torch import Tensor
 
 from samestep.engine.job import Image
 from samestep.errors import StateError
-from samestep.run.files import make_folder, write_atomically
+from samestep.host.files import make_folder, write_atomically
 
 _FORMAT = 1
 _KEPT = 3

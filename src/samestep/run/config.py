@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from samestep.errors import UsageError
+from samestep.host.cores import num_cores
 from samestep.plan.batch import LastBatch, default_microbatch
 
 Workers = int | Literal["auto"]
@@ -110,6 +110,13 @@ class Settings(NumericSettings):
     out: Path | None = None
     """Folder for the run's record, configuration and weights.safetensors."""
 
+    log: str | None = None
+    """Loggers, comma separated: csv:DIR, tensorboard:DIR, mlflow:EXPERIMENT, wandb:PROJECT; csv and tensorboard without
+    a folder write into the run's."""
+
+    profile: Path | None = None
+    """File for a trace of what every worker did when (Chrome's format; open it in ui.perfetto.dev)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -143,6 +150,8 @@ class Config:
     resume: bool
     weights: Path | None
     out: Path | None
+    log: str | None
+    profile: Path | None
 
     def __post_init__(self) -> None:
         for name in ("global_batch", "microbatch", "threads_per_worker", "workers"):
@@ -278,11 +287,6 @@ def _type_text(hint: Any) -> str:
     return {int: "a whole number", float: "a number", bool: "True or False", str: "a text", Path: "a path"}.get(
         hint, str(hint)
     )
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _first(*values: Any) -> Any:

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from samestep.data.columns import Column, Dataset, Rows, Samples, Windows
 from samestep.engine import losses, numerics, randomness
+from samestep.engine.events import Trace
 from samestep.engine.flat import plan_buffers, settle_constants, trainable, write_buffers, write_parameters
 from samestep.engine.job import NUM_DECIDED, Evaluation, Image, Job, live_arrays
 from samestep.errors import DataError, UsageError
@@ -37,11 +38,13 @@ class Choices:
         optimizer: A class of `torch.optim`, or a callable that builds one from parameter groups.
         lr_schedule: Factor of the learning rate as a function of progress (share of all samples seen, 0..1).
         parameter_groups: model -> torch parameter groups.
+        trace: Where every rank writes down what it does when; changes no bit.
     """
 
     optimizer: Callable[..., Optimizer] | None = None
     lr_schedule: schedules.Schedule | None = None
     parameter_groups: build.ParameterGroups | None = None
+    trace: Trace | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         is_channels_last=config.channels_last,
         switches=switches,
         has_callbacks=has_callbacks,
+        trace=choices.trace,
     )
     return Prepared(job, _first_image(job), partial(_numerics, job, loss, choices, config))
 

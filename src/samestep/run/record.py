@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from array import array
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from samestep.engine.breakdown import Breakdown
 from samestep.engine.loop import EvaluationRecord, StepRecord
 
 _LEFT_OUT = 3
@@ -62,6 +62,7 @@ class Record:
         first_step: Where the run took up, when it was resumed.
         steps: One row per step of this session; a replayed step counts once.
         evaluations: One record per evaluation, those before a resume included.
+        breakdown: Where the time of the last steps went; None where too few were run.
         notices: What happened on the way (deaths, damaged checkpoints).
         wall_s: Seconds from the call to the end.
         startup_s: Seconds from the call to the start of the first step.
@@ -80,6 +81,7 @@ class Record:
     num_samples: int = 0
     steps: StepTable = field(default_factory=StepTable)
     evaluations: list[EvaluationRecord] = field(default_factory=list)
+    breakdown: Breakdown | None = None
     notices: list[str] = field(default_factory=list)
     wall_s: float = 0.0
     startup_s: float | None = None
@@ -122,17 +124,26 @@ class Record:
             "startup_s": self.startup_s,
             "samples_per_s": self.samples_per_s,
             "peak_memory_bytes": self.peak_memory_bytes,
+            "waiting_for_data_frac": self.waiting_for_data_frac,
             "end": self.end,
             "notices": self.notices,
         }
 
-    def to_json(self) -> bytes:
-        """Everything, for a file."""
+    @property
+    def waiting_for_data_frac(self) -> float | None:
+        """Share of a step that the slowest worker spends on getting its samples; None where it is not known."""
+        if self.breakdown is None:
+            return None
+        return max(worker["data"] for worker in self.breakdown.workers) / self.breakdown.step_s
+
+    def body(self) -> dict[str, Any]:
+        """Everything, as plain values for a file."""
         own = {
             "config": self.config,
             "numerics": self.numerics,
             "first_step": self.first_step,
             "evaluations": [asdict(record) for record in self.evaluations],
             "step_table": self.steps.as_lists(),
+            "breakdown": asdict(self.breakdown) if self.breakdown else None,
         }
-        return json.dumps({"format": 1, **self.summary(), **own}).encode()
+        return {**self.summary(), **own}

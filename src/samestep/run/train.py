@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,22 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from samestep.engine import flat
+from samestep.engine.breakdown import breakdown
 from samestep.engine.crew import Crew, hired
 from samestep.engine.job import LAST_LOSS, Image, Job
 from samestep.engine.loop import EvaluationRecord, StepRecord
 from samestep.engine.shared import Shared
 from samestep.engine.solo import Solo
 from samestep.errors import Interrupted, UsageError
+from samestep.host import files, records
+from samestep.host.cores import num_cores
 from samestep.optim.build import ParameterGroups
 from samestep.optim.schedules import Schedule
 from samestep.plan.layout import check_world_size
-from samestep.run import checkpoint, files, usage, weights
-from samestep.run.config import Config, Settings, as_toml, num_cores, resolve
+from samestep.run import checkpoint, profile, usage, weights
+from samestep.run.config import Config, Settings, as_toml, resolve
+from samestep.run.loggers.build import build as build_loggers
+from samestep.run.loggers.logger import Guarded, Logger
 from samestep.run.prepare import Choices, Prepared, empty_image, prepare
 from samestep.run.progress import Progress, Silent
 from samestep.run.record import Record
@@ -105,7 +110,7 @@ def make_settings(values: dict[str, Any]) -> Settings:
     for name in values:
         if name not in known:
             raise UsageError(f"{name!r} is not a setting; known: {', '.join(sorted(known))}")
-    for name in ("checkpoint", "weights", "out"):
+    for name in ("checkpoint", "weights", "out", "profile"):
         if values.get(name) is not None:
             values[name] = Path(values[name])
     return Settings(**values)
@@ -122,7 +127,10 @@ def run(
     """`train`, with settings in one piece."""
     start_s = time.perf_counter()
     config = resolve(settings, workload.recipe)
+    loggers = build_loggers(config.log.split(",") if config.log else (), config.out)
     with ExitStack() as stack:
+        if config.profile is not None:
+            choices = replace(choices, trace=stack.enter_context(profile.traced(config.profile)))
         if config.checkpoint is not None:
             stack.enter_context(checkpoint.owned(config.checkpoint))
             if checkpoint.exists(config.checkpoint) and not config.resume:
@@ -137,7 +145,7 @@ def run(
         world_size = _world_size(settings, config, prepared.job)
         if crew is not None:
             crew.keep(world_size if world_size > 1 else 0)
-        session = Session(workload, config, prepared, world_size, tuple(callbacks), progress, start_s)
+        session = Session(workload, config, prepared, world_size, tuple(callbacks), progress, start_s, loggers)
         return session.run(crew)
 
 
@@ -159,6 +167,7 @@ class Session:
     callbacks: tuple[Callback, ...]
     progress: Progress
     start_s: float
+    loggers: tuple[Logger, ...] = ()
     _engine: Any = None
     _signal: int | None = None
     _writer: Future[Any] | None = None
@@ -186,6 +195,7 @@ class Session:
             )
         self.record.first_step = self._seen_steps = image.step
         self._crew = crew
+        self._log = Guarded(self.loggers, self.notice)
         if self.world_size == 1:
             self._engine = Solo(job, image, self)
         else:
@@ -195,7 +205,10 @@ class Session:
         self._next_checkpoint_s = time.monotonic() + self.config.checkpoint_every_s
         with ThreadPoolExecutor(1, thread_name_prefix="samestep-checkpoint") as self._pool:
             try:
-                with _signals_to(self._on_signal):
+                with self._log, _signals_to(self._on_signal):
+                    self._log.start(
+                        {"name": self.workload.name, "config": self.record.config, "first_step": image.step}
+                    )
                     self.record.end = self._engine.run()
             finally:
                 self.progress.stop()
@@ -207,13 +220,13 @@ class Session:
     # What the engine tells.
 
     def steps(self, records: list[StepRecord]) -> None:
-        for record in records:
-            if record.step < self._seen_steps:
-                continue  # a replay
+        fresh = [record for record in records if record.step >= self._seen_steps]  # the others are a replay
+        for record in fresh:
             self._seen_steps = record.step + 1
             if self.record.startup_s is None:
                 self.record.startup_s = time.perf_counter() - self.start_s - sum(r.duration_s for r in records)
             self.record.steps.append(record)
+        self._log.steps(fresh)
         self.progress.step(records[-1], self.record.samples_per_s)
         if self.world_size == 1:
             self.tick()
@@ -223,6 +236,7 @@ class Session:
         is_new = not self.record.evaluations or record.step > self.record.evaluations[-1].step
         if is_new:
             self.record.evaluations.append(record)
+            self._log.evaluated(record)
             self.progress.evaluated(record)
         if self.callbacks:
             wants_stop = [callback(record) for callback in self.callbacks] if is_new else [False]
@@ -319,6 +333,7 @@ class Session:
                 f"stopped by {signal.Signals(self._signal).name} at step {image.step}; {saved}", self._signal
             )
         record = self.record
+        record.breakdown = breakdown(self._engine.events())
         record.num_samples = job.batches.samples_before(image.step)
         record.last_loss = float(image.decided[LAST_LOSS]) if image.step else None
         record.weights_sha256 = weights.digest(job.model)
@@ -343,7 +358,7 @@ class Session:
         if best is not None:
             weights.save(best, folder / "best.safetensors", {"workload": self.workload.name})
         files.write_atomically(folder / "config.toml", (as_toml(self.config.as_dict()) + "\n").encode())
-        files.write_atomically(folder / "record.json", self.record.to_json())
+        records.write(folder / "record.json", "run", {"environment": records.environment(), **self.record.body()})
 
 
 def _load(job: Job, arrays: Any) -> None:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from samestep.errors import StateError, UsageError
-from samestep.run.files import write_atomically
+from samestep.host.files import write_atomically
 
 
 def digest(model: nn.Module | Mapping[str, Tensor]) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from samestep.errors import StateError
-from samestep.run import checkpoint, files
+from samestep.host import files
+from samestep.run import checkpoint
 
 
 def mounted(folder: Path, options: str) -> Iterator[Path]:

@@ -1,0 +1,1 @@
+"""Facts about the machine and about what runs on it; decides nothing."""

@@ -1,0 +1,118 @@
+"""What ran: versions, the digest of our sources, and the commit of the user's folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+import time
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from samestep.version import __version__
+
+PACKAGES = (
+    "torch",
+    "numpy",
+    "scipy",
+    "safetensors",
+    "cloudpickle",
+    "cyclopts",
+    "rich",
+    "filelock",
+    "psutil",
+    "jinja2",
+    "tensorboardX",
+    "vl-convert-python",
+)
+"""What samestep may use."""
+
+_GIT_LIMIT_S = 2.0
+_NAME_A_CHECKOUT = (
+    "GIT_DIR",
+    "GIT_COMMON_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_NAMESPACE",
+)
+"""Set inside of git's hooks: git would look there instead of in the folder that we ask about."""
+
+
+def packages() -> dict[str, str | None]:
+    """Versions of what samestep uses, from the installed metadata: nothing is imported. None: not installed."""
+    return {name: _version(name) for name in PACKAGES}
+
+
+def versions() -> dict[str, str | None]:
+    """samestep, Python, and the packages."""
+    return {"samestep": __version__, "python": platform.python_version(), **packages()}
+
+
+@cache
+def source_sha256() -> str | None:
+    """The digest of samestep's own sources, read once per process; None where they are not files on a disk."""
+    return digest_of(Path(__file__).resolve().parent.parent)
+
+
+def digest_of(folder: Path) -> str | None:
+    """SHA-256 over the Python files in a folder and below; where the folder lies does not count.
+
+    In order of their names in the folder, each file gives its name, a zero byte and the SHA-256 of its content; line
+    ends count as "\\n", however a checkout has written them.
+
+    Returns:
+        None where there is no Python file.
+    """
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.py") if path.is_file()}
+    total = hashlib.sha256()
+    for name in sorted(found):
+        content = found[name].read_bytes().replace(b"\r\n", b"\n")
+        total.update(name.encode("utf-8", "surrogateescape") + b"\0" + hashlib.sha256(content).digest())
+    return total.hexdigest() if found else None
+
+
+def git_commit(folder: Path, *, limit_s: float = _GIT_LIMIT_S) -> str | None:
+    """The commit of the checkout that holds a folder, with a + where tracked files differ from it.
+
+    Changes nothing in the checkout and never raises.
+
+    Args:
+        folder: For example the user's working folder.
+        limit_s: Seconds that git may take.
+
+    Returns:
+        None where git is missing or too slow, there is no checkout, or it has no commit.
+    """
+    deadline = time.monotonic() + limit_s
+    try:
+        commit = _git(folder, deadline, "rev-parse", "--verify", "HEAD")
+        changes = _git(
+            folder, deadline, "status", "--porcelain", "--untracked-files=no", "--ignore-submodules=untracked"
+        )
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+    return commit + ("+" if changes else "")
+
+
+def _git(folder: Path, deadline: float, *words: str) -> str:
+    """One command of git's that reads only and takes no lock."""
+    done = subprocess.run(
+        ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-C", str(folder), *words],
+        check=True,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=max(0.0, deadline - time.monotonic()),
+        env={name: value for name, value in os.environ.items() if name not in _NAME_A_CHECKOUT},
+    )
+    return done.stdout.decode(errors="replace").strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,263 @@
+"""Why two trainings differ. Every cause is found by a check: a pass run again, or a training with one thing changed."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _NormBase
+
+from samestep.engine import losses, numerics
+from samestep.engine.randomness import preserved
+from samestep.measure.differences import Difference
+from samestep.measure.habits import Habits, batch_of, parts
+from samestep.measure.peer import State, Task, Trainer
+from samestep.measure.rounding import Gap
+from samestep.run.workload import Workload
+
+
+def find_cause(workload: Workload, differences: Mapping[int, tuple[Difference, ...]]) -> tuple[str, ...]:
+    """Why runs differ, found by running one microbatch again: a forward pass must depend on nothing else.
+
+    Python's and NumPy's generators, torch's number of threads and state that a module keeps outside of its buffers
+    are what depends on who computes.
+    """
+    samples = workload.data().train
+    indices = torch.arange(min(8, samples.num_samples))
+    threads = torch.get_num_threads()
+    with preserved():
+        model = workload.model().train()
+        state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        inputs = tuple(column.gather(indices) for column in samples.inputs)
+
+        def answer() -> tuple[Tensor, int]:
+            model.load_state_dict(state)
+            torch.manual_seed(0)
+            try:
+                output = model(*inputs)
+                return _first_tensor(output), torch.get_num_threads()
+            finally:
+                torch.set_num_threads(threads)
+
+        python_state, numpy_state = random.getstate(), repr(np.random.get_state())  # noqa: NPY002
+        first, threads_after = answer()
+        draws_python, draws_numpy = random.getstate() != python_state, repr(np.random.get_state()) != numpy_state  # noqa: NPY002
+        second, _ = answer()
+    found = [
+        f"the forward pass draws from {name}, which is not keyed: draw from torch instead"
+        for is_drawn, name in ((draws_python, "Python's random"), (draws_numpy, "numpy.random"))
+        if is_drawn
+    ]
+    if threads_after != threads:
+        found.append(
+            f"the forward pass changes torch's number of threads ({threads} before, {threads_after} after), on which "
+            "bits depend: leave it to threads_per_worker"
+        )
+    if found:
+        return tuple(found)
+    if not torch.equal(first, second):
+        text = (
+            "the forward pass gives another answer when run again on the same samples: it depends on something that "
+            "is neither parameter, buffer nor torch's default generator"
+        )
+        return (text,)
+    names = {difference.tensor for found_there in differences.values() for difference in found_there}
+    if names and names <= {name for name, _ in model.named_buffers()}:
+        return ("only buffers differ: a module changes them in a way that depends on who computes",)
+    return ()
+
+
+def is_drawing(task: Task) -> bool:
+    """Whether a forward pass, or a transform of the data, draws from torch's default generator."""
+    with preserved():
+        before = torch.get_rng_state()
+        _forward(task, task.job.batches.microbatch)
+        return not torch.equal(before, torch.get_rng_state())
+
+
+def find_threads(task: Task, peer: str, habits: Habits) -> tuple[str, ...]:
+    """Whether a forward pass of the global batch gives other bits with the peer's number of threads."""
+    own, others = task.job.switches.intra_op_threads, habits.threads
+    if others is None or others == own:
+        return ()
+    answers = []
+    for threads in (own, others):
+        with numerics.applied(replace(task.job.switches, intra_op_threads=threads)), preserved():
+            torch.default_generator.manual_seed(task.job.seed)
+            answers.append(_forward(task, task.job.batches.global_batch))
+    if torch.equal(*answers):
+        return ()
+    text = (
+        f"threads: {peer} ran with {others} inside an operation and samestep with {own}; the forward pass gives other "
+        f"bits, for sums are taken in another order (threads_per_worker={others} takes as many)"
+    )
+    return (text,)
+
+
+def _forward(task: Task, num_samples: int) -> Tensor:
+    indices = batch_of(task.job, Habits(), 0)[0][:num_samples]
+    inputs = tuple(column.gather(indices) for column in task.job.samples.inputs)
+    with torch.no_grad():
+        return _first_tensor(copy.deepcopy(task.job.model).train()(*inputs))
+
+
+def _first_tensor(output: Any) -> Tensor:
+    """What a model answers, or the first part of it."""
+    while not isinstance(output, Tensor):
+        output = next(iter(output.values() if isinstance(output, Mapping) else output))
+    return output
+
+
+def diagnose(
+    trainer: Trainer,
+    task: Task,
+    peer: str,
+    habits: Habits,
+    trained: State,
+    reference: State,
+    is_rounding: Callable[[Gap], bool],
+) -> tuple[str, ...]:
+    """Train the peer again and again, each time with one more habit changed to samestep's.
+
+    A habit whose change moves the result by more than rounding is a cause. At the end nothing but rounding may be left.
+
+    Args:
+        trainer: The peer.
+        task: What it trains.
+        peer: Its name.
+        habits: How it trains.
+        trained: What that gave.
+        reference: What samestep gave.
+        is_rounding: Whether rounding explains a difference.
+    """
+    found = []
+    for name, before, after in _ladder(task, habits, trainer.world_size):
+        changed = trainer.train(task, after)
+        gap = task.gap(changed, trained)
+        if name is not None and not is_rounding(gap):
+            effect = f"doing as samestep does moves the peer's update by {gap.relative:.1e} of it"
+            found.append(f"{_describe(name, task, peer, before, trainer.world_size)} ({effect})")
+        trained = changed
+    left = task.gap(reference, trained)
+    if found and not is_rounding(left):
+        found.append(f"something else: with all of that changed, {left.relative:.1e} of the update is still left")
+    return tuple(found)
+
+
+def _ladder(task: Task, habits: Habits, world_size: int) -> Iterator[tuple[str | None, Habits, Habits]]:
+    """Changes to samestep's habits, one at a time; those that cannot matter come together at the end, unnamed."""
+    own = Habits(threads=habits.threads)
+    draws = is_drawing(task)
+    does_apply = {
+        "order": True,
+        "last_batch": _last_batch(task) is not None and (world_size > 1 or habits.last_batch != "mean of means"),
+        "loss": True,
+        "mean": world_size > 1 or habits.parts == "microbatches",
+        "clip": getattr(task.job.rule, "clip_norm", None) is not None,
+        "statistics": any(isinstance(module, _NormBase) for module in task.job.model.modules()),
+        "parts": True,
+        "draws": draws,
+    }
+    now = habits
+    for name, applies in does_apply.items():
+        after = replace(now, **{name: getattr(own, name)})
+        if applies and after != now:
+            # In other parts the masks are others too, and then nothing can be told.
+            yield None if name == "parts" and draws else name, now, after
+            now = after
+    if now != own:
+        yield None, now, own
+
+
+def _last_batch(task: Task) -> int | None:
+    """Samples of a short last batch, where the run comes to one."""
+    batches = task.job.batches
+    step = min(task.job.num_steps, batches.steps_per_epoch) - 1
+    span = batches.span(step)
+    size = span.stop - span.start
+    return size if size < min(batches.global_batch, batches.num_samples) else None
+
+
+def _describe(name: str, task: Task, peer: str, habits: Habits, world_size: int) -> str:
+    batches = task.job.batches
+    what = "its whole share of a batch" if world_size > 1 else "a whole batch"
+    match name:
+        case "order":
+            return f"order: {peer} takes the samples in {habits.order}'s order, and samestep in its own"
+        case "last_batch":
+            return _describe_last_batch(task, peer, habits, world_size)
+        case "loss":
+            return f"loss weights: {_describe_loss(task, peer, habits)}"
+        case "mean":
+            return (
+                f"mean of means: {peer} averages means of unequal weight ({_unequal(task, habits, world_size)}), and "
+                "samestep divides a sum over the batch by its weight"
+            )
+        case "clip":
+            return f"clipping: {peer}'s clip_grad_norm_ adds 1e-6 to the norm, and samestep does not"
+        case "statistics":
+            return (
+                f"BatchNorm: {peer} normalises {what} and samestep each microbatch of {batches.microbatch}, and the "
+                "running statistics are those of what is normalised"
+            )
+        case "draws":
+            return (
+                f"dropout: {peer} draws from torch's default generator as it stands, and samestep keys what is drawn "
+                "by step, microbatch and module"
+            )
+    return (
+        f"parts: the answer for a sample depends on what is forwarded with it; {peer} forwards {what} at once, and "
+        f"samestep microbatches of {batches.microbatch}"
+    )
+
+
+def _describe_last_batch(task: Task, peer: str, habits: Habits, world_size: int) -> str:
+    size = _last_batch(task) or 0
+    start = f"last batch: an epoch ends with {size} samples instead of {task.job.batches.global_batch}, which {peer}"
+    if habits.last_batch == "dropped":
+        return f"{start} leaves out, and samestep keeps"
+    if habits.last_batch == "padded":
+        return f"{start} fills up with samples that the epoch has had, and samestep takes as they are"
+    sizes = _part_sizes(task, habits, size, world_size)
+    return f"{start} splits into {sizes} to average their means, and samestep weighs alike"
+
+
+def _part_sizes(task: Task, habits: Habits, num_samples: int, world_size: int) -> str:
+    found = [
+        str(part.stop - part.start)
+        for rank in range(world_size)
+        for part in parts(habits, num_samples, task.job.batches.microbatch, rank, world_size)
+    ]
+    return " + ".join(found)
+
+
+def _describe_loss(task: Task, peer: str, habits: Habits) -> str:
+    if habits.loss == "own, unweighted" and task.unweighted_loss is not task.loss:
+        return f"{peer}'s loss does not weigh the classes, and samestep's does"
+    if getattr(task.loss, "reduction", None) == "sum":
+        return f"the loss is a sum for {peer} (reduction='sum'), and samestep divides it by the weight of the batch"
+    return (
+        f"the mean that the loss gives for all of {peer}'s samples is not the mean of what it gives for microbatches; "
+        "let it return per-sample losses, or a pair (sum, weight)"
+    )
+
+
+def _unequal(task: Task, habits: Habits, world_size: int) -> str:
+    """What makes the weights of ranks and parts unequal."""
+    found = []
+    sizes = _part_sizes(task, habits, min(task.job.batches.global_batch, task.job.batches.num_samples), world_size)
+    if len(set(sizes.split(" + "))) > 1:
+        found.append(f"{sizes} samples")
+    if getattr(task.loss, "weight", None) is not None:
+        found.append("class weights")
+    if losses.has_class_targets(task.loss):
+        target = task.job.samples.target.gather(torch.arange(task.job.samples.num_samples))
+        if bool((target == losses.ignored_class(task.loss)).any()):
+            found.append("ignored targets")
+    return ", ".join(found) or "weights that the loss gives"

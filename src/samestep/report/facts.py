@@ -1,0 +1,139 @@
+"""What was set and where it ran: what all records share, and what differs between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from samestep.host import records
+from samestep.report import text
+from samestep.report.records import Found, Run, Study
+from samestep.report.shapes import Part, Section, Table
+
+Columns = Mapping[str, Mapping[str, Any]]
+"""Flat values by field, for each record by its name."""
+
+_ABSENT = object()
+
+
+def configuration(found: Found) -> Section:
+    """Only what differs between the records' configurations, and all of it in a folded table."""
+    columns = _unique_names(found, lambda each: each.config)
+    shared, differing = compare(columns)
+    tables = []
+    if len(columns) > 1 and differing:
+        tables.append(_table("What differs between the configurations", columns, differing))
+    tables.append(_table("The whole configuration", columns, [*shared, *differing], is_folded=len(columns) > 1))
+    words = "All records have the same configuration." if len(columns) > 1 and not differing else ""
+    return Section(name="configuration", title="Configuration", parts=[Part(words=words, tables=tables)])
+
+
+def machine(found: Found) -> Section:
+    """Processor, memory, limits, versions and measured peaks."""
+    known = Found(
+        runs=tuple(run for run in found.runs if run.environment),
+        studies=tuple(study for study in found.studies if study.environment),
+    )
+    unknown = [run.name for run in found.runs if not run.environment]
+    notes = [f"{name}: the record does not tell where it ran." for name in unknown]
+    if not known.all:
+        return Section(name="machine", title="Machine", parts=[Part(notes=notes)])
+    tables: list[Table] = []
+    for title, read in _GROUPS.items():
+        columns = _unique_names(known, read)
+        shared, differing = compare(columns)
+        tables += [_shared_table(title, columns, shared)] if shared else []
+        if differing:
+            tables.append(_table(f"{title}: what differs", columns, differing))
+        if not shared and not differing:
+            notes.append(f"{title}: not measured, or not told.")
+    return Section(name="machine", title="Machine", parts=[Part(tables=tables, notes=notes, is_grid=True)])
+
+
+def _origin(each: Run | Study) -> dict[str, Any]:
+    return {name: each.environment.get(name) for name in ("created", "git_commit", "source_sha256")}
+
+
+_GROUPS: Mapping[str, Callable[[Run | Study], Mapping[str, Any]]] = {
+    "Host": lambda each: flat(each.environment.get("host") or {}),
+    "Peaks": lambda each: flat(each.environment.get("peaks") or {}),
+    "Versions": lambda each: flat(each.environment.get("versions") or {}),
+    "Origin": _origin,
+}
+
+
+def compare(columns: Columns) -> tuple[list[str], list[str]]:
+    """The fields that all records share with one value, and those that differ or are not in all; in their order.
+
+    >>> compare({"a": {"lr": 0.1, "seed": 0, "width": 8}, "b": {"lr": 0.1, "seed": 1}})
+    (['lr'], ['seed', 'width'])
+    """
+    names = dict.fromkeys(name for column in columns.values() for name in column)
+    shared: list[str] = []
+    differing: list[str] = []
+    for name in names:
+        first, *others = [column.get(name, _ABSENT) for column in columns.values()]
+        (shared if all(_is_same(first, other) for other in others) else differing).append(name)
+    return shared, differing
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Equal and of one type: 1, 1.0 and True are told apart."""
+    return type(one) is type(other) and bool(one == other)
+
+
+def flat(values: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+    """Nested fields as one level, named by their way.
+
+    >>> flat({"cores": 2, "caches": {"L2_bytes": 1}, "gpus": []})
+    {'cores': 2, 'caches L2_bytes': 1, 'gpus': []}
+    """
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{place}{name} ")
+        else:
+            found[f"{place}{name}"] = value
+    return found
+
+
+def differences(found: Found) -> list[str]:
+    """Caveats: which records were not measured alike, so that their times cannot be compared."""
+    known = [each for each in found.all if each.environment]
+    said = []
+    for other in known[1:]:
+        first, second = records.comparable(known[0].raw), records.comparable(other.raw)
+        names = [name for name, value in first.items() if second[name] != value]
+        if names:
+            told = "; ".join(
+                f"{text.label(name)} is {text.value(first[name])} in one and {text.value(second[name])} in the other"
+                for name in names
+            )
+            said.append(
+                f"{known[0].name} and {other.name} were not measured alike, so their times cannot be compared: {told}."
+            )
+    return said
+
+
+def _unique_names(found: Found, values: Callable[[Run | Study], Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Values by the record's name; a study and a run in the same folder are told apart."""
+    named: dict[str, Mapping[str, Any]] = {}
+    for each in found.all:
+        name = each.name if each.name not in named else f"{each.name} (run)"
+        named[name] = values(each)
+    return named
+
+
+def _table(title: str, columns: Columns, names: Sequence[str], *, is_folded: bool = False) -> Table:
+    rows = [
+        [text.label(name), *(text.value(column[name], name) if name in column else "" for column in columns.values())]
+        for name in names
+    ]
+    return Table(title=title, head=["field", *columns], rows=rows, is_folded=is_folded, is_text=True)
+
+
+def _shared_table(title: str, columns: Columns, names: Sequence[str]) -> Table:
+    column = next(iter(columns.values()))
+    head = ["field", "all records" if len(columns) > 1 else next(iter(columns))]
+    rows = [[text.label(name), text.value(column[name], name)] for name in names]
+    return Table(title=title, head=head, rows=rows, is_text=True)

