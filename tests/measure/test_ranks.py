@@ -67,44 +67,33 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("samestep-rank")]
 
 
-def test_trains(folder: Path) -> None:
+def test_trains_in_time(folder: Path) -> None:
     """Two ranks that do as samestep does are one process that does; a buffer's mean goes over the ranks too."""
     with Ranks(timeout_s=60) as ranks:
         for build in (helpers.Mlp, helpers.Cnn):
             given = task(build, global_batch=16, microbatch=4, steps=4)
             alone = InProcess().train(given, Habits())
             assert given.gap(alone, ranks.train(given, Habits())).is_rounding
+            assert given.gap(alone, ranks.train(given, Habits(mean="mean of means", loss="own"))).relative < 1
             assert given.gap(alone, ranks.train(given, Habits(nudge=1))).relative > 0
         unused = task(lambda: helpers.Tied(has_unused=True))
-        assert unused.gap(InProcess().train(unused, Habits()), ranks.train(unused, usual("ddp"))).relative < 1
+        assert unused.gap(InProcess().train(unused, Habits()), ranks.train(unused, Habits())).is_rounding
         assert len(list(folder.iterdir())) == 1
-        ranks.close()
-        assert list(folder.iterdir()) == []
-        assert given.gap(alone, ranks.train(given, Habits())).is_rounding, "it can be started again"
+        ranks._timeout_s, start = 0.5, time.monotonic()
+        with pytest.raises(WorkerError, match="no answer from DDP's rank 0 and 1 within 0.5 s"):
+            ranks.train(task(lambda: Acts(stall)), usual("ddp"))
+        assert time.monotonic() - start < 30, "nobody waits for a rank that sleeps"
 
 
-def test_exception(folder: Path) -> None:
+def test_exception_and_death(folder: Path) -> None:
     with Ranks(timeout_s=60) as ranks:
         with pytest.raises(WorkerError, match="DDP's rank 1 failed: ValueError: planted in a rank") as caught:
             ranks.train(task(lambda: Acts(complain)), usual("ddp"))
         assert 'raise ValueError("planted in a rank")' in caught.value.trace
         assert list(folder.iterdir()) == []
         assert psutil.Process().children() == []
-
-
-def test_death(folder: Path) -> None:
-    with Ranks(timeout_s=60) as ranks, pytest.raises(WorkerError, match=r"rank 1 ended \(signal 9\)"):
-        ranks.train(task(lambda: Acts(end_it)), usual("ddp"))
-
-
-def test_deadline(folder: Path) -> None:
-    with Ranks(timeout_s=60) as ranks:
-        ranks.train(task(), usual("ddp"))
-        ranks._timeout_s = 0.5
-        start = time.monotonic()
-        with pytest.raises(WorkerError, match="no answer from DDP's rank 0 and 1 within 0.5 s"):
-            ranks.train(task(lambda: Acts(stall)), usual("ddp"))
-        assert time.monotonic() - start < 30, "nobody waits for a rank that sleeps"
+        with pytest.raises(WorkerError, match=r"rank 1 ended \(signal 9\)"):  # in new processes
+            ranks.train(task(lambda: Acts(end_it)), usual("ddp"))
 
 
 def test_deadline_of_the_start(folder: Path) -> None:

@@ -6,6 +6,7 @@ import json as json_format
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -117,6 +118,56 @@ def verify(
     else:
         tables.print_verdict(verdict)
     return 0 if verdict.is_passed else 1
+
+
+@app.command
+def scale(
+    workload: str,
+    /,
+    *,
+    out: Annotated[Path, Parameter(help="Folder for the study's record and page; an interrupted study goes on there.")],
+    workers: Annotated[tuple[int, ...], Parameter(help="Numbers of workers, comma separated.")] = (1, 2),
+    weak: Annotated[
+        bool, Parameter(converter=None, help="Also measure with the batch growing with the workers.")
+    ] = False,
+    repeats: Annotated[int, Parameter(help="Slots of every program; more make the intervals narrower.")] = 10,
+    slot_s: Annotated[float, Parameter(help="Seconds of a slot, at least.")] = 0.5,
+    settings: _NumericSettings = _UNSET_NUMERICS,
+    config: _ConfigFile = None,
+    json: _Json = False,
+) -> int:
+    """Measure whether parallel training pays: against the best single process, the machine's roof and one worker."""
+    from samestep.cli.teller import Teller  # noqa: PLC0415
+    from samestep.measure import scale as study_of  # noqa: PLC0415
+    from samestep.report import page  # noqa: PLC0415
+
+    with redirect_stdout(sys.stderr), Teller() as teller:  # what the workload's own code prints
+        chosen = _workload(workload, settings)
+        study, resolved = study_of.plan_study(chosen, settings, workers, is_weak=weak, rounds=repeats, slot_s=slot_s)
+        build = partial(_workload, workload, settings)
+        record = study_of.measure(build, settings, study, resolved, out, teller)
+        findings = study_of.analyse(record)
+        path = page.write(out)
+    if json:
+        _print_json(tables.findings_as_dict(findings, path))
+    else:
+        tables.print_findings(findings, path)
+    return 0
+
+
+@app.command
+def report(folder: Path, /) -> int:
+    """Write one page, FOLDER/report.html, about all runs and studies in a folder; it needs no network.
+
+    Parameters
+    ----------
+    folder
+        What train --out and scale --out have written, one or several of them, also in sub-folders.
+    """
+    from samestep.report import page  # noqa: PLC0415
+
+    print(page.write(folder))
+    return 0
 
 
 @app.command

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from samestep.demo import Outcome
     from samestep.measure.against import Against
+    from samestep.measure.scale import Findings
     from samestep.measure.verify import Verdict
 
 
@@ -106,6 +109,56 @@ def _print_against(found: Against) -> None:
     if found.reason is not None:
         print(f"in float64: unknown ({found.reason})")
     print(f"explained by rounding: {'yes' if found.is_explained else 'no'}")
+
+
+def findings_as_dict(findings: Findings, page: Path) -> dict[str, Any]:
+    """A study's findings as plain values."""
+    return {
+        "workload": findings.record["study"]["workload"],
+        "page": str(page),
+        "axes": {axis: _plain(asdict(scaling)) for axis, scaling in findings.scalings.items()},
+        "losses": findings.losses,
+        "warnings": findings.warnings,
+    }
+
+
+def print_findings(findings: Findings, page: Path) -> None:
+    """A study's tables, its sentences, and what is unstable."""
+    for axis, scaling in findings.scalings.items():
+        print(f"{axis} scaling, best single process: {scaling.best_single}")
+        table = _table("workers", "step ms", "samples/s", "speed-up", "against 1", "efficiency", "of the roof")
+        for point in scaling.points:
+            table.add_row(
+                str(point.workers),
+                point.step_s.scaled(1e3).text(2),
+                f"{point.samples_per_s.value:,.0f}",
+                point.speed_up.text(2),
+                point.relative.text(2),
+                point.efficiency.text(2),
+                point.of_roof.text(2) if point.of_roof else "-",
+            )
+        _print(table)
+        groups = next(iter(findings.losses[axis].values()))
+        table = _table("workers", *groups)
+        for workers, shares in findings.losses[axis].items():
+            table.add_row(str(workers), *(f"{share:.1%}" for share in shares.values()))
+        _print(table)
+        for fit in scaling.fits:
+            text = ", ".join(f"{name} {estimate.text(3)}" for name, estimate in fit.parameters.items())
+            print(f"{fit.law}: {text or fit.reason}")
+        print(scaling.verdict)
+    for warning in findings.warnings:
+        print(f"unstable: {warning}")
+    print(f"page: {page}")
+
+
+def _plain(value: Any) -> Any:
+    """Plain values for JSON, which has no word for infinity."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_outcome(outcome: Outcome) -> None:

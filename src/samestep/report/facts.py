@@ -14,6 +14,11 @@ Columns = Mapping[str, Mapping[str, Any]]
 """Flat values by field, for each record by its name."""
 
 _ABSENT = object()
+_TELLING = {
+    *("processor", "architecture", "instruction_set", "cores", "physical_cores", "quota_cores", "caches", "memory_mb"),
+    *("memory_limit_mb", "gpus", "os", "variables"),
+}
+"""What decides how fast a host is; the rest is in a folded table."""
 
 
 def configuration(found: Found) -> Section:
@@ -38,16 +43,35 @@ def machine(found: Found) -> Section:
     notes = [f"{name}: the record does not tell where it ran." for name in unknown]
     if not known.all:
         return Section(name="machine", title="Machine", parts=[Part(notes=notes)])
-    tables: list[Table] = []
-    for title, read in _GROUPS.items():
-        columns = _unique_names(known, read)
-        shared, differing = compare(columns)
-        tables += [_shared_table(title, columns, shared)] if shared else []
-        if differing:
-            tables.append(_table(f"{title}: what differs", columns, differing))
-        if not shared and not differing:
-            notes.append(f"{title}: not measured, or not told.")
-    return Section(name="machine", title="Machine", parts=[Part(tables=tables, notes=notes, is_grid=True)])
+    found_tables = {title: _group(title, _unique_names(known, read)) for title, read in _GROUPS.items()}
+    notes += [f"{title}: not measured, or not told." for title, tables in found_tables.items() if not tables]
+    everything = _unique_names(known, _host)
+    whole = _table(
+        "All that is known of the host",
+        everything,
+        [name for names in compare(everything) for name in names],
+        is_folded=True,
+    )
+    parts = [
+        Part(tables=[table for tables in found_tables.values() for table in tables], is_grid=True),
+        Part(tables=[whole], notes=notes),
+    ]
+    return Section(name="machine", title="Machine", parts=parts)
+
+
+def _group(title: str, columns: Columns) -> list[Table]:
+    """A table of what the records share, and one of what differs, as far as there is such."""
+    shared, differing = compare(columns)
+    tables = [_shared_table(title, columns, shared)] if shared else []
+    return [*tables, _table(f"{title}: what differs", columns, differing)] if differing else tables
+
+
+def _host(each: Run | Study) -> dict[str, Any]:
+    return flat(each.environment.get("host") or {})
+
+
+def _host_in_short(each: Run | Study) -> dict[str, Any]:
+    return {name: value for name, value in _host(each).items() if name.split(" ")[0] in _TELLING}
 
 
 def _origin(each: Run | Study) -> dict[str, Any]:
@@ -55,7 +79,7 @@ def _origin(each: Run | Study) -> dict[str, Any]:
 
 
 _GROUPS: Mapping[str, Callable[[Run | Study], Mapping[str, Any]]] = {
-    "Host": lambda each: flat(each.environment.get("host") or {}),
+    "Host": _host_in_short,
     "Peaks": lambda each: flat(each.environment.get("peaks") or {}),
     "Versions": lambda each: flat(each.environment.get("versions") or {}),
     "Origin": _origin,

@@ -17,9 +17,13 @@ from samestep.report.shapes import Part, Section, Verdict
 from samestep.report.studies import Analysed
 from samestep.version import __version__
 
-_ALWAYS = (
+_OF_STUDIES = (
     "A speed-up holds for this machine, this network and this global batch; on another it has to be measured again.",
     "Intervals cover 95 % of the chance in the rounds that were measured, not what another day or machine would add.",
+)
+_OF_RUNS = (
+    "The times of a run are those of one measurement, without an interval: which of two runs is faster is measured with "
+    "`samestep scale`.",
 )
 
 
@@ -90,7 +94,8 @@ def _caveats(found: Found, analysed: list[Analysed]) -> Section:
         *facts.differences(found),
         *(caveat for each in analysed for caveat in studies.caveats(each)),
         *runs.caveats(found.runs),
-        *_ALWAYS,
+        *(_OF_STUDIES if analysed else ()),
+        *(_OF_RUNS if found.runs else ()),
     ]
     return Section(name="caveats", title="Caveats", parts=[Part(notes=notes)])
 

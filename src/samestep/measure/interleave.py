@@ -1,0 +1,398 @@
+"""Exactly one program runs at a time: it is continued for a slot, then stopped, then the next one's turn comes.
+
+All programs are started once and stay alive; in every round each of them gets one slot, in random order, so a machine
+whose speed drifts slows all of them alike. Each process writes its events (see `engine.events`) into a ring in a file;
+steps that were interrupted by a stop are left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from samestep.engine.breakdown import StepTimes, grouped, step_times
+from samestep.engine.events import SUFFIX, EventReader, Phase, read_file
+from samestep.errors import SamestepError, UsageError
+
+_LEFT_OUT = 2
+"""First steps of a slot: the one that was interrupted, and the first whole one (caches are cold)."""
+
+_START_STEPS = 5
+_POLL_S = 0.02
+
+
+class ProgramError(SamestepError, RuntimeError):
+    """A measured program ended, or cannot be stopped; the message holds the end of what it printed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """A program that trains for ever.
+
+    Args:
+        name: What it is called in results.
+        command: Its command line; the folder for its events is given in the environment variable of `FOLDER_VARIABLE`.
+        stdin: What it reads from its standard input.
+        threads: Threads inside one operation.
+        copies: Independent processes of it at once.
+        num_logs: Processes that write events, all copies together.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    stdin: bytes = b""
+    threads: int = 1
+    copies: int = 1
+    num_logs: int = 1
+
+
+FOLDER_VARIABLE = "SAMESTEP_EVENTS"
+"""Environment variable: the folder that a program's processes write their events into."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deal:
+    """How slots are dealt.
+
+    Args:
+        rounds: Rounds, those before it was interrupted included.
+        slot_s: Shortest slot in seconds.
+        slot_steps: Fewest whole steps that a slot measures.
+        seed: Of the order within each round.
+        start_timeout_s: For the first steps of a program.
+        slot_timeout_s: For the steps of a slot.
+    """
+
+    rounds: int
+    slot_s: float = 0.5
+    slot_steps: int = 5
+    seed: int = 0
+    start_timeout_s: float = 180.0
+    slot_timeout_s: float = 180.0
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "slot_steps"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name}={getattr(self, name)} is below 1: nothing would be measured")
+        if not self.slot_s > 0:
+            raise UsageError(f"slot_s={self.slot_s:g} is not positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """What was measured in a slot.
+
+    Args:
+        step_s: Mean step time, the mean over all processes.
+        num_steps: Fewest steps measured in a process.
+        others_frac: Share of the machine's core time that neither this program nor idling took.
+        steps_s: Every step's time in the first process.
+        phases: Seconds a step by group (see `engine.breakdown`), one mapping a process.
+    """
+
+    step_s: float
+    num_steps: int
+    others_frac: float
+    steps_s: tuple[float, ...]
+    phases: tuple[Mapping[str, float], ...]
+
+
+@dataclass
+class Running:
+    """A program's processes, stopped except in their slots."""
+
+    program: Program
+    folder: Path
+    leaders: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    logs: list[EventReader] = field(default_factory=list)
+
+    @classmethod
+    def start(cls, program: Program, folder: Path, timeout_s: float) -> Running:
+        """Start a program, let it do its first steps, and stop it.
+
+        Raises:
+            ProgramError: It ended, or took too long.
+        """
+        folder.mkdir()
+        running = cls(program, folder)
+        try:
+            for number in range(program.copies):
+                running.leaders.append(running._launch(number))
+            running._await_first_steps(timeout_s)
+            running.stop()
+        except BaseException:
+            running.kill()
+            raise
+        return running
+
+    def _launch(self, number: int) -> subprocess.Popen[bytes]:
+        folder = self.folder / str(number)
+        folder.mkdir()
+        threads = str(self.program.threads)
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            FOLDER_VARIABLE: str(folder),
+        }
+        with open(self.folder / "output", "ab") as output:
+            process = subprocess.Popen(
+                self.program.command,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                process_group=self.leaders[0].pid if self.leaders else 0,
+            )
+        assert process.stdin is not None
+        # Left open: its end tells the program that we are gone.
+        threading.Thread(target=_feed, args=(process, self.program.stdin), daemon=True).start()
+        return process
+
+    def _await_first_steps(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            self.check_alive()
+            logs = [read_file(path) for path in sorted(self.folder.glob(f"*/*{SUFFIX}")) if path.stat().st_size]
+            if len(logs) == self.program.num_logs and all(_step_of(log) >= _START_STEPS for log in logs):
+                self.logs = logs
+                return
+            if time.monotonic() > deadline:
+                raise ProgramError(
+                    f"{self.program.name} did no {_START_STEPS} steps in {timeout_s:g} s{self._output()}"
+                )
+            time.sleep(_POLL_S)
+
+    def check_alive(self) -> None:
+        """Raises ProgramError where a process has ended."""
+        for leader in self.leaders:
+            if leader.poll() is not None:
+                raise ProgramError(f"{self.program.name} ended with code {leader.returncode}{self._output()}")
+
+    def _output(self) -> str:
+        text = (self.folder / "output").read_text(errors="replace").strip()
+        return f": {text[-2000:]}" if text else ""
+
+    def first_step_s(self) -> float:
+        """A first, rough step time."""
+        return float(np.mean([step_times(log.since(0)).durations_s[-_START_STEPS:].mean() for log in self.logs]))
+
+    def pids(self) -> list[int]:
+        """All processes of this program."""
+        found = []
+        for leader in self.leaders:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process = psutil.Process(leader.pid)
+                found += [process.pid, *(child.pid for child in process.children(recursive=True))]
+        return found
+
+    def resume(self) -> None:
+        for pid in self.pids():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                psutil.Process(pid).resume()
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """Stop every process, and see that every thread of it is stopped.
+
+        Raises:
+            ProgramError: It cannot be stopped.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            pids = self.pids()
+            for pid in pids:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    psutil.Process(pid).suspend()
+            if all(_is_stopped(pid) for pid in pids) and self.pids() == pids:
+                return
+            if time.monotonic() > deadline:
+                raise ProgramError(f"{self.program.name} cannot be stopped")
+            time.sleep(0.002)
+
+    def slot(self, deal: Deal) -> Slot:
+        """Run for a slot and measure it."""
+        counts, first = [log.count for log in self.logs], [_step_of(log) for log in self.logs]
+        wanted = deal.slot_steps + _LEFT_OUT + 1
+        pids = self.pids()
+        own, (busy, total) = _cpu_s(pids), _machine_s()
+        start = time.perf_counter()
+        self.resume()
+        time.sleep(deal.slot_s)
+        while (done := min(_step_of(log) - at for log, at in zip(self.logs, first, strict=True))) < wanted:
+            self.check_alive()
+            elapsed = time.perf_counter() - start
+            if elapsed > deal.slot_timeout_s:
+                raise ProgramError(f"{self.program.name} did {done} of {wanted} steps in {deal.slot_timeout_s:g} s")
+            time.sleep(min(max(elapsed / max(done, 1) * (wanted - done), 0.005), 0.25))
+        stop = time.perf_counter()
+        self.stop()
+        own, (busy, total) = _cpu_s(pids) - own, np.subtract(_machine_s(), (busy, total))
+        others = max(0.0, float((busy - own) / max(total, 1e-9)))
+        return measured([_within(log, count, stop) for log, count in zip(self.logs, counts, strict=True)], others)
+
+    def kill(self) -> None:
+        """End all processes; nothing of them is left afterwards."""
+        processes = [psutil.Process(pid) for pid in self.pids() if psutil.pid_exists(pid)]
+        for process in reversed(processes):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        for leader in self.leaders:
+            leader.wait()
+            assert leader.stdin is not None
+            with contextlib.suppress(OSError):
+                leader.stdin.close()
+        psutil.wait_procs(processes, timeout=5)
+
+
+def measured(processes: Sequence[tuple[StepTimes, NDArray[np.bool_]]], others_frac: float) -> Slot:
+    """A slot, from the steps of each process and which of them count.
+
+    Raises:
+        ProgramError: No whole step was measured.
+    """
+    if any(not kept.any() for _, kept in processes):
+        raise ProgramError("no whole step was made in a slot; a longer slot may help")
+    first, kept_of_first = processes[0]
+    return Slot(
+        step_s=float(np.mean([times.durations_s[kept].mean() for times, kept in processes])),
+        num_steps=min(int(kept.sum()) for _, kept in processes),
+        others_frac=others_frac,
+        steps_s=tuple(first.durations_s[kept_of_first].tolist()),
+        phases=tuple(grouped(times.phases_s[kept].mean(axis=0)) for times, kept in processes),
+    )
+
+
+Report = Callable[[int, float], None]
+"""report(rounds done, seconds left)."""
+
+
+def deal_slots(
+    started: Sequence[Running],
+    deal: Deal,
+    *,
+    done: int = 0,
+    keep: Callable[[int, Mapping[str, Slot]], None],
+    report: Report,
+) -> None:
+    """Deal the slots: in every round each program once, in a random order.
+
+    Args:
+        started: The programs.
+        deal: How.
+        done: Rounds that were done before.
+        keep: Called with (round, slots by program) after every round.
+        report: Says how far it is.
+    """
+    start = time.monotonic()
+    for number in range(done, deal.rounds):
+        order = random.Random(deal.seed * 1_000_003 + number).sample(list(started), len(started))
+        keep(number, {running.program.name: running.slot(deal) for running in order})
+        elapsed = time.monotonic() - start
+        report(number + 1, elapsed / (number + 1 - done) * (deal.rounds - number - 1))
+
+
+@contextlib.contextmanager
+def stage(programs: Sequence[Program], deal: Deal, report: Callable[[Running], None]) -> Iterator[list[Running]]:
+    """Start programs one after the other; whatever happens, nothing of them is left behind.
+
+    Args:
+        programs: What to start.
+        deal: For its time limit.
+        report: Called after each start.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="samestep-measure-"))
+    started: list[Running] = []
+    with _interrupted_by_sigterm():
+        try:
+            for number, program in enumerate(programs):
+                started.append(Running.start(program, folder / str(number), deal.start_timeout_s))
+                report(started[-1])
+            yield started
+        finally:
+            for running in started:
+                running.kill()
+            shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends a measurement as Ctrl-C does; only the main thread can hear it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _feed(process: subprocess.Popen[bytes], data: bytes) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(OSError, ValueError):
+        process.stdin.write(data)
+        process.stdin.flush()
+
+
+def _within(log: EventReader, count: int, stop_s: float) -> tuple[StepTimes, NDArray[np.bool_]]:
+    """A process's steps since event number `count`, and which of them count: whole, and over before the stop."""
+    times = step_times(log.since(count))
+    kept = times.starts_s + times.phases_s.sum(axis=1) <= stop_s
+    kept[:_LEFT_OUT] = False
+    return times, kept & (times.phases_s[:, Phase.EVALUATION] == 0)
+
+
+def _step_of(log: EventReader) -> int:
+    last = log.last()
+    return last[1] if last else -1
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether all threads of a process are stopped, or gone."""
+    tasks = Path(f"/proc/{pid}/task")
+    if not tasks.is_dir():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+        return True
+    try:
+        states = [(task / "stat").read_text().rpartition(")")[2].split()[0] for task in tasks.iterdir()]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return all(state in "TtXZ" for state in states)
+
+
+def _cpu_s(pids: Sequence[int]) -> float:
+    """Core seconds that processes have used."""
+    total = 0.0
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = psutil.Process(pid).cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def _machine_s() -> tuple[float, float]:
+    """Core seconds that the machine was busy, and that there were."""
+    times = psutil.cpu_times()
+    idle = times.idle + getattr(times, "iowait", 0.0)
+    busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
+    return busy, busy + idle

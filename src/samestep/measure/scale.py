@@ -1,0 +1,303 @@
+"""A scaling study: which programs, how they are measured, what is kept, and what it means."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from samestep.engine.breakdown import GROUPS
+from samestep.errors import UsageError
+from samestep.host import files, peaks, records
+from samestep.host.cores import num_cores
+from samestep.measure import interleave, programs, scaling, stats
+from samestep.measure.interleave import Deal, Running, Slot
+from samestep.measure.programs import Task
+from samestep.measure.scaling import Axis, Scaling, Series
+from samestep.plan.layout import check_world_size
+from samestep.run.config import Config, NumericSettings, Settings, resolve
+from samestep.run.workload import Workload
+
+RECORD, PARTIAL = "scale.json", "scale.part.json"
+
+_START_S, _STOP_S, _PEAKS_S = 5.0, 0.1, 3.0
+"""About how long a program takes to start, a slot beyond its length, and the machine's peaks; for the estimate."""
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What is measured.
+
+    Args:
+        workload: Its name.
+        workers: Numbers of workers, ascending, with 1.
+        axes: "strong", and "weak" where it is asked for.
+        rounds: Slots of every program.
+        slot_s: Shortest slot in seconds.
+        seed: Of the order of the slots.
+    """
+
+    workload: str
+    workers: tuple[int, ...]
+    axes: tuple[Axis, ...]
+    rounds: int
+    slot_s: float
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What a study found.
+
+    Args:
+        record: Everything, raw values included.
+        scalings: What it means, by axis.
+        losses: Share of the step by group, by axis and number of workers; the mean over workers.
+        warnings: What is unstable, and what to run next.
+    """
+
+    record: Record
+    scalings: Mapping[Axis, Scaling]
+    losses: Mapping[Axis, Mapping[int, Mapping[str, float]]]
+    warnings: tuple[str, ...]
+
+
+class Teller(Protocol):
+    """Says how far a study is."""
+
+    def line(self, text: str) -> None: ...
+
+    def phase(self, text: str, done: int, total: int, left_s: float | None) -> None: ...
+
+
+def plan_study(
+    workload: Workload, settings: NumericSettings, workers: Sequence[int], *, is_weak: bool, rounds: int, slot_s: float
+) -> tuple[Study, Config]:
+    """Check what is asked for.
+
+    Raises:
+        UsageError: No number of workers, one that is below 1 or above the microbatches of a step.
+    """
+    config = resolve(Settings(**vars(settings), workers=1), workload.recipe)
+    if not workers:
+        raise UsageError("scale needs at least one number of workers, such as --workers 1,2")
+    wanted = tuple(sorted({1, *workers}))
+    for number in wanted:
+        check_world_size(number, -(-config.global_batch // config.microbatch))
+    axes: tuple[Axis, ...] = ("strong", "weak") if is_weak else ("strong",)
+    Deal(rounds=rounds, slot_s=slot_s)
+    seed = config.seed
+    return Study(workload=workload.name, workers=wanted, axes=axes, rounds=rounds, slot_s=slot_s, seed=seed), config
+
+
+def tasks(study: Study, config: Config, *, cores: int) -> dict[Axis, tuple[Task, ...]]:
+    """The programs of a study, by axis; a name that both axes have is one program, measured once.
+
+    Plain torch with 1 to as many threads as cores; samestep and the roof with every number of workers. Along the weak
+    axis the batch of one worker stays what it is, and so does the microbatch.
+    """
+    batch, micro = config.global_batch, config.microbatch
+    threads = sorted({1, *(2**k for k in range(cores.bit_length()) if 2**k <= cores), cores})
+    singles = [
+        Task(name=_plural("torch", number, "thread"), kind="torch", workers=1, threads=number, global_batch=batch,
+             microbatch=batch)
+        for number in threads
+    ]  # fmt: skip
+    found: dict[Axis, tuple[Task, ...]] = {}
+    for axis in study.axes:
+        parallel = []
+        for number in study.workers:
+            size = batch * number if axis == "weak" else batch
+            suffix = "" if size == batch else f" of {batch} samples"
+            ours = _plural("samestep", number, "worker") + suffix
+            roof = _plural("roof", number, "program") + suffix
+            parallel.append(
+                Task(name=ours, kind="samestep", workers=number, threads=config.threads_per_worker, global_batch=size,
+                     microbatch=micro)
+            )  # fmt: skip
+            if number > 1 and size % number == 0:
+                parallel.append(
+                    Task(name=roof, kind="roof", workers=number, threads=1, global_batch=size,
+                         microbatch=size // number)
+                )  # fmt: skip
+        found[axis] = (*singles, *parallel)
+    return found
+
+
+def estimate_s(study: Study, num_programs: int) -> float:
+    """About how long the measuring will take, in seconds."""
+    rounds_s = study.rounds * num_programs * (study.slot_s + _STOP_S)
+    return _PEAKS_S + num_programs * _START_S + rounds_s
+
+
+def measure(
+    build: Callable[[], Workload],
+    settings: NumericSettings,
+    study: Study,
+    config: Config,
+    folder: Path,
+    teller: Teller,
+) -> Record:
+    """Measure a study, or what an interrupted one has left to do; the record lies in `folder` afterwards.
+
+    Raises:
+        UsageError: The folder holds another study.
+        ProgramError: A program failed.
+    """
+    files.make_folder(folder, "the study")
+    by_axis = tasks(study, config, cores=num_cores())
+    record = _begin(study, config, by_axis, folder, teller)
+    done = min((len(slots) for slots in record["slots"].values()), default=0)
+    if done < study.rounds:
+        unique = {task.name: task for axis in by_axis.values() for task in axis}
+        _measure_rounds(unique, build, settings, study, record, folder, teller, done)
+    files.write_atomically(folder / RECORD, records.to_json("scale", _body(record)))
+    (folder / PARTIAL).unlink(missing_ok=True)
+    return record
+
+
+def _measure_rounds(
+    unique: Mapping[str, Task],
+    build: Callable[[], Workload],
+    settings: NumericSettings,
+    study: Study,
+    record: Record,
+    folder: Path,
+    teller: Teller,
+    done: int,
+) -> None:
+    deal = Deal(rounds=study.rounds, slot_s=study.slot_s, seed=study.seed)
+    list_of_axes = {name: [key for key in record["slots"] if key.partition("/")[2] == name] for name in unique}
+    teller.line(
+        f"{study.workload}: {len(unique)} programs, {study.rounds - done} rounds: about "
+        f"{estimate_s(replace(study, rounds=study.rounds - done), len(unique)) / 60:.1f} min"
+    )
+    if record["environment"]["peaks"] is None:
+        teller.line("measuring what the machine can copy and multiply ...")
+        record["environment"]["peaks"] = asdict(peaks.measure())
+    num_started = 0
+
+    def report_start(running: Running) -> None:
+        nonlocal num_started
+        num_started += 1
+        teller.phase(f"started {running.program.name}", num_started, len(unique), None)
+
+    def keep(number: int, slots: Mapping[str, Slot]) -> None:
+        for name, slot in slots.items():
+            for key in list_of_axes[name]:
+                record["slots"][key].append({"round": number, **_plain(slot)})
+        files.write_atomically(folder / PARTIAL, records.to_json("scale", _body(record)))
+
+    def report(number: int, left_s: float) -> None:
+        teller.phase(f"round {number}", number, study.rounds, left_s)
+
+    made = [programs.program(task, build, settings) for task in unique.values()]
+    with interleave.stage(made, deal, report_start) as started:
+        interleave.deal_slots(started, deal, done=done, keep=keep, report=report)
+
+
+def analyse(record: Record) -> Findings:
+    """What a record means."""
+    cores = record["environment"]["host"]["cores"]
+    scalings: dict[Axis, Scaling] = {}
+    losses: dict[Axis, dict[int, dict[str, float]]] = {}
+    warnings: list[str] = []
+    for axis in record["study"]["axes"]:
+        own = [program for program in record["programs"] if program["axis"] == axis]
+        series = []
+        for program in own:
+            slots = record["slots"][f"{axis}/{program['name']}"]
+            times = tuple(slot["step_s"] for slot in slots)
+            series.append(
+                Series(name=program["name"], kind=program["kind"], workers=program["workers"],
+                       threads=program["threads"], global_batch=program["global_batch"], step_s=times)
+            )  # fmt: skip
+            others = [slot["others_frac"] for slot in slots]
+            warnings += [f"{program['name']}: {text}" for text in stats.stability(times, others_frac=others).warnings]
+        losses[axis] = {
+            program["workers"]: mean_shares(record["slots"][f"{axis}/{program['name']}"])
+            for program in own
+            if program["kind"] == "samestep"
+        }
+        scalings[axis] = scaling.analyse(axis, series, cores=cores, losses=losses[axis])
+    return Findings(record=record, scalings=scalings, losses=losses, warnings=tuple(dict.fromkeys(warnings)))
+
+
+def mean_shares(slots: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Share of the step by group: the mean over workers and slots.
+
+    >>> slot = {"phases": [{group: 1.0 for group in GROUPS}, {group: 3.0 for group in GROUPS}]}
+    >>> mean_shares([slot])["data"]
+    0.2
+    """
+    table = np.array([[[worker[group] for group in GROUPS] for worker in slot["phases"]] for slot in slots])
+    means = table.mean(axis=(0, 1))
+    return dict(zip(GROUPS, (means / means.sum()).tolist(), strict=True))
+
+
+def _begin(
+    study: Study, config: Config, by_axis: Mapping[Axis, Sequence[Task]], folder: Path, teller: Teller
+) -> Record:
+    """A record without slots, or the one that an interrupted study with the same settings left behind."""
+    fresh: Record = {
+        "environment": records.environment(),
+        "config": config.as_dict(),
+        "study": _as_json({**asdict(study)}),
+        "programs": [
+            {**asdict(task), "axis": axis, "copies": task.workers if task.kind == "roof" else 1}
+            for axis, each in by_axis.items()
+            for task in each
+        ],
+        "slots": {f"{axis}/{task.name}": [] for axis, each in by_axis.items() for task in each},
+    }
+    for path in (folder / RECORD, folder / PARTIAL):
+        if not path.exists():
+            continue
+        found = records.read(path, "scale")
+        for name in ("study", "config", "programs"):
+            difference = _difference(_as_json(found[name]), _as_json(fresh[name]), name)
+            if difference:
+                raise UsageError(
+                    f"{folder} holds another study: {difference}; name another folder, or remove {path.name} in it"
+                )
+        records.check_mixable([found, fresh], names=[str(path), "this run"])
+        done = min(len(slots) for slots in found["slots"].values())
+        teller.line(f"{path.name}: {done} of {study.rounds} rounds were measured before")
+        for slots in found["slots"].values():
+            del slots[done:]
+        return {key: found[key] for key in fresh}
+    return fresh
+
+
+def _difference(found: Any, wanted: Any, place: str) -> str | None:
+    """The first field that two plain values do not share, in words."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        pairs = ((found.get(name), wanted.get(name), f"{place}.{name}") for name in {**found, **wanted})
+        return next((text for pair in pairs if (text := _difference(*pair))), None)
+    if isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        entries = ((a, b, f"{place}[{at}]") for at, (a, b) in enumerate(zip(found, wanted, strict=True)))
+        return next((text for pair in entries if (text := _difference(*pair))), None)
+    return None if found == wanted else f"its {place} is {found!r} and this one's is {wanted!r}"
+
+
+def _plain(slot: Slot) -> dict[str, Any]:
+    values = asdict(slot)
+    return {**values, "steps_s": list(slot.steps_s), "phases": [dict(worker) for worker in slot.phases]}
+
+
+def _body(record: Record) -> Record:
+    return {key: value for key, value in record.items() if key not in ("format", "kind")}
+
+
+def _as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def _plural(what: str, number: int, noun: str) -> str:
+    return f"{what}, {number} {noun}" + ("s" if number > 1 else "")
