@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from samestep.host import files, records
 from samestep.host.cores import num_cores
 from samestep.measure.baseline import train_plain
+from samestep.report import page
 from samestep.run.config import Settings, resolve
 from samestep.run.prepare import Choices
 from samestep.run.progress import Progress
+from samestep.run.record import Record
 from samestep.run.train import run
 from samestep.run.workload import Workload
 
@@ -42,14 +46,21 @@ class Outcome:
     rows: tuple[Row, ...]
     is_same: bool
     verdict: str
+    page: Path
 
 
 WORKLOAD, WIDTH, GLOBAL_BATCH, EPOCHS = "digits-cnn", 32, 512, 60.0
 """A network that is large enough for parallel training to be worth it, and done in well under a minute."""
 
 
-def demonstrate(build: Callable[[], Workload], progress: Progress) -> Outcome:
-    """Train the same workload three ways; plain torch with one thread and with one per core, the better counts."""
+def demonstrate(build: Callable[[], Workload], progress: Progress, folder: Path) -> Outcome:
+    """Train the same workload three ways; plain torch with one thread and with one per core, the better counts.
+
+    Args:
+        build: Makes the workload anew for each run.
+        progress: Who shows how it goes.
+        folder: Where the runs' records and the page about them go.
+    """
     # As coarse as the cores allow: one microbatch per worker, a power of two so that the sums are one node each.
     num_microbatches = min(max(2, 1 << (num_cores() - 1).bit_length()), GLOBAL_BATCH // 8)
     settings = Settings(global_batch=GLOBAL_BATCH, microbatch=GLOBAL_BATCH // num_microbatches, epochs=EPOCHS)
@@ -58,6 +69,7 @@ def demonstrate(build: Callable[[], Workload], progress: Progress) -> Outcome:
     for threads in sorted({1, num_cores()}):
         progress.line(f"plain torch, {threads} thread{'s' if threads > 1 else ''} ...")
         plain.append(train_plain(build(), config, threads=threads))
+        _keep(plain[-1].record(build().name, config), folder / f"torch-{threads}")
     best = max(plain, key=lambda baseline: baseline.samples_per_s)
     rows = [
         Row(
@@ -71,7 +83,8 @@ def demonstrate(build: Callable[[], Workload], progress: Progress) -> Outcome:
         for baseline in plain
     ]
     for workers in sorted({1, min(num_cores(), num_microbatches)}):
-        result = run(build(), replace(settings, workers=workers), choices=Choices(), progress=progress)
+        given = replace(settings, workers=workers, out=folder / f"samestep-{workers}")
+        result = run(build(), given, choices=Choices(), progress=progress)
         record = result.record
         rate = record.samples_per_s or 0.0
         accuracy = (record.last_evaluation or {}).get("accuracy")
@@ -79,7 +92,13 @@ def demonstrate(build: Callable[[], Workload], progress: Progress) -> Outcome:
         rows.append(Row(name, record.wall_s, rate, rate / best.samples_per_s, accuracy, record.weights_sha256))
     ours = rows[len(plain) :]
     is_same = len({row.weights_sha256 for row in ours}) == 1
-    return Outcome(tuple(rows), is_same, _verdict(rows[: len(plain)], ours))
+    verdict = _verdict(rows[: len(plain)], ours)
+    return Outcome(tuple(rows), is_same, verdict, page.write(folder, said=[f"{verdict}."]))
+
+
+def _keep(record: Record, folder: Path) -> None:
+    files.make_folder(folder, "the run's record")
+    records.write(folder / "record.json", "run", {"environment": records.environment(), **record.body()})
 
 
 def _verdict(plain: list[Row], ours: list[Row]) -> str:

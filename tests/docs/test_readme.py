@@ -37,6 +37,7 @@ def test_python_blocks_run_as_unguarded_scripts(number: int, tmp_path: Path) -> 
 
 
 @pytest.mark.processes
+@pytest.mark.timeout(300)
 def test_samestep_commands_run_one_after_the_other(tmp_path: Path) -> None:
     commands = [shlex.split(line) for line in CONSOLE if line.startswith("samestep ")]
     assert len(commands) >= 5

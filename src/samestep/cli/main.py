@@ -171,13 +171,13 @@ def report(folder: Path, /) -> int:
 
 
 @app.command
-def demo() -> int:
-    """Train on the embedded digits: plain torch, one worker, one worker per core; compare."""
+def demo(*, out: Annotated[Path, Parameter(help="Folder for the records and the page.")] = Path("runs/demo")) -> int:
+    """Train on the embedded digits: plain torch, one worker, one worker per core; compare, and write a page."""
     from samestep.demo import WIDTH, WORKLOAD, demonstrate  # noqa: PLC0415
     from samestep.run.progress import for_stderr  # noqa: PLC0415
     from samestep.workloads import catalog  # noqa: PLC0415
 
-    outcome = demonstrate(lambda: catalog.build(WORKLOAD, width=WIDTH), for_stderr())
+    outcome = demonstrate(lambda: catalog.build(WORKLOAD, width=WIDTH), for_stderr(), out)
     tables.print_outcome(outcome)
     return 0 if outcome.is_same else 1
 

@@ -177,6 +177,7 @@ def print_outcome(outcome: Outcome) -> None:
     print("speed-up: against the best single process of plain torch")
     print(f"same bits: {'yes' if outcome.is_same else 'no'}")
     print(outcome.verdict)
+    print(f"page: {outcome.page}")
 
 
 def _table(*columns: str) -> Any:

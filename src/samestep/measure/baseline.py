@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from samestep.engine.loop import EvaluationRecord, StepRecord
 from samestep.engine.randomness import preserved, seed_initialisation
 from samestep.optim import build, schedules
 from samestep.run.config import Config
+from samestep.run.record import Record, StepTable
 from samestep.run.weights import digest
 from samestep.run.workload import Workload
 
@@ -29,6 +32,7 @@ class Baseline:
         wall_s: Seconds in the training loop.
         accuracy: On the evaluation data; None without such data or metric.
         weights_sha256: Digest of the trained weights.
+        steps: One row per step; the gradient's norm is not looked at.
     """
 
     threads: int
@@ -36,6 +40,26 @@ class Baseline:
     wall_s: float
     accuracy: float | None
     weights_sha256: str
+    steps: StepTable
+
+    def record(self, workload: str, config: Config) -> Record:
+        """As the record of a run."""
+        means = {} if self.accuracy is None else {"accuracy": self.accuracy}
+        last = self.steps[-1]
+        return Record(
+            workload=workload,
+            engine="torch",
+            workers=1,
+            config={**config.as_dict(), "workers": 1, "threads_per_worker": self.threads},
+            numerics={},
+            num_samples=sum(step.num_samples for step in self.steps),
+            steps=self.steps,
+            evaluations=[EvaluationRecord(last.step + 1, means, is_best=True, duration_s=0.0)] if means else [],
+            wall_s=self.wall_s,
+            weights_sha256=self.weights_sha256,
+            last_loss=last.loss,
+            end="finished",
+        )
 
 
 def train_plain(workload: Workload, config: Config, *, threads: int) -> Baseline:
@@ -60,7 +84,7 @@ def train_plain(workload: Workload, config: Config, *, threads: int) -> Baseline
         schedule = schedules.by_name(config.lr_schedule, config.lr_warmup)
         steps_per_epoch = -(-data.train.num_samples // config.global_batch)
         num_steps = config.steps or round((config.epochs or 1) * steps_per_epoch)
-        durations: list[tuple[float, int]] = []
+        taken: list[tuple[float, int, Tensor]] = []
         start = time.perf_counter()
         for step, indices in enumerate(_batches(data.train.num_samples, config.global_batch, num_steps)):
             before = time.perf_counter()
@@ -74,11 +98,14 @@ def train_plain(workload: Workload, config: Config, *, threads: int) -> Baseline
                     group["lr"] = rate * schedule((step + 0.5) / num_steps)
                 optimizer.step()
                 optimizer.zero_grad()
-            durations.append((time.perf_counter() - before, len(indices)))
+            taken.append((time.perf_counter() - before, len(indices), loss.detach()))
         wall_s = time.perf_counter() - start
-        steady = durations[_LEFT_OUT:] or durations
-        rate_per_s = sum(count for _, count in steady) / sum(seconds for seconds, _ in steady)
-        return Baseline(threads, rate_per_s, wall_s, _accuracy(workload, model), digest(model))
+        steps = StepTable()
+        for step, (seconds, count, value) in enumerate(taken):
+            steps.append(StepRecord(step, float(value), math.nan, count, seconds))
+        steady = taken[_LEFT_OUT:] or taken
+        rate_per_s = sum(count for _, count, _ in steady) / sum(seconds for seconds, _, _ in steady)
+        return Baseline(threads, rate_per_s, wall_s, _accuracy(workload, model), digest(model), steps)
 
 
 def _batches(num_samples: int, global_batch: int, num_steps: int) -> Iterator[Tensor]:

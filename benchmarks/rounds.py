@@ -1,0 +1,127 @@
+"""What the interleaved benchmarks share: the plan of their rounds, and what is kept of a slot."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks import programs
+from benchmarks.programs import Task
+from benchmarks.results import Result
+from samestep.measure.interleave import Deal, Running, Slot, deal_slots, stage
+
+FORMAT = 2
+"""Of the raw values: in 1, programs wrote time stamps; since 2 they write events."""
+
+KeptSlots = dict[str, list[dict[str, Any]]]
+"""By program: what is kept of its slots, one a round."""
+
+_LEFT_OUT = 3.5
+"""Steps of a slot that are not measured: the first two, and on average one and a half at the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How slots are dealt.
+
+    Args:
+        rounds: Rounds, those left out included.
+        warm_up: First rounds, run and kept in the results but left out of all statistics.
+        slot_s: Shortest slot.
+        slot_steps: Fewest whole steps that a slot measures.
+        seed: Of the order within each round.
+    """
+
+    rounds: int
+    warm_up: int
+    slot_s: float
+    slot_steps: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.warm_up < 0:
+            raise ValueError(f"warm_up={self.warm_up} is below 0")
+        if self.rounds <= self.warm_up:
+            raise ValueError(f"rounds={self.rounds} leaves nothing after {self.warm_up} rounds of timing warm-up")
+        self.deal()
+
+    def deal(self) -> Deal:
+        """The same, as it is dealt; it checks the rest."""
+        return Deal(rounds=self.rounds, slot_s=self.slot_s, slot_steps=self.slot_steps, seed=self.seed)
+
+    def slot_for(self, step_s: float) -> float:
+        """About how many seconds a slot takes for a program with this step time."""
+        return 0.05 + max(self.slot_s, (self.slot_steps + _LEFT_OUT) * step_s)
+
+    def as_dict(self) -> Result:
+        return asdict(self)
+
+
+def settings(plan: Plan, tasks: Sequence[Task]) -> Result:
+    """What decides what a result means."""
+    return {"format": FORMAT, **plan.as_dict(), "programs": [task.as_dict() for task in tasks]}
+
+
+def measure(tasks: Sequence[Task], plan: Plan, prefix: str) -> KeptSlots:
+    """Run programs in turn.
+
+    Args:
+        tasks: What they do.
+        plan: How slots are dealt.
+        prefix: Opens what is said on the way.
+
+    Returns:
+        By program, one slot a round, the rounds of timing warm-up included.
+
+    Raises:
+        ProgramError: A program ended, or does no steps.
+    """
+    slots: KeptSlots = {task.name: [] for task in tasks}
+    num_started = 0
+
+    def report_start(running: Running) -> None:
+        nonlocal num_started
+        num_started += 1
+        step_ms = running.first_step_s() * 1e3
+        say(f"{prefix}: started {num_started}/{len(tasks)} {running.program.name} (about {step_ms:.3g} ms a step)")
+
+    def keep(number: int, found: Mapping[str, Slot]) -> None:
+        for name, slot in found.items():
+            slots[name].append(kept(slot))
+
+    def report_round(done: int, left_s: float) -> None:
+        say(f"{prefix}: round {done}/{plan.rounds}, {left_s / 60:.1f} min left")
+
+    deal = plan.deal()
+    with stage([programs.program(task) for task in tasks], deal, report_start) as started:
+        round_s = sum(plan.slot_for(running.first_step_s()) for running in started)
+        say(f"{prefix}: {plan.rounds} rounds of about {round_s:.1f} s: {plan.rounds * round_s / 60:.1f} min")
+        deal_slots(started, deal, keep=keep, report=report_round)
+    return slots
+
+
+def kept(slot: Slot) -> dict[str, Any]:
+    """A slot as plain values; of its steps only the median, for there may be thousands."""
+    return {
+        "step_s": slot.step_s,
+        "median_step_s": float(np.median(slot.steps_s)),
+        "num_steps": slot.num_steps,
+        "others_frac": round(slot.others_frac, 5),
+        "phases": [{group: round(seconds, 9) for group, seconds in each.items()} for each in slot.phases],
+    }
+
+
+def after_warm_up(result: Result) -> KeptSlots:
+    """The slots that count."""
+    warm_up = result["settings"]["warm_up"]
+    return {name: slots[warm_up:] for name, slots in result["slots"].items()}
+
+
+def say(text: str) -> None:
+    """Tell whoever waits."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
