@@ -12,7 +12,14 @@ LEARNING_RATE, MOMENTUM = 0.01, 0.9
 GLOBAL_BATCHES = (64, 256, 1024)
 NETS = ("mlp", "cnn", "lstm", "transformer")
 
-_SHAPES = {"mlp": (784,), "cnn": (1, 28, 28), "lstm": (28, 28), "transformer": (28, 28), "tiny": (8,)}
+_SHAPES = {
+    "mlp": (784,),
+    "cnn": (1, 28, 28),
+    "lstm": (28, 28),
+    "transformer": (28, 28),
+    "narrow": (784,),
+    "tiny": (8,),
+}
 _NUM_CLASSES = {"tiny": 2}
 
 
@@ -96,6 +103,8 @@ def build_model(net: str) -> nn.Module:
             return RowLstm()
         case "transformer":
             return RowTransformer()
+        case "narrow":
+            return nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
         case "tiny":
             return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
     raise ValueError(f"net {net!r} is not known")

@@ -1,6 +1,6 @@
 """Start-up and memory of samestep on two workers, from the outside.
 
-python -m benchmarks.footprint              measure, then write the page
+python -m benchmarks.footprint              measure (or go on where it was interrupted), then write the page
 python -m benchmarks.footprint --page       only write the page from the result
 
 This process must not import torch while it measures: it would share torch's pages with what it measures.
@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -30,14 +33,70 @@ ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "benchmarks" / "footprint_programs.py"
 FOLDER_VARIABLE = "SAMESTEP_FOOTPRINT"
 NETS = ("mlp", "cnn")
-LAUNCHERS = ("samestep-2", "ddp-spawn", "ddp-torchrun")
+OURS = "samestep-2"
+LAUNCHERS = (OURS, "ddp-spawn", "ddp-torchrun")
 
 _NUM_IMAGES = 60_000
 _SAMPLE_EVERY_S = 0.05
 _TIMEOUT_S = 300.0
+_PEER_TRIALS = 2
+"""How often a run of a peer is tried; what fails every time is noted as failed."""
+
 _PAGE = ROOT / "benchmarks" / "FOOTPRINT.md"
+_PARTIAL = ROOT / "benchmarks" / "results" / "footprint.partial.json"
 
 Values = dict[str, Any]
+
+
+class RunError(RuntimeError):
+    """A measured program failed; the message holds the end of what it printed.
+
+    Attributes:
+        short: How it failed, in a line without anybody's paths.
+    """
+
+    def __init__(self, message: str, short: str) -> None:
+        super().__init__(message)
+        self.short = short
+
+
+@dataclass
+class Partial:
+    """Values as they are measured, kept in a file: an interrupted measurement goes on from them.
+
+    Args:
+        settings: Values that were measured with others do not count.
+        spent_s: Seconds of earlier sessions.
+        values: By what was measured, such as "memory/mlp/3/ddp-spawn".
+    """
+
+    settings: Values
+    spent_s: float = 0.0
+    values: dict[str, Values] = field(default_factory=dict)
+    start_s: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def open(cls, settings: Values) -> Partial:
+        """What there is for these settings, or nothing yet."""
+        old = json.loads(_PARTIAL.read_text()) if _PARTIAL.exists() else {}
+        if old.get("settings") != settings:
+            return cls(settings)
+        _say(f"going on with {len(old['values'])} values that were measured before")
+        return cls(settings, old["spent_s"], old["values"])
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds so far, those of earlier sessions included."""
+        return self.spent_s + time.monotonic() - self.start_s
+
+    def keep(self, name: str, value: Values) -> None:
+        """Write a value down, whole or not at all."""
+        self.values[name] = value
+        text = json.dumps({"settings": self.settings, "spent_s": self.duration_s, "values": self.values}, indent=1)
+        _PARTIAL.parent.mkdir(parents=True, exist_ok=True)
+        scratch = _PARTIAL.with_suffix(".tmp")
+        scratch.write_text(text + "\n")
+        scratch.replace(_PARTIAL)
 
 
 def command(launcher: str, net: str, steps: int) -> list[str]:
@@ -76,9 +135,11 @@ def started(words: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[byt
         psutil.wait_procs(family, timeout=5)
 
 
-def fail(words: Sequence[str], folder: Path, why: str) -> RuntimeError:
+def fail(words: Sequence[str], folder: Path, why: str) -> RunError:
     output = (folder / "output").read_text(errors="replace")[-3000:]
-    return RuntimeError(f"{' '.join(words)} {why}:\n{output}")
+    said = output.strip().splitlines()[-1:]
+    short = re.sub(r"\S*/\S*", "…", ": ".join([why, *said]))
+    return RunError(f"{' '.join(words)} {why}:\n{output}", short[:200])
 
 
 def import_s() -> float:
@@ -143,43 +204,65 @@ def _share_bytes(pid: int) -> int:
     return 0
 
 
-def measure_startup(net: str, pairs: int, order: random.Random, folder: Path) -> Values:
+def measure_startup(net: str, pairs: int, folder: Path, partial: Partial) -> Values:
     """Pairs of (import torch, samestep up to its first step), in random order; one pair more goes first unmeasured."""
-    found: Values = {"import_s": [], "first_step_s": [], "second_step_s": []}
-    for number in range(pairs + 1):
+    names = [f"startup/{net}/{number}" for number in range(1, pairs + 1)]
+    todo = [name for name in names if name not in partial.values]
+    for name in [f"startup/{net}/0", *todo] if todo else []:
         taken: Values = {}
-        for what in order.sample(("import", "start"), 2):
+        for what in random.Random(f"{partial.settings['seed']}/{name}").sample(("import", "start"), 2):
             if what == "import":
                 taken["import_s"] = import_s()
             else:
                 taken["first_step_s"], taken["second_step_s"] = startup_s(net, folder)
-        if number:
-            for name, value in taken.items():
-                found[name].append(value)
         _say(
-            f"start-up {net} {number}/{pairs}: import torch {taken['import_s']:.2f} s, "
-            f"first step after {taken['first_step_s']:.2f} s"
+            f"{name} of {pairs}: import torch {taken['import_s']:.2f} s, first step after {taken['first_step_s']:.2f} s"
         )
-    return found
+        if name in todo:
+            partial.keep(name, taken)
+    kinds = ("import_s", "first_step_s", "second_step_s")
+    return {kind: [partial.values[name][kind] for name in names] for kind in kinds}
 
 
-def measure_memory(net: str, repeats: int, steps: int, order: random.Random, folder: Path) -> Values:
+def measure_memory(net: str, repeats: int, steps: int, folder: Path, partial: Partial) -> Values:
+    """Every launcher once a repeat, in random order."""
     found: Values = {launcher: [] for launcher in LAUNCHERS}
     for number in range(1, repeats + 1):
-        for launcher in order.sample(LAUNCHERS, len(LAUNCHERS)):
-            taken = peak_bytes(launcher, net, steps, folder)
-            found[launcher].append(taken)
-            _say(
-                f"memory {net} {number}/{repeats}: {launcher} {taken['peak_bytes'] / 2**20:.0f} MB "
-                f"in {taken['processes']} processes"
-            )
+        repeat = f"memory/{net}/{number}"
+        for launcher in random.Random(f"{partial.settings['seed']}/{repeat}").sample(LAUNCHERS, len(LAUNCHERS)):
+            name = f"{repeat}/{launcher}"
+            if partial.values.get(name, {}).get("peak_bytes") is None:  # one that failed is tried again
+                partial.keep(name, _peak_of(launcher, net, steps, folder))
+                _say(f"{name} of {repeats}: {_in_words(partial.values[name])}")
+            found[launcher].append(partial.values[name])
     return found
 
 
-def measure(pairs: int, repeats: int, steps: int, seed: int) -> Values:
-    order = random.Random(seed)
-    guess_s = len(NETS) * ((pairs + 1) * 6 + repeats * len(LAUNCHERS) * (5 + steps * 0.04))
-    _say(f"about {guess_s / 60:.0f} min")
+def _peak_of(launcher: str, net: str, steps: int, folder: Path) -> Values:
+    """A peak and the failures before it; a peer that always fails has none, and our own failure is no value at all."""
+    failures: list[str] = []
+    while len(failures) < _PEER_TRIALS:
+        try:
+            return {**peak_bytes(launcher, net, steps, folder), "failures": failures}
+        except RunError as error:
+            if launcher == OURS:
+                raise
+            _say(str(error))
+            failures.append(error.short)
+    return {"peak_bytes": None, "processes": None, "samples": None, "failures": failures}
+
+
+def _in_words(taken: Values) -> str:
+    if taken["peak_bytes"] is None:
+        return f"failed {len(taken['failures'])} times"
+    return f"{taken['peak_bytes'] / 2**20:.0f} MB in {taken['processes']} processes"
+
+
+def measure(partial: Partial) -> Values:
+    """Everything that the settings ask for and that has not been measured yet."""
+    pairs, repeats, steps = (partial.settings[name] for name in ("pairs", "repeats", "steps"))
+    guess_s = len(NETS) * ((pairs + 1) * 10 + repeats * len(LAUNCHERS) * (10 + steps * 0.04))
+    _say(f"about {guess_s / 60:.0f} min for the whole")
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         with tempfile.TemporaryDirectory(prefix="samestep-footprint-") as name:
@@ -188,8 +271,8 @@ def measure(pairs: int, repeats: int, steps: int, seed: int) -> Values:
             np.save(folder / "images.npy", generator.integers(256, size=(_NUM_IMAGES, 1, 28, 28), dtype=np.uint8))
             np.save(folder / "labels.npy", generator.integers(10, size=_NUM_IMAGES))
             return {
-                "startup": {net: measure_startup(net, pairs, order, folder) for net in NETS},
-                "memory": {net: measure_memory(net, repeats, steps, order, folder) for net in NETS},
+                "startup": {net: measure_startup(net, pairs, folder, partial) for net in NETS},
+                "memory": {net: measure_memory(net, repeats, steps, folder, partial) for net in NETS},
             }
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -213,19 +296,23 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(words)
     if min(arguments.pairs, arguments.repeats, arguments.steps) < 1:
         parser.error("pairs, repeats and steps are 1 or more")
-    start = time.monotonic()
+    settings = {name: getattr(arguments, name) for name in ("pairs", "repeats", "steps", "seed")}
     measured = None
     if not arguments.page:
+        partial = Partial.open(settings)
         try:
-            measured = measure(arguments.pairs, arguments.repeats, arguments.steps, arguments.seed)
+            measured = measure(partial)
         except KeyboardInterrupt:
-            _say("stopped")
+            _say("stopped; what was measured is kept, the same command goes on")
             return 130
+        except RunError as error:
+            _say(f"{error}\nwhat was measured is kept, the same command goes on")
+            return 1
     # Imports torch, to describe the machine: only now, when nothing is measured any more.
     page = import_module("benchmarks.footprint_page")
     if measured is not None:
-        settings = {name: getattr(arguments, name) for name in ("pairs", "repeats", "steps", "seed")}
-        page.keep(settings, measured, time.monotonic() - start)
+        page.keep(settings, measured, partial.duration_s)
+        _PARTIAL.unlink(missing_ok=True)
     text = page.render()
     if text is None:
         _say("no result yet")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks import results, stats
-from benchmarks.stats import Values
+from benchmarks import results
+from samestep.measure import stats
+from samestep.measure.stats import Values
 
 _RESULT = results.FOLDER / "footprint.json"
 
@@ -23,7 +24,8 @@ def render() -> str | None:
     settings = result["settings"]
     what = (
         f"{settings['pairs']} pairs a net for start-up (one more left out), {settings['repeats']} runs a net and "
-        f"program of {settings['steps']} steps for memory, in random order; medians with 95 % bootstrap intervals"
+        f"program of {settings['steps']} steps for memory, in random order; medians with 95 % intervals (order "
+        "statistics; Student's of logarithms below 6 values)"
     )
     lines = [
         "# Start-up and memory",
@@ -76,11 +78,25 @@ def _memory(found: results.Result) -> list[str]:
         "| net | program | peak, MB | over samestep-2 | processes at the peak |",
         "|---|---|---|---|---|",
     ]
+    notes = []
     for net, programs in found.items():
-        ours = np.array([run["peak_bytes"] for run in programs["samestep-2"]]) / 2**20
         for name, runs in programs.items():
-            peak: Values = np.array([run["peak_bytes"] for run in runs]) / 2**20
-            ratio = stats.median(peak / ours).text(2)
-            processes = "/".join(map(str, sorted({run["processes"] for run in runs})))
-            lines.append(f"| {net} | {name} | {stats.median(peak).text(0)} | {ratio} | {processes} |")
-    return lines
+            lines.append(f"| {net} | {name} | {_peaks(runs, programs['samestep-2'])} |")
+            failures = [text for run in runs for text in run.get("failures", [])]
+            if failures:
+                missing = sum(run["peak_bytes"] is None for run in runs)
+                notes.append(
+                    f"- {net}, {name}: {len(failures)} runs failed (each is tried twice), {missing} of {len(runs)} "
+                    f"values are missing: {'; '.join(sorted(set(failures)))}"
+                )
+    return [*lines, *(["", *notes] if notes else [])]
+
+
+def _peaks(runs: list[results.Result], ours: list[results.Result]) -> str:
+    """The cells of a program: its peak, the ratio to ours in the same repeats, and its processes."""
+    both = [(run["peak_bytes"], own["peak_bytes"]) for run, own in zip(runs, ours, strict=True) if run["peak_bytes"]]
+    if not both:
+        return "failed | | "
+    peak, own = np.array(both, dtype=np.float64).T / 2**20
+    processes = "/".join(map(str, sorted({run["processes"] for run in runs if run["peak_bytes"]})))
+    return f"{stats.median(peak).text(0)} | {stats.ratio(peak, own).text(2)} | {processes}"

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -114,8 +115,19 @@ def run_rank(rank: int, initialise: Callable[[int], None], net: str, steps: int)
             optimizer.step()
             done += 1
             if done == steps:
-                torch.distributed.destroy_process_group()
-                return
+                leave()
+
+
+def leave() -> NoReturn:
+    """End this rank when all ranks are through.
+
+    A rank that ends while another still reads from it resets the connection; and Gloo's threads may still let go of
+    tensors when the interpreter is taken apart, which aborts the process. So: a barrier, and an end without that.
+    """
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def initialise_by_file(rank: int) -> None:

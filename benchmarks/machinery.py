@@ -13,59 +13,53 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks import interleave, results, stats
-from benchmarks.interleave import Plan, Running
-from benchmarks.programs import Program
-from benchmarks.stats import Estimate, Values
+from benchmarks import results, rounds
+from benchmarks.programs import Task
+from benchmarks.rounds import Plan, say
+from samestep.errors import SamestepError
+from samestep.measure import stats
 
 _NET, _GLOBAL_BATCH, _WORKERS = "tiny", 4, 2
 _TARGET_US = 100.0
 _RESULT = results.FOLDER / "machinery.json"
-_PAGE = interleave.ROOT / "benchmarks" / "MACHINERY.md"
+_PAGE = results.ROOT / "benchmarks" / "MACHINERY.md"
 
-PROGRAMS = (
-    Program(name="samestep-2", kind="samestep", net=_NET, global_batch=_GLOBAL_BATCH, microbatch=2, workers=_WORKERS),
-    Program(
-        name="samestep-2-twin", kind="samestep", net=_NET, global_batch=_GLOBAL_BATCH, microbatch=2, workers=_WORKERS
-    ),
-    Program(name="compute", kind="compute", net=_NET, global_batch=_GLOBAL_BATCH, microbatch=2, copies=_WORKERS),
-    Program(name="compute-and-update", kind="torch", net=_NET, global_batch=2, microbatch=2, copies=_WORKERS),
-    Program(name="samestep-1", kind="samestep", net=_NET, global_batch=_GLOBAL_BATCH, microbatch=2),
-    Program(name="torch-accumulating", kind="torch", net=_NET, global_batch=_GLOBAL_BATCH, microbatch=2),
+TASKS = (
+    Task(name="samestep-2", kind="samestep", net=_NET, global_batch=_GLOBAL_BATCH, microbatch=2, workers=_WORKERS),
+    Task(name="samestep-2-twin", kind="samestep", net=_NET, global_batch=_GLOBAL_BATCH, microbatch=2, workers=_WORKERS),
+    Task(name="compute", kind="compute", net=_NET, global_batch=_GLOBAL_BATCH, microbatch=2, copies=_WORKERS),
+    Task(name="compute-and-update", kind="torch", net=_NET, global_batch=2, microbatch=2, copies=_WORKERS),
+    Task(name="samestep-1", kind="samestep", net=_NET, global_batch=_GLOBAL_BATCH, microbatch=2),
+    Task(name="torch-accumulating", kind="torch", net=_NET, global_batch=_GLOBAL_BATCH, microbatch=2),
 )
 
 
 def measure(plan: Plan) -> results.Result:
     """Run all programs in turn."""
     start = time.monotonic()
-    guess_s = len(PROGRAMS) * (5.0 + plan.rounds * plan.slot_for(0.0))
-    _say(f"{len(PROGRAMS)} programs, {plan.rounds} rounds: about {guess_s / 60:.1f} min")
-
-    def report_start(running: Running) -> None:
-        _say(f"started {running.program.name} (about {running.first_step_s() * 1e6:.0f} µs a step)")
-
-    def report_round(done: int, rounds: int, left_s: float) -> None:
-        _say(f"round {done}/{rounds}, {left_s:.0f} s left")
-
-    with interleave.stage(PROGRAMS, report_start) as started:
-        slots = interleave.measure(started, plan, report_round)
-    measured = {"slots": {name: [vars(slot) for slot in found] for name, found in slots.items()}}
-    settings = {**plan.as_dict(), "programs": [program.as_dict() for program in PROGRAMS]}
-    return results.new(settings, measured, module="benchmarks.machinery", duration_s=time.monotonic() - start)
+    guess_s = len(TASKS) * (5.0 + plan.rounds * plan.slot_for(0.0))
+    say(f"{len(TASKS)} programs, {plan.rounds} rounds: about {guess_s / 60:.1f} min")
+    slots = rounds.measure(TASKS, plan, "machinery")
+    return results.new(
+        rounds.settings(plan, TASKS),
+        {"slots": slots},
+        module="benchmarks.machinery",
+        duration_s=time.monotonic() - start,
+    )
 
 
 def render(result: results.Result) -> str:
     """MACHINERY.md."""
     warm_up = result["settings"]["warm_up"]
-    kept = {name: slots[warm_up:] for name, slots in result["slots"].items()}
+    kept = rounds.after_warm_up(result)
     times = {name: np.array([slot["step_s"] for slot in slots]) * 1e6 for name, slots in kept.items()}
     others = np.array([slot["others_frac"] for slots in kept.values() for slot in slots])
     cost = stats.median(times["samestep-2"] - times["compute"])
-    rounds = len(times["samestep-2"])
+    num_rounds = len(times["samestep-2"])
     fewest = min(slot["num_steps"] for slots in kept.values() for slot in slots)
     what = (
-        f"{rounds} rounds ({warm_up} more for timing warm-up left out), each program once a round in random order, "
-        f"{fewest} steps a slot or more; medians over rounds with 95 % bootstrap intervals"
+        f"{num_rounds} rounds ({warm_up} more for timing warm-up left out), each program once a round in random order, "
+        f"{fewest} steps a slot or more; medians over rounds with 95 % intervals (order statistics)"
     )
     lines = [
         "# The cost of the machinery",
@@ -88,7 +82,7 @@ def render(result: results.Result) -> str:
         "| difference | µs a step [95 %] |",
         "|---|---|",
         *(
-            f"| {left} − {right} | {_difference(times[left], times[right]).text(1)} |"
+            f"| {left} − {right} | {stats.median(times[left] - times[right]).text(1)} |"
             for left, right in (
                 ("samestep-2", "compute"),
                 ("samestep-2", "compute-and-update"),
@@ -104,14 +98,6 @@ def render(result: results.Result) -> str:
         middle = np.median([slot["median_step_s"] for slot in kept[name]]) * 1e6
         lines.append(f"| {name} | {stats.median(values).text(1)} | {middle:.1f} |")
     return "\n".join(lines) + "\n"
-
-
-def _difference(left: Values, right: Values) -> Estimate:
-    return stats.median(left - right)
-
-
-def _say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -136,14 +122,17 @@ def main(words: Sequence[str] | None = None) -> int:
         try:
             results.write(_RESULT, measure(plan))
         except KeyboardInterrupt:
-            _say("stopped")
+            say("stopped")
             return 130
+        except SamestepError as error:
+            say(str(error))
+            return 1
     result = results.read(_RESULT)
     if result is None:
-        _say(f"no result in {_RESULT}")
+        say(f"no result in {_RESULT}")
         return 1
     _PAGE.write_text(render(result))
-    _say(f"wrote {_PAGE}")
+    say(f"wrote {_PAGE}")
     return 0
 
 

@@ -1,12 +1,13 @@
-"""The programs that are compared: each trains for ever and stamps every step.
+"""The programs that are compared: each trains for ever and writes down the phases of its steps.
 
-Run by the controller as ``python -m benchmarks.programs SPECIFICATION FOLDER``.
+Run as ``python -m benchmarks.programs``; what to do comes from the process that measures, on standard input.
 """
 
 from __future__ import annotations
 
 import ctypes
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 import samestep
 from benchmarks import cases
-from benchmarks.stamps import Stamper
+from benchmarks.quiet import BeginsOnly
+from samestep.engine.events import Enter, Phase, Trace, open_log
+from samestep.measure.interleave import FOLDER_VARIABLE, Program
+from samestep.run.config import Settings
+from samestep.run.prepare import Choices
+from samestep.run.progress import Silent
+from samestep.run.train import Result, run
 
 _FOR_EVER = 1 << 40
 
@@ -30,7 +37,7 @@ Kind = Literal["samestep", "torch", "ddp", "compute"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Program:
+class Task:
     """What a program does.
 
     Args:
@@ -45,6 +52,7 @@ class Program:
         precision: samestep's.
         channels_last: samestep's.
         keeps_memory: Whether malloc keeps freed memory, as samestep's workers have it.
+        events: Whether samestep writes all of its events, or only where a step begins.
     """
 
     name: str
@@ -58,84 +66,105 @@ class Program:
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
     keeps_memory: bool = False
-
-    @property
-    def num_stampers(self) -> int:
-        return self.workers * self.copies
+    events: Literal["all", "begins"] = "all"
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def run(program: Program, folder: Path) -> None:
-    """Train until killed."""
-    torch.set_num_threads(program.threads)
-    if program.keeps_memory:
+def program(task: Task) -> Program:
+    """The process that does a task, or the processes."""
+    return Program(
+        name=task.name,
+        command=(sys.executable, "-m", "benchmarks.programs"),
+        stdin=json.dumps(task.as_dict()).encode() + b"\n",
+        threads=task.threads,
+        copies=task.copies,
+        num_logs=task.workers * task.copies,
+    )
+
+
+def perform(task: Task, folder: Path) -> None:
+    """Train until killed.
+
+    Args:
+        task: What to do.
+        folder: Where each process of this program writes its events.
+    """
+    torch.set_num_threads(task.threads)
+    if task.keeps_memory:
         keep_freed_memory()
-    stamp = Stamper(folder)
-    match program.kind:
+    match task.kind:
         case "samestep":
-            _run_samestep(program, stamp)
+            train(task, steps=_FOR_EVER, trace=BeginsOnly(folder) if task.events == "begins" else Trace(folder))
         case "ddp":
-            spawn(_run_rank, (program, folder), nprocs=program.workers)  # type: ignore[no-untyped-call]
+            spawn(_run_rank, (task, folder), nprocs=task.workers)  # type: ignore[no-untyped-call]
         case "torch":
-            _run_torch(program, stamp)
+            _run_torch(task, _events(folder, 0))
         case "compute":
-            _run_compute(program, stamp)
+            _run_compute(task, _events(folder, 0))
 
 
-def _run_samestep(program: Program, stamp: Stamper) -> None:
-    inputs, targets = cases.build_data(program.net)
+def train(task: Task, *, steps: int, trace: Trace | None) -> Result:
+    """Train with samestep for so many steps."""
+    inputs, targets = cases.build_data(task.net)
     samples = samestep.Samples((samestep.Rows(values=inputs),), samestep.Rows(values=targets))
     workload = samestep.Workload(
-        name=program.name,
-        model=lambda: cases.build_model(program.net),
+        name=task.name,
+        model=lambda: cases.build_model(task.net),
         data=lambda: samestep.Dataset(samples),
         loss=nn.CrossEntropyLoss(),
     )
-    samestep.train(
-        workload,
-        lr_schedule=stamp,
+    settings = Settings(
         optimizer="sgd",
         lr=cases.LEARNING_RATE,
         momentum=cases.MOMENTUM,
-        global_batch=program.global_batch,
-        microbatch=program.microbatch,
-        workers=program.workers,
-        threads_per_worker=program.threads,
-        precision=program.precision,
-        channels_last=program.channels_last,
-        steps=_FOR_EVER,
+        lr_schedule="constant",
+        global_batch=task.global_batch,
+        microbatch=task.microbatch,
+        workers=task.workers,
+        threads_per_worker=task.threads,
+        precision=task.precision,
+        channels_last=task.channels_last,
+        steps=steps,
     )
+    return run(workload, settings, choices=Choices(trace=trace), progress=Silent())
 
 
-def _run_torch(program: Program, stamp: Stamper) -> None:
+def _run_torch(task: Task, enter: Enter) -> None:
     """Whole batches as everybody writes it; smaller microbatches are summed losses over the global batch."""
-    inputs, targets = cases.build_data(program.net)
-    model = cases.build_model(program.net)
+    inputs, targets = cases.build_data(task.net)
+    model = cases.build_model(task.net)
     optimizer = _sgd(model)
-    is_whole = program.microbatch == program.global_batch
-    for indices in _batches(program.global_batch):
-        stamp()
+    is_whole = task.microbatch == task.global_batch
+    for step, indices in enumerate(_batches(task.global_batch)):
+        enter(Phase.DATA, step)
         optimizer.zero_grad()
-        for part in (indices,) if is_whole else torch.split(indices, program.microbatch):
-            output = model(inputs.index_select(0, part))
-            target = targets.index_select(0, part)
+        for part in (indices,) if is_whole else torch.split(indices, task.microbatch):
+            enter(Phase.DATA, step)
+            given, target = inputs.index_select(0, part), targets.index_select(0, part)
+            enter(Phase.FORWARD, step)
             if is_whole:
-                loss = functional.cross_entropy(output, target)
+                loss = functional.cross_entropy(model(given), target)
             else:
-                loss = functional.cross_entropy(output, target, reduction="sum") / program.global_batch
+                loss = functional.cross_entropy(model(given), target, reduction="sum") / task.global_batch
+            enter(Phase.BACKWARD, step)
             loss.backward()  # type: ignore[no-untyped-call]
+        enter(Phase.UPDATE, step)
         optimizer.step()
+        enter(Phase.BETWEEN, step)
 
 
-def _run_compute(program: Program, stamp: Stamper) -> None:
-    """What one rank computes in a step: feed, forward and backward of its microbatch, and no more."""
-    inputs, targets = cases.build_data(program.net)
-    model = cases.build_model(program.net)
+def _run_compute(task: Task, enter: Enter) -> None:
+    """What one rank computes in a step: feed, forward and backward of its microbatch, and no more.
+
+    So it writes one event a step: those within a step are part of what samestep is charged with.
+    """
+    inputs, targets = cases.build_data(task.net)
+    model = cases.build_model(task.net)
     parameters = list(model.parameters())
-    for indices in _batches(program.microbatch):
-        stamp()
+    for step, indices in enumerate(_batches(task.microbatch)):
+        enter(Phase.DATA, step)
         loss = functional.cross_entropy(
             model(inputs.index_select(0, indices)), targets.index_select(0, indices), reduction="sum"
         )
@@ -144,23 +173,34 @@ def _run_compute(program: Program, stamp: Stamper) -> None:
             parameter.grad = None
 
 
-def _run_rank(rank: int, program: Program, folder: Path) -> None:
+def _run_rank(rank: int, task: Task, folder: Path) -> None:
     """A rank of DistributedDataParallel, as its documentation writes it."""
-    torch.set_num_threads(program.threads)
+    end_with_parent()
+    torch.set_num_threads(task.threads)
     torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=program.workers
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=task.workers
     )
-    stamp = Stamper(folder)
-    inputs, targets = cases.build_data(program.net)
-    model = DistributedDataParallel(cases.build_model(program.net), gradient_as_bucket_view=True, static_graph=True)
+    enter = _events(folder, rank)
+    inputs, targets = cases.build_data(task.net)
+    model = DistributedDataParallel(cases.build_model(task.net), gradient_as_bucket_view=True, static_graph=True)
     optimizer = _sgd(model)
-    for indices in _batches(program.global_batch):
-        part = indices[rank * program.microbatch : (rank + 1) * program.microbatch]
-        stamp()
+    for step, indices in enumerate(_batches(task.global_batch)):
+        enter(Phase.DATA, step)
+        part = indices[rank * task.microbatch : (rank + 1) * task.microbatch]
         optimizer.zero_grad(set_to_none=True)
-        loss = functional.cross_entropy(model(inputs.index_select(0, part)), targets.index_select(0, part))
+        given, target = inputs.index_select(0, part), targets.index_select(0, part)
+        enter(Phase.FORWARD, step)
+        loss = functional.cross_entropy(model(given), target)
+        enter(Phase.BACKWARD, step)  # Gloo's sums are in it
         loss.backward()  # type: ignore[no-untyped-call]
+        enter(Phase.UPDATE, step)
         optimizer.step()
+        enter(Phase.BETWEEN, step)
+
+
+def _events(folder: Path, rank: int) -> Enter:
+    """What writes the events of a process that is not samestep's."""
+    return open_log(Trace(folder), torch.empty(0), rank).enter
 
 
 def _sgd(model: nn.Module) -> optim.SGD:
@@ -190,6 +230,12 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Read a task from the process that measures, and perform it."""
     end_with_parent()
-    run(Program(**json.loads(sys.argv[1])), Path(sys.argv[2]))
+    task = Task(**json.loads(sys.stdin.readline()))
+    perform(task, Path(os.environ[FOLDER_VARIABLE]))
+
+
+if __name__ == "__main__":
+    main()

@@ -17,7 +17,7 @@ class BeginsOnly(Trace):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        EventLog.enter = _enter_begins_only()  # type: ignore[method-assign]
+        EventLog.enter = _enter_begins_only()  # type: ignore[assignment, method-assign]
 
 
 def _enter_begins_only() -> Callable[[EventLog, Phase, int], None]:

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.interleave import ROOT
 from samestep.host import facts
 
+ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "benchmarks" / "results"
 
 Result = dict[str, Any]

@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks import results, soak_trials
-from benchmarks.interleave import ROOT
+from benchmarks.results import ROOT
 from benchmarks.soak_trials import Trial
 
 FOLDER = results.FOLDER / "soak"

@@ -15,10 +15,12 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from benchmarks import cases, interleave, results, step_time_page
+from benchmarks import cases, results, rounds, step_time_page
 from benchmarks.cases import Case
-from benchmarks.interleave import Plan, Running
-from benchmarks.programs import Program
+from benchmarks.programs import Task
+from benchmarks.results import Result
+from benchmarks.rounds import Plan, say
+from samestep.errors import SamestepError
 
 FOLDER = results.FOLDER / "step_time"
 EXTRAS = ("m8", "bf16", "channels-last", "bf16-channels-last", "kept-memory")
@@ -27,15 +29,15 @@ _START_S = 5.0
 """About how long a program takes to start, for the estimate."""
 
 
-def programs(case: Case, extras: Sequence[str]) -> list[Program]:
+def tasks(case: Case, extras: Sequence[str]) -> list[Task]:
     """The programs of a case."""
     batch, half, net = case.global_batch, case.global_batch // 2, case.net
 
-    def make(name: str, **options: object) -> Program:
+    def make(name: str, **options: object) -> Task:
         values: dict[str, object] = {"net": net, "global_batch": batch, "microbatch": half, **options}
-        return Program(name=name, **values)  # type: ignore[arg-type]
+        return Task(name=name, **values)  # type: ignore[arg-type]
 
-    def plain(suffix: str = "", *, keeps_memory: bool = False) -> list[Program]:
+    def plain(suffix: str = "", *, keeps_memory: bool = False) -> list[Task]:
         keeps = {"keeps_memory": keeps_memory}
         return [
             make(f"torch-1{suffix}", kind="torch", microbatch=batch, **keeps),
@@ -67,36 +69,23 @@ def programs(case: Case, extras: Sequence[str]) -> list[Program]:
     return found
 
 
-def settings(case: Case, plan: Plan, extras: Sequence[str]) -> results.Result:
-    return {"case": case.name, **plan.as_dict(), "programs": [p.as_dict() for p in programs(case, extras)]}
+def settings(case: Case, plan: Plan, extras: Sequence[str]) -> Result:
+    return {"case": case.name, **rounds.settings(plan, tasks(case, extras))}
 
 
 def path_of(case: Case) -> Path:
     return FOLDER / f"{case.name}.json"
 
 
-def run_case(case: Case, plan: Plan, extras: Sequence[str], prefix: str) -> results.Result:
+def run_case(case: Case, plan: Plan, extras: Sequence[str], prefix: str) -> Result:
     """Measure all programs of a case."""
     start = time.monotonic()
-    wanted = programs(case, extras)
-    num_started = 0
-
-    def report_start(running: Running) -> None:
-        nonlocal num_started
-        num_started += 1
-        step_ms = running.first_step_s() * 1e3
-        _say(f"{prefix}: started {num_started}/{len(wanted)} {running.program.name} (about {step_ms:.3g} ms a step)")
-
-    def report_round(done: int, rounds: int, left_s: float) -> None:
-        _say(f"{prefix}: round {done}/{rounds}, {left_s / 60:.1f} min left in this case")
-
-    with interleave.stage(wanted, report_start) as started:
-        round_s = sum(plan.slot_for(running.first_step_s()) for running in started)
-        _say(f"{prefix}: {plan.rounds} rounds of about {round_s:.1f} s: {plan.rounds * round_s / 60:.1f} min")
-        slots = interleave.measure(started, plan, report_round)
-    measured = {"slots": {name: [vars(slot) for slot in found] for name, found in slots.items()}}
+    slots = rounds.measure(tasks(case, extras), plan, prefix)
     return results.new(
-        settings(case, plan, extras), measured, module="benchmarks.step_time", duration_s=time.monotonic() - start
+        settings(case, plan, extras),
+        {"slots": slots},
+        module="benchmarks.step_time",
+        duration_s=time.monotonic() - start,
     )
 
 
@@ -104,7 +93,7 @@ def estimate_s(case: Case, plan: Plan, extras: Sequence[str]) -> float:
     """A guess at a case's duration, from a few steps of plain torch in this process."""
     whole_s = _time_plain(case)
     # Two processes or two threads take a bit more than half of one thread's time.
-    shares = [0.6 if p.workers * p.copies * p.threads > 1 else 1.0 for p in programs(case, extras)]
+    shares = [0.6 if task.workers * task.copies * task.threads > 1 else 1.0 for task in tasks(case, extras)]
     return sum(_START_S + plan.rounds * plan.slot_for(share * whole_s) for share in shares)
 
 
@@ -123,10 +112,6 @@ def _time_plain(case: Case) -> float:
         return min(times)
     finally:
         torch.set_num_threads(before)
-
-
-def _say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def _parse(words: Sequence[str] | None) -> argparse.Namespace:
@@ -169,10 +154,10 @@ def measure_cases(chosen: Sequence[Case], plan: Plan, extras: Sequence[str], *, 
     todo = [case for case in chosen if is_forced or not _is_done(case, plan, extras)]
     for case in chosen:
         if case not in todo:
-            _say(f"{case.name}: done before with the same settings (--force measures again)")
+            say(f"{case.name}: done before with the same settings (--force measures again)")
     if todo:
         total_s = sum(estimate_s(case, plan, extras) for case in todo)
-        _say(f"{len(todo)} cases, about {total_s / 60:.0f} min")
+        say(f"{len(todo)} cases, about {total_s / 60:.0f} min")
     for number, case in enumerate(todo, start=1):
         result = run_case(case, plan, extras, f"{case.name} ({number}/{len(todo)})")
         results.write(path_of(case), result)
@@ -184,15 +169,18 @@ def main(words: Sequence[str] | None = None) -> int:
         if not arguments.page:
             measure_cases(arguments.cases, arguments.plan, arguments.extras, is_forced=arguments.force)
     except KeyboardInterrupt:
-        _say("stopped; finished cases are kept")
+        say("stopped; finished cases are kept")
         return 130
+    except SamestepError as error:
+        say(f"{error}; finished cases are kept")
+        return 1
     found = [result for name in cases.all_names() if (result := results.read(path_of(cases.parse(name))))]
     if not found:
-        _say(f"no results in {FOLDER}")
+        say(f"no results in {FOLDER}")
         return 1
-    page = interleave.ROOT / "benchmarks" / "STEP_TIME.md"
+    page = results.ROOT / "benchmarks" / "STEP_TIME.md"
     page.write_text(step_time_page.render(found))
-    _say(f"wrote {page}")
+    say(f"wrote {page}")
     return 0
 
 

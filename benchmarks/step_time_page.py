@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from benchmarks import cases, results, stats
-from benchmarks.stats import Estimate, Values
+from benchmarks import cases, results, rounds
+from samestep.measure import stats
+from samestep.measure.stats import Estimate, Values
 
 Ratio = Callable[["Measured"], Values]
 
@@ -25,8 +25,7 @@ class Measured:
 
     @classmethod
     def of(cls, result: results.Result) -> Measured:
-        warm_up = result["settings"]["warm_up"]
-        kept: dict[str, list[dict[str, Any]]] = {name: slots[warm_up:] for name, slots in result["slots"].items()}
+        kept = rounds.after_warm_up(result)
         return cls(
             result["settings"]["case"],
             {name: np.array([slot["step_s"] for slot in slots]) for name, slots in kept.items()},
@@ -115,12 +114,11 @@ _STANDARD = (
 def render(found: Sequence[results.Result]) -> str:
     """The page."""
     measured = [Measured.of(result) for result in found]
-    rounds = sorted({len(m.step_s["samestep-2"]) for m in measured})
-    counts = " or ".join(map(str, rounds))
+    counts = " or ".join(map(str, sorted({len(m.step_s["samestep-2"]) for m in measured})))
     what = (
         f"{counts} rounds a case ({found[0]['settings']['warm_up']} more for timing warm-up left out), each program "
         f"once a round in random order, {min(m.steps_per_slot for m in measured)} steps a slot or more; medians over "
-        "rounds with 95 % bootstrap intervals"
+        "rounds with 95 % intervals (order statistics; of geometric means over cases: bootstrap)"
     )
     others = np.concatenate([m.others_frac for m in measured])
     missing = [name for name in cases.all_names() if name not in {m.case for m in measured}]

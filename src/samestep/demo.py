@@ -53,17 +53,18 @@ WORKLOAD, WIDTH, GLOBAL_BATCH, EPOCHS = "digits-cnn", 32, 512, 60.0
 """A network that is large enough for parallel training to be worth it, and done in well under a minute."""
 
 
-def demonstrate(build: Callable[[], Workload], progress: Progress, folder: Path) -> Outcome:
+def demonstrate(build: Callable[[], Workload], progress: Progress, folder: Path, *, epochs: float = EPOCHS) -> Outcome:
     """Train the same workload three ways; plain torch with one thread and with one per core, the better counts.
 
     Args:
         build: Makes the workload anew for each run.
         progress: Who shows how it goes.
         folder: Where the runs' records and the page about them go.
+        epochs: Of each training.
     """
     # As coarse as the cores allow: one microbatch per worker, a power of two so that the sums are one node each.
     num_microbatches = min(max(2, 1 << (num_cores() - 1).bit_length()), GLOBAL_BATCH // 8)
-    settings = Settings(global_batch=GLOBAL_BATCH, microbatch=GLOBAL_BATCH // num_microbatches, epochs=EPOCHS)
+    settings = Settings(global_batch=GLOBAL_BATCH, microbatch=GLOBAL_BATCH // num_microbatches, epochs=epochs)
     config = resolve(settings, build().recipe)
     plain = []
     for threads in sorted({1, num_cores()}):

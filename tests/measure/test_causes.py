@@ -111,6 +111,22 @@ class Contrast(nn.Module):
         return normalised(self.net(x))
 
 
+class Counts(nn.Module):
+    """A buffer that is no BatchNorm's."""
+
+    largest: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = helpers.Mlp()
+        self.register_buffer("largest", torch.zeros(12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.largest.copy_(torch.maximum(self.largest, x.detach().amax(0)))
+        scores: Tensor = self.net(x)
+        return scores
+
+
 class Sums(nn.Module):
     """A long sum, whose bits depend on the number of threads."""
 
@@ -120,7 +136,7 @@ class Sums(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         long = torch.linspace(0.1, 1.0, 300_001)
-        scores: Tensor = self.out(x) * (long * x[:1, :1]).sum().tanh()
+        scores: Tensor = self.out(x) * (long * x[:1, :1]).mean()
         return scores
 
 
@@ -156,11 +172,12 @@ PLANTED: dict[str, tuple[Workload, dict[str, Any], dict[str, Any], str]] = {
     "mean of its own": (
         replace(IGNORED, loss=mean_of_kept), {}, {}, "loss weights: the mean that the loss gives for all of torch's",
     ),
-    "clipping": (PLAIN, {}, {"clip_norm": 1e-3}, "clipping: torch's clip_grad_norm_ adds 1e-6"),
+    "clipping": (PLAIN, {}, {"clip_norm": 1e-3, "lr": 100.0}, "clipping: torch's clip_grad_norm_ adds 1e-6"),
     "BatchNorm": (
         helpers.workload(helpers.Cnn), {}, {"last_batch": "drop"},
         "BatchNorm: torch normalises a whole batch and samestep each microbatch of 4",
     ),
+    "buffers": (helpers.workload(Counts), {}, {}, "buffers: torch's buffers follow what it forwards (a whole batch)"),
     "dropout": (DROPOUT, {}, {}, "dropout: torch draws from torch's default generator"),
     "parts": (helpers.workload(Contrast), {}, {}, "parts: the answer for a sample depends on what is forwarded with"),
 }  # fmt: skip
@@ -187,7 +204,7 @@ class TestDiagnose:
     def test_several(self) -> None:
         work = helpers.workload(helpers.Everything)
         habits = replace(usual("torch"), order="DistributedSampler", last_batch="dropped")
-        found = self.diagnose(task(work, last_batch="drop", clip_norm=0.01), habits)
+        found = self.diagnose(task(work, last_batch="drop", clip_norm=1e-3, lr=100.0), habits)
         assert [cause.split(":")[0] for cause in found] == ["order", "clipping", "BatchNorm", "dropout"]
 
     def test_what_is_left(self) -> None:

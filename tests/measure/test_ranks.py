@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -57,12 +59,17 @@ def task(build: Callable[[], nn.Module] = helpers.Mlp, **settings: Any) -> Task:
     return task_of(helpers.workload(build), Settings(workers=1, **{"steps": 3, "global_batch": 15, **settings}))
 
 
+def left_in(folder: Path) -> list[Path]:
+    """Temporary files of ours; torch has some of its own."""
+    return [path for path in folder.iterdir() if not path.name.startswith("torchinductor")]
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where temporary files go; nothing may be left there."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     yield tmp_path
-    assert list(tmp_path.iterdir()) == []
+    assert left_in(tmp_path) == []
     assert psutil.Process().children() == []
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("samestep-rank")]
 
@@ -78,9 +85,9 @@ def test_trains_in_time(folder: Path) -> None:
             assert given.gap(alone, ranks.train(given, Habits(nudge=1))).relative > 0
         unused = task(lambda: helpers.Tied(has_unused=True))
         assert unused.gap(InProcess().train(unused, Habits()), ranks.train(unused, Habits())).is_rounding
-        assert len(list(folder.iterdir())) == 1
+        assert len(left_in(folder)) == 1
         ranks._timeout_s, start = 0.5, time.monotonic()
-        with pytest.raises(WorkerError, match="no answer from DDP's rank 0 and 1 within 0.5 s"):
+        with pytest.raises(WorkerError, match=r"no answer from DDP's rank 0 and 1 within 0\.5 s"):
             ranks.train(task(lambda: Acts(stall)), usual("ddp"))
         assert time.monotonic() - start < 30, "nobody waits for a rank that sleeps"
 
@@ -90,7 +97,7 @@ def test_exception_and_death(folder: Path) -> None:
         with pytest.raises(WorkerError, match="DDP's rank 1 failed: ValueError: planted in a rank") as caught:
             ranks.train(task(lambda: Acts(complain)), usual("ddp"))
         assert 'raise ValueError("planted in a rank")' in caught.value.trace
-        assert list(folder.iterdir()) == []
+        assert left_in(folder) == []
         assert psutil.Process().children() == []
         with pytest.raises(WorkerError, match=r"rank 1 ended \(signal 9\)"):  # in new processes
             ranks.train(task(lambda: Acts(end_it)), usual("ddp"))
@@ -114,3 +121,43 @@ def test_threads_and_generator_are_given_back() -> None:
     torch.manual_seed(3)
     InProcess().train(task(lambda: helpers.Mlp(0.5)), usual("torch"))
     assert torch.equal(torch.rand(2), expected)
+
+
+PROGRAM = """
+import time
+from torch import nn
+from samestep.measure.habits import usual
+from samestep.measure.peer import task_of
+from samestep.measure.ranks import Ranks
+from samestep.run.config import Settings
+from tests import helpers
+
+class Stalls(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(12, 5)
+
+    def forward(self, x):
+        print("stalls", flush=True)
+        time.sleep(60)
+        return self.layer(x)
+
+Ranks(timeout_s=60).train(task_of(helpers.workload(Stalls), Settings(steps=1, workers=1)), usual("ddp"))
+"""
+
+
+def test_parent_dies(tmp_path: Path) -> None:
+    """The ranks end with it, and take their folder away."""
+    root = str(Path(__file__).resolve().parents[2])
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": root}
+    with subprocess.Popen([sys.executable, "-c", PROGRAM], env=environment, stderr=subprocess.PIPE) as program:
+        assert program.stderr is not None
+        line = program.stderr.readline()  # what a rank prints goes there
+        children = psutil.Process(program.pid).children()
+        program.kill()
+        gone, left = psutil.wait_procs(children, timeout=10)
+        for process in left:
+            process.kill()
+    assert line == b"stalls\n"
+    assert (len(gone), left) == (2, [])
+    assert left_in(tmp_path) == []

@@ -90,7 +90,9 @@ def _programs(axis: str) -> list[tuple[dict[str, Any], float]]:
 
     found = []
     for threads, seconds in ((1, 0.0041), (2, 0.0034)):
-        found.append((program(f"torch, {threads} threads", "torch", 1, threads, 1, 256), seconds))
+        found.append(
+            (program(f"torch, {threads} thread{'s' if threads > 1 else ''}", "torch", 1, threads, 1, 256), seconds)
+        )
     for count in WORKERS:
         share = 1 / count if axis == "strong" else 1.0
         batch = 256 if axis == "strong" else 256 * count
@@ -98,7 +100,7 @@ def _programs(axis: str) -> list[tuple[dict[str, Any], float]]:
         seconds = 0.0040 * share + 0.00012 * math.log2(count) + 0.0002
         found.append((program(f"samestep, {count} {noun}", "samestep", count, 1, 1, batch), seconds))
         if count > 1:
-            roof = program(f"roof, {count} programs", "roof", 1, 1, count, batch)
+            roof = program(f"roof, {count} programs", "roof", count, 1, count, batch)
             found.append((roof, 0.0041 * share + 0.0001 * count))
     return found
 

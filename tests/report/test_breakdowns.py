@@ -6,76 +6,63 @@ from pathlib import Path
 
 import pytest
 
+from samestep.engine.breakdown import GROUPS
 from samestep.report import breakdowns
-from samestep.report.records import Program, Slot
+from samestep.report.palette import HATCHES
+from samestep.report.records import Program, Slot, read_study
 from tests.report import made
 
 
-def program(*slots: tuple[dict[str, float], ...], kind: str = "samestep") -> Program:
+def program(*slots: tuple[dict[str, float], ...]) -> Program:
     return Program(
         name="samestep, 2 workers",
-        kind=kind,
+        kind="samestep",
         axis="strong",
         workers=2,
         threads=1,
         copies=1,
         global_batch=64,
         slots=tuple(
-            Slot(round=index, step_s=0.01, num_steps=5, others_frac=None, phases=phases)
+            Slot(round=index, step_s=0.01, steps_s=[0.01], others_frac=0.0, phases=phases)
             for index, phases in enumerate(slots)
         ),
     )
 
 
-TWO = program(
-    ({"compute": 0.006, "waiting": 0.002}, {"compute": 0.008}),
-    ({"compute": 0.008, "waiting": 0.000}, {"compute": 0.008}),
-)
+def took(compute: float, waiting: float = 0.0) -> dict[str, float]:
+    return {**dict.fromkeys(GROUPS, 0.0), "compute": compute, "waiting": waiting}
+
+
+TWO = program((took(0.006, 0.002), took(0.008)), (took(0.008, 0.000), took(0.008)))
 
 
 def test_means_over_rounds() -> None:
     first, second = breakdowns.means(TWO)
-    assert first == pytest.approx({"compute": 0.007, "waiting": 0.001})
-    assert second == pytest.approx({"compute": 0.008, "waiting": 0.0})
-
-
-def test_shares_add_up_to_one() -> None:
-    found = breakdowns.shares([TWO, program(({"compute": 1.0},), kind="torch")])
-    assert found == {2: pytest.approx({"compute": 15 / 16, "waiting": 1 / 16})}
+    assert first == pytest.approx(took(0.007, 0.001))
+    assert second == pytest.approx(took(0.008))
 
 
 def test_a_part() -> None:
     part = breakdowns.part("Where the time goes", [TWO])
-    assert part is not None
-    assert [entry.name for entry in part.legend] == ["compute", "waiting"]
+    assert [entry.name for entry in part.legend] == list(GROUPS)
     drawing = part.figures[0].drawing
     assert drawing.count('role="img"') == 3  # nothing is drawn of 0 seconds
     assert "samestep, 2 workers: 0: waiting 1.00 ms a step" in drawing
-    assert part.tables[0].head == ["worker", "compute", "waiting"]
-    assert part.tables[0].rows[1] == ["samestep, 2 workers: 1", "8.00", "0"]
+    assert part.tables[0].head == ["worker", *GROUPS]
+    assert part.tables[0].rows[1] == ["samestep, 2 workers: 1", "0", "8.00", "0", "0", "0"]
 
 
-def test_groups_that_nobody_has_heard_of() -> None:
-    part = breakdowns.part("t", [program(({"compute": 0.5, "dreaming": 0.5},))])
-    assert part is not None
-    assert [entry.name for entry in part.legend] == ["compute", "dreaming"]
-
-
-def test_no_phases() -> None:
-    assert breakdowns.part("t", [program((), ())]) is None
-    assert breakdowns.shares([program((), ())]) == {}
+def test_every_group_has_a_hatch() -> None:
+    assert len(GROUPS) <= len(HATCHES)
 
 
 def test_many_workers_are_thinned_and_it_is_said() -> None:
-    part = breakdowns.part("t", [program(tuple({"compute": 0.1} for _ in range(64)))])
-    assert part is not None
+    part = breakdowns.part("t", [program(tuple(took(0.1) for _ in range(64)))])
     assert len(part.tables[0].rows) == 6
     assert part.notes == ["Of each program at most 6 workers are shown."]
 
 
 def test_the_made_study_adds_up_to_its_steps(tmp_path: Path) -> None:
-    from samestep.report.records import read_study
-
     for found in read_study(made.write_study(tmp_path), "scale").programs:
         mean = sum(slot.step_s for slot in found.slots) / len(found.slots)
         for worker in breakdowns.means(found):

@@ -57,7 +57,7 @@ def evil(folder: Path) -> Path:
     )
     for evaluation in run["evaluations"]:
         evaluation["means"][EVIL] = 1.0
-    study = made.study(study={"workload": EVIL}, config=made.config(optimizer="</style>"))
+    study = made.study(study={"workload": EVIL, "axes": ["strong"]}, config=made.config(optimizer="</style>"))
     made.write_run(folder / EVIL_NAME, run)
     made.write_study(folder / "control\x01character", study)
     return folder

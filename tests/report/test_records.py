@@ -136,6 +136,31 @@ def spoil_slot(content: dict[str, Any]) -> None:
     content["slots"]["strong/samestep, 1 worker"][3]["step_s"] = None
 
 
+def drop_round(content: dict[str, Any]) -> None:
+    content["slots"]["strong/samestep, 2 workers"].pop(4)
+
+
+def repeat_round(content: dict[str, Any]) -> None:
+    for slots in content["slots"].values():
+        slots[4]["round"] = 3
+
+
+def drop_group(content: dict[str, Any]) -> None:
+    del content["slots"]["strong/samestep, 2 workers"][4]["phases"][1]["waiting"]
+
+
+def drop_worker(content: dict[str, Any]) -> None:
+    content["slots"]["strong/samestep, 2 workers"][4]["phases"].pop()
+
+
+def spoil_kind(content: dict[str, Any]) -> None:
+    content["programs"][2]["kind"] = "magic"
+
+
+def add_axis(content: dict[str, Any]) -> None:
+    content["study"]["axes"].append("diagonal")
+
+
 def drop_cores(content: dict[str, Any]) -> None:
     del content["environment"]["host"]["cores"]
 
@@ -146,6 +171,12 @@ def drop_cores(content: dict[str, Any]) -> None:
         (drop_slots, "the field slots.strong/samestep, 1 worker is missing"),
         (spoil_axis, "programs.0.axis is 'odd', and it must be strong or weak"),
         (spoil_slot, "the field slots.strong/samestep, 1 worker.3.step_s is null, and it must be a number"),
+        (drop_round, "slots.strong/samestep, 2 workers has the rounds [0, 1, 2, 3, 5"),
+        (repeat_round, "has the rounds [0, 1, 2, 3, 3"),
+        (drop_group, "the field slots.strong/samestep, 2 workers.4.phases.1.waiting is missing"),
+        (drop_worker, "tells the phases of [1, 2] workers"),
+        (spoil_kind, "programs.2.kind is 'magic', and it must be torch, samestep or roof"),
+        (add_axis, "the field study.axes names 'diagonal', and no program is of it"),
         (drop_cores, "the field environment.host.cores is missing"),
     ],
 )

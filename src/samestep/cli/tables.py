@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from samestep.demo import Outcome
     from samestep.measure.against import Against
     from samestep.measure.scale import Findings
+    from samestep.measure.stats import Estimate
     from samestep.measure.verify import Verdict
 
 
@@ -119,23 +120,24 @@ def findings_as_dict(findings: Findings, page: Path) -> dict[str, Any]:
         "axes": {axis: _plain(asdict(scaling)) for axis, scaling in findings.scalings.items()},
         "losses": findings.losses,
         "warnings": findings.warnings,
+        "hints": findings.hints,
     }
 
 
 def print_findings(findings: Findings, page: Path) -> None:
-    """A study's tables, its sentences, and what is unstable."""
+    """A study's tables, its sentences, what is unstable and what may help; all of its intervals are on the page."""
     for axis, scaling in findings.scalings.items():
         print(f"{axis} scaling, best single process: {scaling.best_single}")
         table = _table("workers", "step ms", "samples/s", "speed-up", "against 1", "efficiency", "of the roof")
         for point in scaling.points:
             table.add_row(
                 str(point.workers),
-                point.step_s.scaled(1e3).text(2),
+                _short(point.step_s.value * 1e3),
                 f"{point.samples_per_s.value:,.0f}",
-                point.speed_up.text(2),
-                point.relative.text(2),
-                point.efficiency.text(2),
-                point.of_roof.text(2) if point.of_roof else "-",
+                _with_interval(point.speed_up),
+                _short(point.relative.value),
+                _short(point.efficiency.value),
+                _with_interval(point.of_roof) if point.of_roof else "-",
             )
         _print(table)
         groups = next(iter(findings.losses[axis].values()))
@@ -144,12 +146,29 @@ def print_findings(findings: Findings, page: Path) -> None:
             table.add_row(str(workers), *(f"{share:.1%}" for share in shares.values()))
         _print(table)
         for fit in scaling.fits:
-            text = ", ".join(f"{name} {estimate.text(3)}" for name, estimate in fit.parameters.items())
+            text = ", ".join(f"{name} {_with_interval(estimate)}" for name, estimate in fit.parameters.items())
             print(f"{fit.law}: {text or fit.reason}")
         print(scaling.verdict)
     for warning in findings.warnings:
         print(f"unstable: {warning}")
+    for hint in findings.hints:
+        print(f"hint: {hint}")
     print(f"page: {page}")
+
+
+def _with_interval(found: Estimate) -> str:
+    return f"{_short(found.value)} [{_short(found.low)}, {_short(found.high)}]"
+
+
+def _short(value: float) -> str:
+    """A number in at most eight characters; few rounds make bounds of any size.
+
+    >>> [_short(value) for value in (1.234, 1234.5, 123456789.0, math.inf)]
+    ['1.23', '1234', '1.2e+08', '?']
+    """
+    if not math.isfinite(value):
+        return "?"
+    return f"{value:.2f}" if abs(value) < 1e3 else f"{value:.0f}" if abs(value) < 1e6 else f"{value:.1e}"
 
 
 def _plain(value: Any) -> Any:

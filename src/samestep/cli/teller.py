@@ -28,6 +28,7 @@ class Teller:
                 progress.TextColumn("{task.fields[left]}"),
                 console=Console(file=sys.stderr),
                 transient=True,
+                auto_refresh=False,  # a thread that draws would take time from what is measured
             )
 
     def __enter__(self) -> Self:
@@ -53,7 +54,7 @@ class Teller:
         """Where in a phase it is, and how many seconds are left; in a pipe at most one line in ten seconds."""
         left = "" if left_s is None else f"{left_s:.0f} s left"
         if self._bar is not None:
-            self._bar.update(self._task, description=text, completed=done, total=total, left=left)
+            self._bar.update(self._task, description=text, completed=done, total=total, left=left, refresh=True)
         elif time.monotonic() - self._last_s > _PLAIN_INTERVAL_S or done == total:
             self._last_s = time.monotonic()
             self.line(f"{text} ({done}/{total})" + (f", {left}" if left else ""))

@@ -10,10 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,17 +25,23 @@ from numpy.typing import NDArray
 
 from samestep.engine.breakdown import StepTimes, grouped, step_times
 from samestep.engine.events import SUFFIX, EventReader, Phase, read_file
-from samestep.errors import SamestepError, UsageError
+from samestep.errors import Interrupted, UsageError, WorkerError
+from samestep.measure.guard import Guard, kill_group
+from samestep.measure.processes import cpu_s, has_ended, is_stopped, machine_s
 
 _LEFT_OUT = 2
 """First steps of a slot: the one that was interrupted, and the first whole one (caches are cold)."""
 
 _START_STEPS = 5
 _POLL_S = 0.02
+_OUTPUT_CHARS = 4000
 
 
-class ProgramError(SamestepError, RuntimeError):
-    """A measured program ended, or cannot be stopped; the message holds the end of what it printed."""
+class ProgramError(WorkerError):
+    """A measured program ended, does no steps, or cannot be stopped.
+
+    The message holds the last line that it printed; `trace` the end of all that it printed, where that is more.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,21 +122,29 @@ class Running:
 
     program: Program
     folder: Path
+    guard: Guard
     leaders: list[subprocess.Popen[bytes]] = field(default_factory=list)
     logs: list[EventReader] = field(default_factory=list)
 
     @classmethod
-    def start(cls, program: Program, folder: Path, timeout_s: float) -> Running:
+    def start(cls, program: Program, folder: Path, guard: Guard, timeout_s: float) -> Running:
         """Start a program, let it do its first steps, and stop it.
+
+        Args:
+            program: What to start.
+            folder: Made for its events and what it prints.
+            guard: Ends its processes should we be gone.
+            timeout_s: For the first steps.
 
         Raises:
             ProgramError: It ended, or took too long.
         """
         folder.mkdir()
-        running = cls(program, folder)
+        running = cls(program, folder, guard)
         try:
             for number in range(program.copies):
                 running.leaders.append(running._launch(number))
+                guard.watch(running.leaders[0].pid)
             running._await_first_steps(timeout_s)
             running.stop()
         except BaseException:
@@ -173,20 +185,21 @@ class Running:
                 self.logs = logs
                 return
             if time.monotonic() > deadline:
-                raise ProgramError(
-                    f"{self.program.name} did no {_START_STEPS} steps in {timeout_s:g} s{self._output()}"
-                )
+                raise self._error(f"did not do its first {_START_STEPS} steps within {timeout_s:g} s")
             time.sleep(_POLL_S)
 
     def check_alive(self) -> None:
         """Raises ProgramError where a process has ended."""
         for leader in self.leaders:
             if leader.poll() is not None:
-                raise ProgramError(f"{self.program.name} ended with code {leader.returncode}{self._output()}")
+                code = leader.returncode
+                raise self._error(f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}")
 
-    def _output(self) -> str:
-        text = (self.folder / "output").read_text(errors="replace").strip()
-        return f": {text[-2000:]}" if text else ""
+    def _error(self, what: str) -> ProgramError:
+        """With what the program printed: its last line, and the rest as a trace."""
+        lines = (self.folder / "output").read_text(errors="replace").strip()[-_OUTPUT_CHARS:].splitlines()
+        last = f": {lines[-1].strip()}" if lines else ""
+        return ProgramError(f"{self.program.name}: {what}{last}", "\n".join([*lines, ""]) if len(lines) > 1 else "")
 
     def first_step_s(self) -> float:
         """A first, rough step time."""
@@ -194,11 +207,14 @@ class Running:
 
     def pids(self) -> list[int]:
         """All processes of this program."""
-        found = []
+        return [process.pid for process in self._processes()]
+
+    def _processes(self) -> list[psutil.Process]:
+        found: list[psutil.Process] = []
         for leader in self.leaders:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process = psutil.Process(leader.pid)
-                found += [process.pid, *(child.pid for child in process.children(recursive=True))]
+                found += [process, *process.children(recursive=True)]
         return found
 
     def resume(self) -> None:
@@ -218,10 +234,10 @@ class Running:
             for pid in pids:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     psutil.Process(pid).suspend()
-            if all(_is_stopped(pid) for pid in pids) and self.pids() == pids:
+            if all(is_stopped(pid) for pid in pids) and self.pids() == pids:
                 return
             if time.monotonic() > deadline:
-                raise ProgramError(f"{self.program.name} cannot be stopped")
+                raise self._error("cannot be stopped")
             time.sleep(0.002)
 
     def slot(self, deal: Deal) -> Slot:
@@ -229,7 +245,7 @@ class Running:
         counts, first = [log.count for log in self.logs], [_step_of(log) for log in self.logs]
         wanted = deal.slot_steps + _LEFT_OUT + 1
         pids = self.pids()
-        own, (busy, total) = _cpu_s(pids), _machine_s()
+        own, (busy, total) = cpu_s(pids), machine_s()
         start = time.perf_counter()
         self.resume()
         time.sleep(deal.slot_s)
@@ -237,26 +253,32 @@ class Running:
             self.check_alive()
             elapsed = time.perf_counter() - start
             if elapsed > deal.slot_timeout_s:
-                raise ProgramError(f"{self.program.name} did {done} of {wanted} steps in {deal.slot_timeout_s:g} s")
+                raise self._error(f"did {done} of the {wanted} steps of a slot within {deal.slot_timeout_s:g} s")
             time.sleep(min(max(elapsed / max(done, 1) * (wanted - done), 0.005), 0.25))
         stop = time.perf_counter()
         self.stop()
-        own, (busy, total) = _cpu_s(pids) - own, np.subtract(_machine_s(), (busy, total))
-        others = max(0.0, float((busy - own) / max(total, 1e-9)))
+        own, (busy, total) = cpu_s(pids) - own, np.subtract(machine_s(), (busy, total))
+        others = min(max(0.0, float((busy - own) / max(total, 1e-9))), 1.0)
         return measured([_within(log, count, stop) for log, count in zip(self.logs, counts, strict=True)], others)
 
     def kill(self) -> None:
         """End all processes; nothing of them is left afterwards."""
-        processes = [psutil.Process(pid) for pid in self.pids() if psutil.pid_exists(pid)]
+        processes = self._processes()
         for process in reversed(processes):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+        if self.leaders:
+            kill_group(self.leaders[0].pid)  # those whose parent has ended
         for leader in self.leaders:
             leader.wait()
             assert leader.stdin is not None
             with contextlib.suppress(OSError):
                 leader.stdin.close()
-        psutil.wait_procs(processes, timeout=5)
+        deadline = time.monotonic() + 5.0
+        while not all(has_ended(process) for process in processes) and time.monotonic() < deadline:
+            time.sleep(0.002)
+        if self.leaders:
+            self.guard.release(self.leaders[0].pid)
 
 
 def measured(processes: Sequence[tuple[StepTimes, NDArray[np.bool_]]], others_frac: float) -> Slot:
@@ -315,18 +337,16 @@ def stage(programs: Sequence[Program], deal: Deal, report: Callable[[Running], N
         deal: For its time limit.
         report: Called after each start.
     """
-    folder = Path(tempfile.mkdtemp(prefix="samestep-measure-"))
     started: list[Running] = []
-    with _interrupted_by_sigterm():
+    with _interrupted_by_sigterm(), Guard("samestep-measure-") as guard:
         try:
             for number, program in enumerate(programs):
-                started.append(Running.start(program, folder / str(number), deal.start_timeout_s))
+                started.append(Running.start(program, guard.folder / str(number), guard, deal.start_timeout_s))
                 report(started[-1])
             yield started
         finally:
             for running in started:
                 running.kill()
-            shutil.rmtree(folder)
 
 
 @contextlib.contextmanager
@@ -343,7 +363,7 @@ def _interrupted_by_sigterm() -> Iterator[None]:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    raise Interrupted(f"stopped by {signal.Signals(number).name}", number)
 
 
 def _feed(process: subprocess.Popen[bytes], data: bytes) -> None:
@@ -364,35 +384,3 @@ def _within(log: EventReader, count: int, stop_s: float) -> tuple[StepTimes, NDA
 def _step_of(log: EventReader) -> int:
     last = log.last()
     return last[1] if last else -1
-
-
-def _is_stopped(pid: int) -> bool:
-    """Whether all threads of a process are stopped, or gone."""
-    tasks = Path(f"/proc/{pid}/task")
-    if not tasks.is_dir():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            return psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
-        return True
-    try:
-        states = [(task / "stat").read_text().rpartition(")")[2].split()[0] for task in tasks.iterdir()]
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    return all(state in "TtXZ" for state in states)
-
-
-def _cpu_s(pids: Sequence[int]) -> float:
-    """Core seconds that processes have used."""
-    total = 0.0
-    for pid in pids:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            times = psutil.Process(pid).cpu_times()
-            total += times.user + times.system
-    return total
-
-
-def _machine_s() -> tuple[float, float]:
-    """Core seconds that the machine was busy, and that there were."""
-    times = psutil.cpu_times()
-    idle = times.idle + getattr(times, "iowait", 0.0)
-    busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
-    return busy, busy + idle

@@ -24,6 +24,7 @@ from samestep import torch_private
 from samestep.data.columns import Dataset
 from samestep.engine.events import Phase, Trace, open_log
 from samestep.engine.randomness import seed_initialisation
+from samestep.errors import SamestepError, UsageError, WorkerError
 from samestep.measure.interleave import FOLDER_VARIABLE, Program
 from samestep.optim import build
 from samestep.run.config import Config, NumericSettings, Settings, resolve
@@ -62,8 +63,18 @@ class Task:
 
 
 def program(task: Task, build_workload: Callable[[], Workload], settings: NumericSettings) -> Program:
-    """The process that does a task."""
-    content = cloudpickle.dumps((task, build_workload, settings))
+    """The process that does a task.
+
+    Raises:
+        UsageError: The workload cannot be sent to another process.
+    """
+    try:
+        content = cloudpickle.dumps((task, build_workload, settings))
+    except (pickle.PicklingError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+        raise UsageError(
+            f"the workload cannot be sent to the programs that are measured: {error}; make such things inside of the "
+            "functions that use them"
+        ) from None
     copies = task.workers if task.kind == "roof" else 1
     return Program(
         name=task.name,
@@ -77,10 +88,13 @@ def program(task: Task, build_workload: Callable[[], Workload], settings: Numeri
 
 def perform(task: Task, workload: Workload, settings: NumericSettings, folder: Path) -> None:
     """Train until killed."""
-    workload = replace(workload, data=_training_part_of(workload), target=None, metrics={})
+    data = Dataset(workload.data().train)
+    workload = replace(workload, data=lambda: data, target=None, metrics={})
     settings = replace(settings, steps=_FOR_EVER, epochs=None, lr_schedule="linear", lr_warmup=0.5)
     settings = replace(settings, global_batch=task.global_batch, microbatch=task.microbatch)
     assert settings.lr_warmup is not None, "a rise over half of for ever: the rate stays near 0"
+    if task.global_batch <= data.train.num_samples:  # whole batches only, as `plain` takes them
+        settings = replace(settings, last_batch="drop")
     trace = Trace(folder)
     if task.kind == "samestep":
         given = Settings(**vars(settings), workers=task.workers)
@@ -139,10 +153,6 @@ def batches(num_samples: int, global_batch: int) -> Iterator[Tensor]:
                 yield indices
 
 
-def _training_part_of(workload: Workload) -> Callable[[], Dataset]:
-    return lambda: Dataset(workload.data().train)
-
-
 def _end_with_parent() -> None:
     """Be killed when the process that started this one ends; a stopped process cannot look for itself."""
     if sys.platform == "linux":
@@ -165,8 +175,11 @@ def main() -> None:
     content = reader.read(size)
     sys.path[:] = path
     _end_with_parent()
-    task, build_workload, settings = pickle.loads(content)
-    perform(task, build_workload(), settings, Path(os.environ[FOLDER_VARIABLE]))
+    try:
+        task, build_workload, settings = pickle.loads(content)
+        perform(task, build_workload(), settings, Path(os.environ[FOLDER_VARIABLE]))
+    except SamestepError as error:  # its line is all that there is to say
+        sys.exit((error.trace if isinstance(error, WorkerError) else "") + str(error))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,10 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from samestep.engine.breakdown import GROUPS
-from samestep.errors import UsageError
+from samestep.errors import Interrupted, UsageError
 from samestep.host import files, peaks, records
 from samestep.host.cores import num_cores
-from samestep.measure import interleave, programs, scaling, stats
+from samestep.measure import hints, interleave, programs, scaling, stats
 from samestep.measure.interleave import Deal, Running, Slot
 from samestep.measure.programs import Task
 from samestep.measure.scaling import Axis, Scaling, Series
@@ -60,12 +61,14 @@ class Findings:
         scalings: What it means, by axis.
         losses: Share of the step by group, by axis and number of workers; the mean over workers.
         warnings: What is unstable, and what to run next.
+        hints: What would make parallel training pay more.
     """
 
     record: Record
     scalings: Mapping[Axis, Scaling]
     losses: Mapping[Axis, Mapping[int, Mapping[str, float]]]
     warnings: tuple[str, ...]
+    hints: tuple[str, ...]
 
 
 class Teller(Protocol):
@@ -82,18 +85,31 @@ def plan_study(
     """Check what is asked for.
 
     Raises:
-        UsageError: No number of workers, one that is below 1 or above the microbatches of a step.
+        UsageError: No number of workers; one that is below 1 or above the microbatches of a step; along the weak axis,
+            one whose step has more samples than an epoch.
     """
     config = resolve(Settings(**vars(settings), workers=1), workload.recipe)
+    if rounds < 1:
+        raise UsageError(f"repeats={rounds} is below 1: nothing would be measured")
     if not workers:
         raise UsageError("scale needs at least one number of workers, such as --workers 1,2")
     wanted = tuple(sorted({1, *workers}))
     for number in wanted:
         check_world_size(number, -(-config.global_batch // config.microbatch))
+    if is_weak:
+        _check_weak(wanted[-1], config.global_batch, workload.data().train.num_samples)
     axes: tuple[Axis, ...] = ("strong", "weak") if is_weak else ("strong",)
     Deal(rounds=rounds, slot_s=slot_s)
     seed = config.seed
     return Study(workload=workload.name, workers=wanted, axes=axes, rounds=rounds, slot_s=slot_s, seed=seed), config
+
+
+def _check_weak(workers: int, global_batch: int, num_samples: int) -> None:
+    if workers * global_batch > num_samples:
+        raise UsageError(
+            f"weak scaling to {workers} workers takes steps of {workers * global_batch} samples, and an epoch has "
+            f"{num_samples}; take fewer workers, or global_batch={num_samples // workers} or less"
+        )
 
 
 def tasks(study: Study, config: Config, *, cores: int) -> dict[Axis, tuple[Task, ...]]:
@@ -149,14 +165,19 @@ def measure(
     Raises:
         UsageError: The folder holds another study.
         ProgramError: A program failed.
+        Interrupted: Ctrl-C or SIGTERM; the rounds that were done are kept.
     """
     files.make_folder(folder, "the study")
     by_axis = tasks(study, config, cores=num_cores())
     record = _begin(study, config, by_axis, folder, teller)
-    done = min((len(slots) for slots in record["slots"].values()), default=0)
-    if done < study.rounds:
+    if _num_rounds(record) < study.rounds:
         unique = {task.name: task for axis in by_axis.values() for task in axis}
-        _measure_rounds(unique, build, settings, study, record, folder, teller, done)
+        try:
+            _measure_rounds(unique, build, settings, study, record, folder, teller)
+        except KeyboardInterrupt as error:
+            number = error.signum if isinstance(error, Interrupted) else signal.SIGINT
+            kept = f"{_num_rounds(record)} of {study.rounds} rounds are kept, the same command goes on from there"
+            raise Interrupted(f"stopped by {signal.Signals(number).name}; {kept}", number) from None
     files.write_atomically(folder / RECORD, records.to_json("scale", _body(record)))
     (folder / PARTIAL).unlink(missing_ok=True)
     return record
@@ -170,8 +191,8 @@ def _measure_rounds(
     record: Record,
     folder: Path,
     teller: Teller,
-    done: int,
 ) -> None:
+    done = _num_rounds(record)
     deal = Deal(rounds=study.rounds, slot_s=study.slot_s, seed=study.seed)
     list_of_axes = {name: [key for key in record["slots"] if key.partition("/")[2] == name] for name in unique}
     teller.line(
@@ -199,6 +220,8 @@ def _measure_rounds(
 
     made = [programs.program(task, build, settings) for task in unique.values()]
     with interleave.stage(made, deal, report_start) as started:
+        round_s = sum(max(deal.slot_s, 1.5 * deal.slot_steps * one.first_step_s()) + _STOP_S for one in started)
+        teller.line(f"rounds of about {round_s:.1f} s: about {round_s * (study.rounds - done) / 60:.1f} min left")
         interleave.deal_slots(started, deal, done=done, keep=keep, report=report)
 
 
@@ -207,7 +230,8 @@ def analyse(record: Record) -> Findings:
     cores = record["environment"]["host"]["cores"]
     scalings: dict[Axis, Scaling] = {}
     losses: dict[Axis, dict[int, dict[str, float]]] = {}
-    warnings: list[str] = []
+    warnings: dict[str, tuple[str, ...]] = {}
+    tips: list[str | None] = []
     for axis in record["study"]["axes"]:
         own = [program for program in record["programs"] if program["axis"] == axis]
         series = []
@@ -219,14 +243,40 @@ def analyse(record: Record) -> Findings:
                        threads=program["threads"], global_batch=program["global_batch"], step_s=times)
             )  # fmt: skip
             others = [slot["others_frac"] for slot in slots]
-            warnings += [f"{program['name']}: {text}" for text in stats.stability(times, others_frac=others).warnings]
+            found = stats.stability(times, others_frac=others).warnings
+            warnings[program["name"]] = (*warnings.get(program["name"], ()), *found)
         losses[axis] = {
             program["workers"]: mean_shares(record["slots"][f"{axis}/{program['name']}"])
             for program in own
             if program["kind"] == "samestep"
         }
         scalings[axis] = scaling.analyse(axis, series, cores=cores, losses=losses[axis])
-    return Findings(record=record, scalings=scalings, losses=losses, warnings=tuple(dict.fromkeys(warnings)))
+        tips.append(_hint(scalings[axis], own))
+    return Findings(
+        record=record,
+        scalings=scalings,
+        losses=losses,
+        warnings=hints.merged(warnings),
+        hints=tuple(dict.fromkeys(tip for tip in tips if tip is not None)),
+    )
+
+
+def _hint(found: Scaling, own: Sequence[Mapping[str, Any]]) -> str | None:
+    """Whether a larger microbatch would help one worker; both axes have that one."""
+    ours = {program["workers"]: program for program in own if program["kind"] == "samestep"}
+    if ours[1].get("microbatch") is None:
+        return None
+    return hints.larger_microbatch(
+        found.points[0].speed_up.value,
+        global_batch=ours[1]["global_batch"],
+        microbatch=ours[1]["microbatch"],
+        most_workers=max(ours),
+    )
+
+
+def _num_rounds(record: Record) -> int:
+    """Rounds that every program has done."""
+    return min((len(slots) for slots in record["slots"].values()), default=0)
 
 
 def mean_shares(slots: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -261,13 +311,13 @@ def _begin(
             continue
         found = records.read(path, "scale")
         for name in ("study", "config", "programs"):
-            difference = _difference(_as_json(found[name]), _as_json(fresh[name]), name)
+            difference = _difference(_as_json(found.get(name)), _as_json(fresh[name]), name)
             if difference:
                 raise UsageError(
                     f"{folder} holds another study: {difference}; name another folder, or remove {path.name} in it"
                 )
         records.check_mixable([found, fresh], names=[str(path), "this run"])
-        done = min(len(slots) for slots in found["slots"].values())
+        done = _num_rounds(found)
         teller.line(f"{path.name}: {done} of {study.rounds} rounds were measured before")
         for slots in found["slots"].values():
             del slots[done:]

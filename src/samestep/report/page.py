@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from base64 import b64encode
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -22,18 +23,18 @@ _OF_STUDIES = (
     "Intervals cover 95 % of the chance in the rounds that were measured, not what another day or machine would add.",
 )
 _OF_RUNS = (
-    "The times of a run are those of one measurement, without an interval: which of two runs is faster is measured with "
-    "`samestep scale`.",
+    "The times of a run are one measurement, without an interval; which of two is faster, `samestep scale` measures.",
 )
 
 
-def write(folder: Path) -> Path:
+def write(folder: Path, *, said: Sequence[str] = ()) -> Path:
     """Write FOLDER/report.html from every record under a folder.
 
     The page is one file: it works offline and asks for nothing. The same records give the same bytes.
 
     Args:
         folder: Where `record.json` (runs) and `scale.json` (scaling studies) are looked for, in sub-folders too.
+        said: Sentences that stand above all others.
 
     Returns:
         The page's path.
@@ -44,16 +45,17 @@ def write(folder: Path) -> Path:
     """
     path = folder / "report.html"
     found = records.find(folder)
-    files.write_atomically(path, html(found, text.clean(folder.resolve().name or "records")).encode())
+    files.write_atomically(path, html(found, text.clean(folder.resolve().name or "records"), said).encode())
     return path
 
 
-def html(found: Found, name: str) -> str:
+def html(found: Found, name: str, said: Sequence[str] = ()) -> str:
     """The page of these records.
 
     Args:
         found: At least one record.
         name: What the page is called.
+        said: Sentences that stand above all others.
     """
     analysed = [studies.analyse(study) for study in found.studies]
     style, script = palette.css() + _file("style.css"), _file("script.js")
@@ -66,7 +68,7 @@ def html(found: Found, name: str) -> str:
         script=Markup(script),
         hatches=svg.hatches(),
         subtitle=_subtitle(found),
-        verdicts=_verdicts(found, analysed),
+        verdicts=[*(Verdict(subject=name, sentence=text.clean(each)) for each in said), *_verdicts(found, analysed)],
         sections=_sections(found, analysed),
         downloads=raw.downloads(found),
         version=__version__,

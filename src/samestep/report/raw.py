@@ -24,7 +24,7 @@ def _raw(each: Run | Study, kind: str) -> Raw:
     if isinstance(each, Run):
         amount = text.count(len(each.seconds), "step")
     else:
-        amount = text.count(sum(slot.num_steps for program in each.programs for slot in program.slots), "step")
+        amount = text.count(sum(len(slot.steps_s) for program in each.programs for slot in program.slots), "step")
     body = {name: value for name, value in each.raw.items() if name not in ("format", "kind")}
     return Raw(
         title=f"{kind.capitalize()} {each.name}",
@@ -65,12 +65,12 @@ def _rounds(title: str, programs: Sequence[Program]) -> Table:
             program.name,
             str(slot.round),
             text.duration(slot.step_s),
-            f"{slot.num_steps:,}",
-            text.UNKNOWN if slot.others_frac is None else f"{100 * slot.others_frac:.1f} %",
+            f"{len(slot.steps_s):,}",
+            f"{100 * slot.others_frac:.1f} %",
         ]
         for program, slot in slots[:_MOST_ROUNDS]
     ]
-    note = "Step time: of a typical step of the program's slot. Others: the processors' time that other processes took."
+    note = "Step time: the mean over the slot. Steps: of the first process. Others: core time that other programs took."
     if len(slots) > _MOST_ROUNDS:
         note += f" The first {_MOST_ROUNDS} of {len(slots):,} rows; the downloads hold all."
     return Table(

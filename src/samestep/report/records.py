@@ -9,6 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from samestep.engine.breakdown import GROUPS
 from samestep.errors import UsageError
 from samestep.host import records
 from samestep.report import text
@@ -73,12 +74,20 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Slot:
-    """A program's turn in a round: the seconds a step took in it."""
+    """A program's turn in a round.
+
+    Args:
+        round: Its number.
+        step_s: Mean seconds a step, over all processes.
+        steps_s: Seconds of every step of the first process.
+        others_frac: Share of the machine's core time that others took.
+        phases: Seconds a step by group, one mapping per process.
+    """
 
     round: int
     step_s: float
-    num_steps: int
-    others_frac: float | None
+    steps_s: Sequence[float]
+    others_frac: float
     phases: tuple[Mapping[str, float], ...]
 
 
@@ -119,11 +128,6 @@ class Study:
     environment: Mapping[str, Any]
     axes: tuple[str, ...]
     programs: tuple[Program, ...]
-
-    @property
-    def cores(self) -> int:
-        """Cores that the programs could use."""
-        return int(self.environment["host"]["cores"])
 
     def on(self, axis: str) -> tuple[Program, ...]:
         """The programs of an axis."""
@@ -206,6 +210,9 @@ def read_study(path: Path, name: str) -> Study:
     fields.object("environment").object("host").get("cores", int)
     slots = fields.object("slots")
     programs = tuple(_program(each, slots) for each in fields.objects("programs"))
+    axes = tuple(study.get("axes", list))
+    for axis in axes:
+        _check_rounds(path, axis, [program for program in programs if program.axis == axis])
     return Study(
         path=path,
         name=name,
@@ -213,7 +220,7 @@ def read_study(path: Path, name: str) -> Study:
         workload=text.clean(study.get("workload", str)),
         config=fields.object("config").values,
         environment=environment,
-        axes=tuple(dict.fromkeys(program.axis for program in programs)),
+        axes=axes,
         programs=programs,
     )
 
@@ -226,32 +233,53 @@ def _environment(fields: Fields) -> Mapping[str, Any]:
 
 
 def _program(fields: Fields, slots: Fields) -> Program:
-    name, axis = fields.get("name", str), fields.get("axis", str)
+    name, axis, kind = (fields.get(field, str) for field in ("name", "axis", "kind"))
     if axis not in ("strong", "weak"):
         raise UsageError(f"{fields.path}: {fields.place}axis is {axis!r}, and it must be strong or weak; {WAY_OUT}")
+    if kind not in ("torch", "samestep", "roof"):
+        raise UsageError(
+            f"{fields.path}: {fields.place}kind is {kind!r}, and it must be torch, samestep or roof; {WAY_OUT}"
+        )
     found = [_slot(each) for each in slots.objects(f"{axis}/{name}")]
     return Program(
         name=name,
-        kind=fields.get("kind", str),
+        kind=kind,
         axis=axis,
         workers=fields.get("workers", int),
         threads=fields.get("threads", int),
         copies=fields.get("copies", int),
         global_batch=fields.get("global_batch", int),
-        slots=tuple(sorted(found, key=lambda slot: slot.round)),
+        slots=tuple(found),
     )
 
 
+def _check_rounds(path: Path, axis: str, programs: Sequence[Program]) -> None:
+    """Times are compared round by round: every program of an axis has a slot in the same ones."""
+    if not programs:
+        raise UsageError(f"{path}: the field study.axes names {axis!r}, and no program is of it; {WAY_OUT}")
+    first = programs[0]
+    for program in programs:
+        rounds, wanted = ([slot.round for slot in each.slots] for each in (program, first))
+        if not rounds or rounds != wanted or len(set(rounds)) < len(rounds):
+            raise UsageError(
+                f"{path}: the field slots.{axis}/{program.name} has the rounds {rounds} and slots.{axis}/{first.name} "
+                f"{wanted}, and both must have the same ones, at least one and none twice; {WAY_OUT}"
+            )
+        numbers = {len(slot.phases) for slot in program.slots}
+        if len(numbers) > 1 or 0 in numbers:
+            raise UsageError(
+                f"{path}: the field slots.{axis}/{program.name} tells the phases of {sorted(numbers)} workers, and it "
+                f"must be one number above 0; {WAY_OUT}"
+            )
+
+
 def _slot(fields: Fields) -> Slot:
-    others = fields.values.get("others_frac")
     return Slot(
         round=fields.get("round", int),
         step_s=fields.number("step_s"),
-        num_steps=fields.get("num_steps", int),
-        others_frac=None if others is None else fields.number("others_frac"),
-        phases=tuple(each.numbers_by_name() for each in fields.objects("phases"))
-        if fields.values.get("phases")
-        else (),
+        steps_s=fields.numbers("steps_s"),
+        others_frac=fields.number("others_frac"),
+        phases=tuple({group: each.number(group) for group in GROUPS} for each in fields.objects("phases")),
     )
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 from samestep.errors import UsageError
-from samestep.measure import scaling, stats
-from samestep.measure.scaling import Axis, Fit, Point, Scaling, Series
+from samestep.measure import scale, stats
+from samestep.measure.scale import Findings
+from samestep.measure.scaling import Axis, Fit, Point, Scaling
 from samestep.report import breakdowns, speed_ups, text
 from samestep.report.records import Program, Study
 from samestep.report.shapes import Part, Section, Table, Verdict
@@ -21,51 +21,26 @@ _WHAT = {
 
 @dataclass(frozen=True, kw_only=True)
 class Analysed:
-    """A study and what its numbers mean, by axis."""
+    """A study and what its numbers mean."""
 
     study: Study
-    scalings: Mapping[str, Scaling]
+    findings: Findings
+
+    @property
+    def scalings(self) -> Mapping[Axis, Scaling]:
+        return self.findings.scalings
 
 
 def analyse(study: Study) -> Analysed:
-    """Ask `measure.scaling` what a study's step times mean.
+    """Ask `measure.scale` what a study's record means.
 
     Raises:
-        UsageError: The study lacks a program, or its rounds do not match.
+        UsageError: The study lacks a program, or its batches do not match.
     """
-    return Analysed(study=study, scalings={axis: _scaling(study, axis) for axis in study.axes})
-
-
-def _scaling(study: Study, axis: str) -> Scaling:
-    programs = study.on(axis)
-    rounds = rounds_of_all(programs)
     try:
-        return scaling.analyse(
-            cast("Axis", axis),
-            [_series(program, rounds) for program in programs],
-            cores=study.cores,
-            losses=breakdowns.shares(programs),
-        )
+        return Analysed(study=study, findings=scale.analyse(dict(study.raw)))
     except UsageError as error:
-        raise UsageError(f"{study.path}: {axis} scaling: {error}") from None
-
-
-def rounds_of_all(programs: Sequence[Program]) -> set[int]:
-    """The rounds in which every program has a slot; only those can be compared."""
-    return set.intersection(*({slot.round for slot in program.slots} for program in programs)) if programs else set()
-
-
-def _series(program: Program, rounds: set[int]) -> Series:
-    if program.kind not in ("torch", "samestep", "roof"):
-        raise UsageError(f"the program {program.name!r} is of kind {program.kind!r}, not torch, samestep or roof")
-    return Series(
-        name=program.name,
-        kind=program.kind,  # type: ignore[arg-type]  # narrowed above
-        workers=program.copies if program.kind == "roof" else program.workers,
-        threads=program.threads,
-        global_batch=program.global_batch,
-        step_s=tuple(slot.step_s for slot in program.slots if slot.round in rounds),
-    )
+        raise UsageError(f"{study.path}: {error}") from None
 
 
 # ---------------------------------------------------------------- words
@@ -84,30 +59,13 @@ def verdicts(analysed: Analysed) -> list[Verdict]:
 
 
 def caveats(analysed: Analysed) -> list[str]:
-    """What makes the numbers weaker than they look: left-out rounds, unstable programs, fits that are missing."""
-    study, said = analysed.study, []
-    for axis, found in analysed.scalings.items():
-        programs = study.on(axis)
-        rounds = rounds_of_all(programs)
-        every = {slot.round for program in programs for slot in program.slots}
-        where = f"{study.name}, {axis} scaling"
-        if every - rounds:
-            said.append(
-                f"{where}: {text.count(len(every - rounds), 'round')} of {len(every)} left out, since not every "
-                "program has a slot in it."
-            )
-        for program in programs:
-            said += [f"{where}, {program.name}: {warning}." for warning in _unstable(program, rounds)]
-        said += [
-            f"{where}: no fit of {_law(fit)}: {fit.reason}." for fit in found.fits if fit.reason and _applies(fit, axis)
-        ]
+    """What makes the numbers weaker than they look: unstable programs, fits that are missing."""
+    name, found = analysed.study.name, analysed.findings
+    said = [f"{name}: {warning}." for warning in found.warnings]
+    for axis, scaled in found.scalings.items():
+        fits = [fit for fit in scaled.fits if fit.reason and _applies(fit, axis)]
+        said += [f"{name}, {axis} scaling: no fit of {_law(fit)}: {fit.reason}." for fit in fits]
     return said
-
-
-def _unstable(program: Program, rounds: set[int]) -> tuple[str, ...]:
-    slots = [slot for slot in program.slots if slot.round in rounds]
-    others = [slot.others_frac for slot in slots if slot.others_frac is not None]
-    return stats.stability([slot.step_s for slot in slots], others_frac=others).warnings
 
 
 def _applies(fit: Fit, axis: str) -> bool:
@@ -140,7 +98,7 @@ def _parts(study: Study, axis: str, found: Scaling) -> list[Part]:
         tables=[_points(found), _programs(programs), _fits(found)],
     )
     where = breakdowns.part(f"Where the time of a step goes ({axis} scaling)", programs)
-    return [curves, *([where] if where else [])]
+    return [curves, where]
 
 
 # ---------------------------------------------------------------- tables

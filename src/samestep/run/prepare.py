@@ -29,6 +29,9 @@ from samestep.run.workload import Target, Workload
 
 _LARGEST_EVALUATION_MICROBATCH = 256
 
+_LOOKED_AT_ONCE = 4096
+"""Samples whose every value is looked at together: no second copy of the data."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
@@ -163,11 +166,18 @@ def _check_finite(column: Column, what: str) -> None:
     if not isinstance(column, Rows | Windows) or not column.values.is_floating_point():
         return
     values = column.values
-    # A sum is not finite as soon as one value is not; only then is it worth looking for which.
-    if values.numel() == 0 or math.isfinite(float(values.sum(dtype=torch.float64))):
+    # A sum is not finite as soon as one value is not, or where it overflows; only then is it worth looking further.
+    if values.numel() == 0 or math.isfinite(float(values.sum())):
         return
-    row = int((~torch.isfinite(values)).reshape(len(values), -1).any(dim=1).nonzero()[0])
-    raise DataError(f"{what} holds NaN or infinity (first in sample {row}); fill or drop such samples before training")
+    first = 0
+    for part in values.split(_LOOKED_AT_ONCE):  # type: ignore[no-untyped-call]
+        rows = (~torch.isfinite(part)).reshape(len(part), -1).any(dim=1).nonzero()
+        if len(rows):
+            raise DataError(
+                f"{what} holds NaN or infinity (first in sample {first + int(rows[0])}); fill or drop such samples "
+                "before training"
+            )
+        first += len(part)
 
 
 def _evaluation(data: Dataset, config: Config, batches: BatchPlan) -> Evaluation | None:

@@ -1,0 +1,160 @@
+"""samestep scale and report as a user runs them: to the end, interrupted and gone on with, and wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samestep.host import peaks, records
+from tests.cli.command import Command, Finished
+
+NETS = Path(__file__).with_name("nets.py")
+MOST_S = 5.0
+"""Nothing is left in this time after the end of who measures."""
+
+Call = Callable[..., Finished]
+
+
+def peaks_of_nothing() -> peaks.Peaks:
+    names = [name for name in peaks.Peaks.__dataclass_fields__ if name != "num_cores"]
+    return peaks.Peaks(num_cores=1, **dict.fromkeys(names, 1.0))
+
+
+@pytest.mark.processes
+@pytest.mark.timeout(400)
+def test_a_study(tmp_path: Path) -> None:
+    command = Command(tmp_path, {"SAMESTEP_DATA": None})
+    words = ("scale", "digits-mlp", "--width", "16", "--workers", "1,2", "--slot-s", "0.1", "--weak", "--out", "out")
+    finished = command.run(*words, "--repeats", "2", timeout_s=300)
+    assert finished.code == 0, finished.stderr
+    lines = finished.stdout.splitlines()
+    assert [line for line in lines if "…" in line] == []
+    tables = [line for line in lines if line.startswith(" ")]
+    assert max(map(len, tables)) <= 120
+    assert [line.split(",")[0] for line in lines if "scaling, best single process: " in line] == [
+        "strong scaling",
+        "weak scaling",
+    ]
+    assert lines[-1] == f"page: {Path('out', 'report.html')}"
+    assert sum(line.startswith("unstable: ") and "too few" in line for line in lines) == 1
+    said = finished.stderr.splitlines()
+    assert said[0].startswith("digits-mlp: 7 programs, 2 rounds: about ")
+    assert any(line.startswith("started ") for line in said[1:]), said
+
+    record = records.read(command.folder / "out" / "scale.json", "scale")
+    assert record["study"]["axes"] == ["strong", "weak"]
+    for slots in record["slots"].values():
+        assert [slot["round"] for slot in slots] == [0, 1]
+        for slot in slots:
+            total = sum(sum(phases.values()) for phases in slot["phases"]) / len(slot["phases"])
+            assert total == pytest.approx(slot["step_s"], rel=0.03)
+    assert "<html" in (command.folder / "out" / "report.html").read_text()
+
+    again = command.run(*words, "--repeats", "2", "--json")
+    assert again.code == 0, again.stderr
+    answer = json.loads(again.stdout)
+    assert again.stdout.count("\n") == 1
+    assert list(answer["axes"]) == ["strong", "weak"]
+    assert again.stderr.splitlines() == ["scale.json: 2 of 2 rounds were measured before"]
+    assert records.read(command.folder / "out" / "scale.json") == record
+
+    other = command.run(*words, "--repeats", "3")
+    assert other.code == 2
+    assert other.complaint.startswith("out holds another study: its study.rounds is 2 and this one's is 3;")
+    assert (command.run("report", "out").stdout) == f"{Path('out', 'report.html')}\n"
+    command.check_nothing_left()
+
+
+STUDY = ("scale", f"{NETS}:tiny", "--workers", "1,2", "--repeats", "8", "--slot-s", "0.1", "--out", "out")
+
+
+def start_and_await_rounds(command: Command, rounds: int) -> subprocess.Popen[str]:
+    """A study that has kept so many rounds."""
+    process = command.start(*STUDY)
+    deadline = time.monotonic() + 120.0
+    while len(kept(command)) < rounds:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "no round in time"
+        time.sleep(0.02)
+    return process
+
+
+def kept(command: Command) -> list[dict[str, Any]]:
+    """The slots of one program that lie on the disk."""
+    for name in ("scale.json", "scale.part.json"):
+        if (path := command.folder / "out" / name).exists():
+            slots: list[dict[str, Any]] = records.read(path)["slots"]["strong/samestep, 2 workers"]
+            return slots
+    return []
+
+
+@pytest.mark.processes
+@pytest.mark.timeout(500)
+def test_an_interrupted_study_goes_on(command: Command) -> None:
+    process = start_and_await_rounds(command, 1)
+    os.kill(process.pid, signal.SIGINT)
+    finished = command.wait(process, MOST_S)
+    first = kept(command)
+    assert finished.code == 130
+    assert finished.complaint == (
+        f"stopped by SIGINT; {len(first)} of 8 rounds are kept, the same command goes on from there"
+    )
+    command.check_nothing_left()
+
+    process = start_and_await_rounds(command, len(first) + 1)
+    process.kill()
+    command.await_end_of_all(MOST_S)
+    command.wait(process, MOST_S)
+    command.check_nothing_left()
+    second = kept(command)
+    assert second[: len(first)] == first
+
+    finished = command.run(*STUDY, "--json", timeout_s=120)
+    assert finished.code == 0, finished.stderr
+    assert f"scale.part.json: {len(second)} of 8 rounds were measured before" in finished.stderr
+    third = kept(command)
+    assert third[: len(second)] == second
+    assert [slot["round"] for slot in third] == list(range(8))
+    assert not (command.folder / "out" / "scale.part.json").exists()
+
+
+@pytest.mark.processes
+def test_a_workload_that_fails(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(peaks, "measure", peaks_of_nothing)
+    finished = call("scale", f"{NETS}:garbage_loss", "--out", tmp_path / "out")
+    assert (finished.code, finished.stdout) == (1, "")
+    last = finished.stderr.splitlines()[-1]
+    assert last.startswith("samestep: torch, 1 thread: ended with exit code 1: ")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("digits-mlp", "--workers", "0"), "workers=0 is below 1"),
+        (("digits-mlp", "--workers", "1,99"), "workers=99 is more than the "),
+        (("digits-mlp", "--repeats", "0"), "repeats=0 is below 1"),
+        (("digits-mlp", "--slot-s", "0"), "slot_s=0 is not positive"),
+        (("digits-mlp", "--weak", "--global-batch", "1024"), "weak scaling to 2 workers takes steps of 2048 samples"),
+        (("digits",), "digits"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(call: Call, tmp_path: Path, words: tuple[str, ...], text: str) -> None:
+    finished = call("scale", *words, "--out", tmp_path / "out")
+    assert finished.code == 2
+    assert text in finished.complaint
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_records_has_no_page(call: Call, tmp_path: Path) -> None:
+    finished = call("report", tmp_path)
+    assert finished.code == 2
+    assert str(tmp_path) in finished.complaint
