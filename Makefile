@@ -27,6 +27,7 @@ soak: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.step_time && $(BIN)/python -m benchmarks.step_time --page
 	$(BIN)/python -m benchmarks.machinery
+	$(BIN)/python -m benchmarks.recorder
 	$(BIN)/python -m benchmarks.footprint
 	$(BIN)/python -m benchmarks.accuracy --page
 

@@ -121,8 +121,9 @@ def run_rank(rank: int, initialise: Callable[[int], None], net: str, steps: int)
 def leave() -> NoReturn:
     """End this rank when all ranks are through.
 
-    A rank that ends while another still reads from it resets the connection; and Gloo's threads may still let go of
-    tensors when the interpreter is taken apart, which aborts the process. So: a barrier, and an end without that.
+    A rank was once aborted at its end (SIGABRT), which could not be brought about again. Two things may do that: a peer
+    that ends while this rank still reads from it, hence the barrier; and threads of Gloo's that are still at work when
+    the interpreter is taken apart, hence an end without that.
     """
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
