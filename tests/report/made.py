@@ -97,10 +97,11 @@ def _programs(axis: str) -> list[tuple[dict[str, Any], float]]:
         share = 1 / count if axis == "strong" else 1.0
         batch = 256 if axis == "strong" else 256 * count
         noun = "worker" if count == 1 else "workers"
+        suffix = "" if batch == 256 else " of 256 samples"
         seconds = 0.0040 * share + 0.00012 * math.log2(count) + 0.0002
-        found.append((program(f"samestep, {count} {noun}", "samestep", count, 1, 1, batch), seconds))
+        found.append((program(f"samestep, {count} {noun}{suffix}", "samestep", count, 1, 1, batch), seconds))
         if count > 1:
-            roof = program(f"roof, {count} programs", "roof", count, 1, count, batch)
+            roof = program(f"roof, {count} programs{suffix}", "roof", count, 1, count, batch)
             found.append((roof, 0.0041 * share + 0.0001 * count))
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,12 @@ def test_a_part() -> None:
 
 def test_every_group_has_a_hatch() -> None:
     assert len(GROUPS) <= len(HATCHES)
+
+
+def test_short_names_only_where_they_tell_programs_apart() -> None:
+    small, large = (replace(TWO, name=f"samestep, 2 workers of {batch} samples") for batch in (64, 128))
+    assert breakdowns._short_names([small]) == ["samestep, 2 workers"]
+    assert breakdowns._short_names([small, large]) == [small.name, large.name]
 
 
 def test_many_workers_are_thinned_and_it_is_said() -> None:

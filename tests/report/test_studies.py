@@ -113,11 +113,11 @@ def test_ticks_stay_apart() -> None:
 def test_unstable_programs_are_told(tmp_path: Path) -> None:
     path = made.write_study(tmp_path)
     content = json.loads(path.read_text())
-    for slot in content["slots"]["weak/samestep, 4 workers"]:
+    for slot in content["slots"]["weak/samestep, 4 workers of 256 samples"]:
         slot["others_frac"] = 0.3
     path.write_text(json.dumps(content))
     said = studies.caveats(studies.analyse(read_study(path, "scale")))
-    assert any(each.startswith("scale: samestep, 4 workers: other processes took 30 %") for each in said)
+    assert any(each.startswith("scale: samestep, 4 workers of 256 samples: other processes took 30 %") for each in said)
 
 
 @pytest.mark.parametrize("missing", ["torch", "samestep, 1 worker"])

@@ -25,7 +25,9 @@ def means(program: Program) -> tuple[dict[str, float], ...]:
 
 def part(title: str, programs: Sequence[Program]) -> Part:
     """Bars and a table, for every worker of every program."""
-    bars = {name: worker for program in programs for name, worker in _bars(program).items()}
+    bars: dict[str, Mapping[str, float]] = {}
+    for program, name in zip(programs, _short_names(programs), strict=True):
+        bars |= _bars(program, name)
     factor, unit = text.unit_of(sum(worker.values()) for worker in bars.values())
     is_thinned = any(len(program.slots[0].phases) > _MOST_BARS for program in programs)
     return Part(
@@ -38,11 +40,17 @@ def part(title: str, programs: Sequence[Program]) -> Part:
     )
 
 
-def _bars(program: Program) -> Bars:
+def _short_names(programs: Sequence[Program]) -> list[str]:
+    """Names without the batch ("samestep, 2 workers of 64 samples"), unless only the batch tells them apart."""
+    short = [program.name.partition(" of ")[0] for program in programs]
+    return short if len(set(short)) == len(short) else [program.name for program in programs]
+
+
+def _bars(program: Program, name: str) -> Bars:
     workers = means(program)
     if len(workers) == 1:
-        return {program.name: workers[0]}
-    return {f"{program.name}: {number}": workers[number] for number in thin.spread(len(workers), _MOST_BARS)}
+        return {name: workers[0]}
+    return {f"{name}: {number}": workers[number] for number in thin.spread(len(workers), _MOST_BARS)}
 
 
 def _figure(title: str, bars: Bars, factor: float, unit: str) -> Figure:

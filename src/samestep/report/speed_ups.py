@@ -128,9 +128,9 @@ def _within(mark: Mark, top: float) -> Mark:
 def _top(drawn: Sequence[Curve], most: float) -> float:
     """The height of a chart: the ideal's, but no more than half as much again as what is drawn."""
     values = [mark.y for curve in drawn for mark in curve.marks] + [y for curve in drawn for _, y in curve.line]
-    reach = max(values)
+    reach = max(1.0, *values)
     bounds = [mark.high for curve in drawn for mark in curve.marks if mark.high is not None and mark.high < 1.5 * reach]
-    return 1.05 * max(1.0, reach, *bounds, min(most, 1.5 * reach))
+    return 1.05 * max(reach, *bounds, min(most, 1.5 * reach))
 
 
 def _ticks(workers: Sequence[int], most: float) -> list[float]:
