@@ -46,12 +46,10 @@ def describe(name: str, task: Task, peer: str, habits: Habits, world_size: int) 
         case "clip":
             return f"clipping: {peer}'s clip_grad_norm_ adds 1e-6 to the norm, and samestep does not"
         case "buffers":
-            kind = (
-                "BatchNorm" if any(isinstance(module, _NormBase) for module in task.job.model.modules()) else "buffers"
-            )
+            has_norms = any(isinstance(module, _NormBase) for module in task.job.model.modules())
             return (
-                f"{kind}: {peer}'s buffers follow what it forwards ({what}), and samestep's change by the mean over its "
-                f"microbatches of {batches.microbatch}"
+                f"{'BatchNorm' if has_norms else 'buffers'}: {peer}'s buffers follow what it forwards ({what}), and "
+                f"samestep's change by the mean over its microbatches of {batches.microbatch}"
             )
         case "statistics":
             return (
