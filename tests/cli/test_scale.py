@@ -66,9 +66,9 @@ def test_a_study(tmp_path: Path) -> None:
     assert again.stderr.splitlines() == ["scale.json: 2 of 2 rounds were measured before"]
     assert records.read(command.folder / "out" / "scale.json") == record
 
-    other = command.run(*words, "--repeats", "3")
+    other = command.run(*words, "--repeats", "2", "--seed", "5")
     assert other.code == 2
-    assert other.complaint.startswith("out holds another study: its study.rounds is 2 and this one's is 3;")
+    assert other.complaint.startswith("out holds another study: its study.seed is 0 and this one's is 5;")
     assert (command.run("report", "out").stdout) == f"{Path('out', 'report.html')}\n"
     command.check_nothing_left()
 

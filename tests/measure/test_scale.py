@@ -195,10 +195,12 @@ def measure_with(
     rounds: Sequence[int],
     ending: BaseException | None = None,
     workers: tuple[int, ...] = (1, 2),
+    num_rounds: int = 3,
     **settings: Any,
 ) -> tuple[dict[str, Any], Heard]:
     """Measure without processes: the given rounds are made up, then `ending` is raised."""
     study, config = planned(workers, **settings)
+    study = replace(study, rounds=num_rounds)
     monkeypatch.setattr(records, "environment", lambda: {**made.environment(), "peaks": None})
 
     def rounds_of(unique: Any, build: Any, given: Any, study: Any, record: Any, folder: Path, teller: Any) -> None:
@@ -241,6 +243,18 @@ def test_a_finished_study_is_not_measured_again(monkeypatch: pytest.MonkeyPatch,
     assert again["slots"] == first["slots"]
     assert heard.lines == ["scale.json: 3 of 3 rounds were measured before"]
     assert (tmp_path / scale.RECORD).read_bytes() == content
+
+
+@pytest.mark.parametrize("num_rounds", [2, 5])
+def test_a_finished_study_takes_more_rounds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, num_rounds: int) -> None:
+    """As its own warnings advise; fewer than there are leave it as it is."""
+    measure_with(monkeypatch, tmp_path, [0, 1, 2])
+    record, heard = measure_with(monkeypatch, tmp_path, [3, 4], num_rounds=num_rounds)
+    wanted = max(3, num_rounds)
+    assert heard.lines == [f"scale.json: 3 of {num_rounds} rounds were measured before"]
+    for stored in (record, records.read(tmp_path / scale.RECORD, "scale")):
+        assert stored["study"]["rounds"] == wanted
+        assert all([each["round"] for each in slots] == list(range(wanted)) for slots in stored["slots"].values())
 
 
 @pytest.mark.parametrize(

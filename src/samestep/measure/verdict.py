@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from samestep.measure.series import Axis, Point, Series
-from samestep.measure.stats import ratio, relate, rounds_to_tell
+from samestep.measure.stats import Estimate, ratio, relate, rounds_to_tell
 
 _NO_MORE = 1.05
 """A roof up to here is no gain worth speaking of."""
+_SURELY_NO_MORE = 1.25
+"""Where the upper end of its interval lies above, it may be a gain all the same."""
 _LOSS_FRAC = 0.15
 """From this share of the step on, a loss is named as the cause."""
 _GROWN_FRAC = 0.05
@@ -134,13 +136,18 @@ def _cause(point: Point, base: Point | None, cores: int, losses: Mapping[int, Ma
     if point.workers > cores:
         return f"there are more workers than cores ({point.workers} workers on {cores} core{'s' if cores > 1 else ''})"
     reached = 1.0 if base is None else None if base.roof is None else base.roof.value
-    if point.roof is not None and reached is not None and point.roof.value <= _NO_MORE * reached:
+    if point.roof is not None and reached is not None and _is_no_more(point.roof, reached):
         against = "" if base is None else f", {base.workers} reach {reached:.2f} ×"
         return (
             f"the machine itself gives no more ({point.workers} independent programs that exchange nothing reach "
             f"{point.roof.value:.2f} × {point.roof.interval(2)}{against})"
         )
     return _loss(point, base, losses)
+
+
+def _is_no_more(roof: Estimate, reached: float) -> bool:
+    """Whether the machine gives no more than was reached; an interval that leaves it open names no cause."""
+    return roof.value <= _NO_MORE * reached and roof.high <= _SURELY_NO_MORE * reached
 
 
 def _loss(point: Point, base: Point | None, losses: Mapping[int, Mapping[str, float]]) -> str | None:

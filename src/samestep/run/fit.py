@@ -141,8 +141,8 @@ def _tensor(values: Any, dtype: torch.dtype, what: str) -> Tensor:
             raise DataError(
                 f"{what} has dtype {array.dtype}, which is not a number; turn texts and categories into numbers first"
             )
-        array = np.ascontiguousarray(array)
-        values = torch.from_numpy(array if array.flags.writeable else array.copy())  # else torch warns; we only read
+        # No copy where it can be helped; torch refuses negative strides and warns of arrays that cannot be written.
+        values = torch.from_numpy(np.require(array, requirements=["C", "W"]))
     tensor: Tensor = values.detach()
     if tensor.dim() == 0:
         raise DataError(f"{what} is a single number; give an array with one row per sample")
