@@ -164,6 +164,19 @@ def test_a_gradient_that_is_not_finite_ends_alike_whether_or_not_ranks_wait_for_
     assert bool(torch.isfinite(found[0][1]).all())
 
 
+def test_bf16_trains_with_the_weights_of_the_step_on_one_worker_and_on_several() -> None:
+    """One worker runs inside of contexts of ours and the caller's, and torch keeps casts until the outermost ends."""
+    found = []
+    for workers in (1, 2, 3):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=workers != 2):
+            settings = {**COMMON, "workers": workers, "precision": "bf16", "optimizer": "sgd", "lr": 0.2, "steps": 30}
+            found.append(train(helpers.workload(helpers.Mlp), **settings).record)
+    assert len({record.weights_sha256 for record in found}) == 1
+    wanted = train(helpers.workload(helpers.Mlp), **{**COMMON, "optimizer": "sgd", "lr": 0.2, "steps": 30}).record
+    assert found[0].weights_sha256 != wanted.weights_sha256
+    assert found[0].last_loss == pytest.approx(wanted.last_loss, rel=0.05)
+
+
 def test_more_workers_than_microbatches_are_refused() -> None:
     with pytest.raises(UsageError, match=r"workers=8 is more than the 7 microbatches of a step"):
         train(everything(), **{**COMMON, "workers": 8})

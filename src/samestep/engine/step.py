@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -122,9 +122,7 @@ class Stepper:
         self._plans: dict[int, _RoundPlan] = {}
         self._pending_changes: Tensor | None = None
         self._pending_others: Tensor | None = None
-        self._autocast: Any = nullcontext()
-        if job.precision == "bf16":
-            self._autocast = torch.autocast("cpu", dtype=torch.bfloat16)
+        self._autocast: Callable[[], AbstractContextManager[None]] = _bf16 if job.precision == "bf16" else nullcontext
         self._lr_factor = 1.0
         self._step = 0
         self._is_training: bool | None = None
@@ -195,7 +193,7 @@ class Stepper:
         self._model.begin_microbatch()
         self._randomness.begin(self._step, -1, microbatch.index)
         batch = feed.load(0, microbatch.start, microbatch.stop)
-        with torch.no_grad(), self._autocast:
+        with torch.no_grad(), self._autocast():
             output = self._forward(batch)
             loss, weight = self._loss(output, batch)
             row = [float(loss), float(weight)]
@@ -290,7 +288,7 @@ class Stepper:
         batch = self._feed.load(step // self._job.batches.steps_per_epoch, microbatch.start, microbatch.stop)
         self._rank.enter(Phase.FORWARD, step)
         self._model.begin_microbatch()
-        with self._autocast:
+        with self._autocast():
             output = self._forward(batch)
             total, weight = self._loss(output, batch)
         self._rank.enter(Phase.BACKWARD, step)
@@ -356,6 +354,17 @@ class Stepper:
         names = frozenset(place.spec.name for place, flag in zip(places, used.tolist(), strict=True) if not flag)
         if names:
             self.owned.leave_alone(names)
+
+
+@contextmanager
+def _bf16() -> Iterator[None]:
+    """Autocast whose casts of the weights end with it.
+
+    torch keeps them until the outermost autocast ends: inside of one, every step would use the first step's weights.
+    """
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        yield
+    torch.clear_autocast_cache()
 
 
 class _RoundPlan:
