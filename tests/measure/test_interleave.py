@@ -161,7 +161,7 @@ def test_rounds_done_before_are_not_dealt_again() -> None:
 
 @pytest.mark.processes
 def test_a_slower_program_is_found_slower_and_an_equal_one_is_not() -> None:
-    programs = [tiny("a", "--step-s", 0.005), tiny("same", "--step-s", 0.005), tiny("slower", "--step-s", 0.006)]
+    programs = [tiny("a", "--step-s", 0.005), tiny("same", "--step-s", 0.005), tiny("slower", "--step-s", 0.01)]
     found = deal_all(programs, Deal(rounds=8, slot_s=0.05, slot_steps=8))
     times = {name: [slot.step_s for slot in slots] for name, slots in found.items()}
     assert ratio(times["slower"], times["a"], confidence=0.9999).low > 1

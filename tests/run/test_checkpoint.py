@@ -250,3 +250,10 @@ def test_a_folder_belongs_to_one_run_at_a_time(tmp_path: Path) -> None:
             train(helpers.workload(), steps=2, **BASE, checkpoint=tmp_path)
         other.communicate()
     train(helpers.workload(), steps=2, **BASE, checkpoint=tmp_path)
+
+
+def test_what_goes_wrong_while_a_folder_is_owned_is_not_blamed_on_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="no such device"), checkpoint.owned(tmp_path / "c"):
+        raise OSError("no such device")
+    with checkpoint.owned(tmp_path / "c"), pytest.raises(StateError, match="another run is writing"):
+        checkpoint.owned(tmp_path / "c").__enter__()

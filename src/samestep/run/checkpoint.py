@@ -47,13 +47,17 @@ def owned(folder: Path) -> Iterator[None]:
         StateError: Another run has it.
     """
     make_folder(folder, "checkpoints")
+    lock = FileLock(folder / ".lock", timeout=0)
     try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
+        lock.acquire()
     except Timeout:
         raise StateError(f"another run is writing to {folder}; wait for its end or name another folder") from None
     except OSError as error:
         raise StateError(f"{folder} cannot be written: {error.strerror}; name another folder") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def exists(folder: Path) -> bool:
