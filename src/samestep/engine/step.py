@@ -16,18 +16,19 @@ from torch import Tensor
 from samestep import torch_private
 from samestep.data.columns import Batch
 from samestep.data.feed import Feed, aligned
+from samestep.engine.combine import RoundPlan
 from samestep.engine.events import Enter, Phase
 from samestep.engine.flat import FlatModel
 from samestep.engine.job import LOSS, SAMPLES, WEIGHT, Job
 from samestep.engine.losses import as_sums
 from samestep.engine.randomness import KeyedRandomness
-from samestep.engine.slots import Slot, make_slots
+from samestep.engine.slots import make_slots
 from samestep.errors import DataError, NonFiniteError, UsageError
 from samestep.optim.owner import OwnedUpdate
 from samestep.optim.rounds import RoundRequest, Steps, Sums
 from samestep.plan import layout, rounds, tree
 from samestep.plan.batch import Microbatch
-from samestep.plan.layout import BLOCK, Segment
+from samestep.plan.layout import BLOCK
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class Stepper:
         )
         self._roots: dict[tuple[torch.dtype, torch.Size, int], Tensor] = {}
         self._owns_tracked = rank.index == rank.world_size - 1 and job.buffers.num_tracked > 0
-        self._plans: dict[int, _RoundPlan] = {}
+        self._plans: dict[int, RoundPlan] = {}
         self._pending_changes: Tensor | None = None
         self._pending_others: Tensor | None = None
         self._autocast: Callable[[], AbstractContextManager[None]] = _bf16 if job.precision == "bf16" else nullcontext
@@ -224,11 +225,11 @@ class Stepper:
         seen, after = batches.samples_before(step), batches.samples_before(step + 1)
         return 0.5 * (seen + after) / batches.samples_before(self._job.num_steps)
 
-    def _plan(self, num_microbatches: int) -> _RoundPlan:
+    def _plan(self, num_microbatches: int) -> RoundPlan:
         plan = self._plans.get(num_microbatches)
         if plan is None:
             share = rounds.share(num_microbatches, self._rank.world_size, self._rank.index)
-            plan = self._plans[num_microbatches] = _RoundPlan(
+            plan = self._plans[num_microbatches] = RoundPlan(
                 share, self._segments, self._contributions, self._rank.index, self._slots, self._job.num_elements
             )
         return plan
@@ -365,52 +366,6 @@ def _bf16() -> Iterator[None]:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         yield
     torch.clear_autocast_cache()
-
-
-class _RoundPlan:
-    """A rank's share of a round with the tensors that it works on filled in."""
-
-    def __init__(
-        self,
-        share: rounds.Share,
-        segments: tuple[Segment, ...],
-        contributions: Tensor,
-        rank: int,
-        slots: list[Slot],
-        num_elements: int,
-    ) -> None:
-        self.local = share.local
-        cross = share.cross
-        self._changes = (cross, contributions, num_elements)
-        self._sums: list[tuple[list[tuple[Tensor, Tensor]], Tensor]] = []
-        for number, segment in enumerate(segments):
-
-            def values(operand: tree.Operand, number: int = number, segment: Segment = segment) -> Tensor:
-                if operand.rank == rank:
-                    return slots[operand.slot].own[number]
-                return contributions[operand.rank, operand.slot, segment.start : segment.stop]
-
-            additions = [(values(target), values(source)) for target, source in cross.additions]
-            self._sums.append((additions, values(cross.root)))
-
-    def combine(self, gradients: list[Tensor], factor: float) -> None:
-        """Add the ranks' partial sums of the owned segments in tree order; the total × factor goes to `gradients`."""
-        for (additions, root), gradient in zip(self._sums, gradients, strict=True):
-            for target, source in additions[:-1]:
-                target.add_(source)
-            if additions:  # the last sum goes where it is needed: writing to another rank's memory is slow
-                torch.add(*additions[-1], out=gradient)
-            elif root is not gradient:
-                gradient.copy_(root)
-            if factor != 1.0:
-                gradient.mul_(factor)
-
-    def combine_changes(self) -> Tensor:
-        """The sum of the tracked buffers' weighted changes."""
-        cross, contributions, start = self._changes
-        for target, source in cross.additions:
-            contributions[target.rank, target.slot, start:].add_(contributions[source.rank, source.slot, start:])
-        return contributions[cross.root.rank, cross.root.slot, start:]
 
 
 def non_finite(step: int, culprits: list[Culprit]) -> NonFiniteError:

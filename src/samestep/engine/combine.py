@@ -1,0 +1,56 @@
+"""Combining: the ranks' partial sums of the slices that one rank owns, added in tree order."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from samestep.engine.slots import Slot
+from samestep.plan import rounds, tree
+from samestep.plan.layout import Segment
+
+
+class RoundPlan:
+    """A rank's share of a round with the tensors that it works on filled in."""
+
+    def __init__(
+        self,
+        share: rounds.Share,
+        segments: tuple[Segment, ...],
+        contributions: Tensor,
+        rank: int,
+        slots: list[Slot],
+        num_elements: int,
+    ) -> None:
+        self.local = share.local
+        cross = share.cross
+        self._changes = (cross, contributions, num_elements)
+        self._sums: list[tuple[list[tuple[Tensor, Tensor]], Tensor]] = []
+        for number, segment in enumerate(segments):
+
+            def values(operand: tree.Operand, number: int = number, segment: Segment = segment) -> Tensor:
+                if operand.rank == rank:
+                    return slots[operand.slot].own[number]
+                return contributions[operand.rank, operand.slot, segment.start : segment.stop]
+
+            additions = [(values(target), values(source)) for target, source in cross.additions]
+            self._sums.append((additions, values(cross.root)))
+
+    def combine(self, gradients: list[Tensor], factor: float) -> None:
+        """Add the ranks' partial sums of the owned segments in tree order; the total × factor goes to `gradients`."""
+        for (additions, root), gradient in zip(self._sums, gradients, strict=True):
+            for target, source in additions[:-1]:
+                target.add_(source)
+            if additions:  # the last sum goes where it is needed: writing to another rank's memory is slow
+                torch.add(*additions[-1], out=gradient)
+            elif root is not gradient:
+                gradient.copy_(root)
+            if factor != 1.0:
+                gradient.mul_(factor)
+
+    def combine_changes(self) -> Tensor:
+        """The sum of the tracked buffers' weighted changes."""
+        cross, contributions, start = self._changes
+        for target, source in cross.additions:
+            contributions[target.rank, target.slot, start:].add_(contributions[source.rank, source.slot, start:])
+        return contributions[cross.root.rank, cross.root.slot, start:]
