@@ -29,6 +29,8 @@ from typing import Any
 import numpy as np
 import psutil
 
+from samestep.run import usage
+
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "benchmarks" / "footprint_programs.py"
 FOLDER_VARIABLE = "SAMESTEP_FOOTPRINT"
@@ -175,7 +177,7 @@ def peak_bytes(launcher: str, net: str, steps: int, folder: Path) -> Values:
         while process.poll() is None:
             if time.monotonic() > deadline:
                 raise fail(words, folder, f"did not end in {_TIMEOUT_S:g} s")
-            shares = [_share_bytes(pid) for pid in _tree(process.pid)]
+            shares = [usage.proportional_bytes(pid) or 0 for pid in _tree(process.pid)]
             total, count = sum(shares), sum(share > 0 for share in shares)
             num_samples += 1
             if total > peak:
@@ -191,17 +193,6 @@ def _tree(pid: int) -> list[int]:
         return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
     except psutil.NoSuchProcess:
         return []
-
-
-def _share_bytes(pid: int) -> int:
-    """A process's proportional share (Pss) of the memory that it uses; 0 once it is gone."""
-    try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 0
 
 
 def measure_startup(net: str, pairs: int, folder: Path, partial: Partial) -> Values:

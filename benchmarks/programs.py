@@ -5,10 +5,8 @@ Run as ``python -m benchmarks.programs``; what to do comes from the process that
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -24,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 import samestep
 from benchmarks import cases
 from benchmarks.quiet import BeginsOnly
+from samestep.engine import memory
 from samestep.engine.events import Enter, Phase, Trace, open_log
 from samestep.measure.interleave import FOLDER_VARIABLE, Program
 from samestep.run.config import Settings
@@ -93,7 +92,7 @@ def perform(task: Task, folder: Path) -> None:
     """
     torch.set_num_threads(task.threads)
     if task.keeps_memory:
-        keep_freed_memory()
+        memory.keep_freed()
     match task.kind:
         case "samestep":
             train(task, steps=_FOR_EVER, trace=BeginsOnly(folder) if task.events == "begins" else Trace(folder))
@@ -175,7 +174,6 @@ def _run_compute(task: Task, enter: Enter) -> None:
 
 def _run_rank(rank: int, task: Task, folder: Path) -> None:
     """A rank of DistributedDataParallel, as its documentation writes it."""
-    end_with_parent()
     torch.set_num_threads(task.threads)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=task.workers
@@ -216,23 +214,8 @@ def _batches(size: int) -> Iterator[Tensor]:
             yield order[start : start + size]
 
 
-def keep_freed_memory() -> None:
-    """The setting of samestep's workers: what torch frees stays in the process."""
-    library = ctypes.CDLL(None)
-    trim_threshold, mmap_threshold = -1, -3
-    library.mallopt(mmap_threshold, 1 << 30)
-    library.mallopt(trim_threshold, (1 << 31) - 1)
-
-
-def end_with_parent() -> None:
-    """Be killed when the process that started this one ends."""
-    set_death_signal = 1
-    ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
-
-
 def main() -> None:
     """Read a task from the process that measures, and perform it."""
-    end_with_parent()
     task = Task(**json.loads(sys.stdin.readline()))
     perform(task, Path(os.environ[FOLDER_VARIABLE]))
 

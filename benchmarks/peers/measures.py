@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import stamps
+from benchmarks.peers import stamps
 from benchmarks.peers.contenders import NEVER, REFERENCE, ROOT, STEPS_PER_EPOCH, TWIN, Case, Contender
-from benchmarks.peers.processes import Family, machine_s, running
-from benchmarks.stamps import StampFile
+from benchmarks.peers.processes import Family, running
+from benchmarks.peers.stamps import StampFile
+from samestep.measure.processes import machine_s
 
 PROBE = Path(__file__).parent / "probe"
 TARGET, TARGET_EPOCHS = 0.86, 20

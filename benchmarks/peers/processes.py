@@ -12,6 +12,9 @@ from pathlib import Path
 
 import psutil
 
+from samestep.measure.processes import cpu_s, is_stopped
+from samestep.run import usage
+
 _STOP_TIMEOUT_S = 10.0
 
 
@@ -84,7 +87,7 @@ class Family:
             pids = [member.pid for member in self.members()]
             for pid in pids:
                 _signal(pid, signal.SIGSTOP)
-            if all(_is_stopped(pid) for pid in pids):
+            if all(is_stopped(pid) for pid in pids):
                 return
             if time.monotonic() > deadline:
                 raise self.fail("cannot be stopped")
@@ -96,16 +99,11 @@ class Family:
 
     def cpu_s(self) -> float:
         """Processor time of its living processes so far."""
-        ticks = 0
-        for member in self.members():
-            with contextlib.suppress(OSError):
-                fields = _fields(Path(f"/proc/{member.pid}/stat"))
-                ticks += int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
+        return cpu_s([member.pid for member in self.members()])
 
     def memory_bytes(self) -> tuple[int, int]:
         """The sum of its processes' proportional shares (Pss) of the memory that they use, and how many these are."""
-        shares = [_share_bytes(member.pid) for member in self.members()]
+        shares = [usage.proportional_bytes(member.pid) or 0 for member in self.members()]
         return sum(shares), sum(share > 0 for share in shares)
 
     def kill(self) -> None:
@@ -130,39 +128,6 @@ def running(words: Sequence[str], environment: Mapping[str, str], folder: Path) 
         family.kill()
 
 
-def machine_s() -> tuple[float, float]:
-    """Core seconds of the whole machine so far: busy (stolen ones included), and all."""
-    times = psutil.cpu_times()
-    idle = times.idle + times.iowait
-    busy = times.user + times.nice + times.system + times.irq + times.softirq + times.steal
-    return busy, busy + idle
-
-
 def _signal(pid: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-
-
-def _is_stopped(pid: int) -> bool:
-    """Whether all threads of a process are stopped, or gone."""
-    try:
-        states = [_fields(task / "stat")[0] for task in Path(f"/proc/{pid}/task").iterdir()]
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    return all(state in "TtXZ" for state in states)
-
-
-def _fields(path: Path) -> list[str]:
-    """The fields of a stat file from the state on; the name before them may hold anything."""
-    return path.read_text().rpartition(")")[2].split()
-
-
-def _share_bytes(pid: int) -> int:
-    """A process's proportional share of the memory that it uses; 0 once it is gone."""
-    try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 0

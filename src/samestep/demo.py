@@ -6,14 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from samestep.host import files, records
+from samestep.host import files
 from samestep.host.cores import num_cores
 from samestep.measure.baseline import train_plain
 from samestep.report import page
 from samestep.run.config import Settings, resolve
 from samestep.run.prepare import Choices
 from samestep.run.progress import Progress
-from samestep.run.record import Record
 from samestep.run.train import run
 from samestep.run.workload import Workload
 
@@ -70,7 +69,8 @@ def demonstrate(build: Callable[[], Workload], progress: Progress, folder: Path,
     for threads in sorted({1, num_cores()}):
         progress.line(f"plain torch, {threads} thread{'s' if threads > 1 else ''} ...")
         plain.append(train_plain(build(), config, threads=threads))
-        _keep(plain[-1].record(build().name, config), folder / f"torch-{threads}")
+        files.make_folder(folder / f"torch-{threads}", "the run's record")
+        plain[-1].record(build().name, config).write(folder / f"torch-{threads}")
     best = max(plain, key=lambda baseline: baseline.samples_per_s)
     rows = [
         Row(
@@ -95,11 +95,6 @@ def demonstrate(build: Callable[[], Workload], progress: Progress, folder: Path,
     is_same = len({row.weights_sha256 for row in ours}) == 1
     verdict = _verdict(rows[: len(plain)], ours)
     return Outcome(tuple(rows), is_same, verdict, page.write(folder, said=[f"{verdict}."]))
-
-
-def _keep(record: Record, folder: Path) -> None:
-    files.make_folder(folder, "the run's record")
-    records.write(folder / "record.json", "run", {"environment": records.environment(), **record.body()})
 
 
 def _verdict(plain: list[Row], ours: list[Row]) -> str:

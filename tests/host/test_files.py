@@ -104,3 +104,20 @@ def test_a_folder_cannot_be_made_inside_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StateError, match=r"the folder for checkpoints, .*, cannot be made"):
         files.make_folder(tmp_path / "file" / "x", "checkpoints")
+
+
+@pytest.mark.parametrize("named", ["", "relative/folder"])
+def test_the_usual_folder(named: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The rule of XDG: a path that is not absolute does not count."""
+    monkeypatch.setenv("XDG_CACHE_HOME", named)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    assert files.cache_folder() == tmp_path / ".cache" / "samestep"
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert files.cache_folder() is None

@@ -247,14 +247,6 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
         peaks._keep(KNOWN)
 
 
-@pytest.mark.parametrize("named", ["", "relative/folder"])
-def test_the_usual_folder(named: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The rule of XDG: a path that is not absolute does not count."""
-    monkeypatch.setenv("XDG_CACHE_HOME", named)
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    assert peaks._folder() == tmp_path / ".cache" / "samestep"
-
-
 @pytest.mark.parametrize(("quota", "expected"), [(None, 8), (64.0, 8), (3.9, 3), (1.5, 1), (0.5, 1)])
 def test_a_quota_limits_the_threads(quota: float | None, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cores, "num_cores", lambda: 8)

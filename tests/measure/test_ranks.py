@@ -71,7 +71,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path
     assert left_in(tmp_path) == []
     assert psutil.Process().children() == []
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("samestep-rank")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("samestep-")]
 
 
 def test_trains_in_time(folder: Path) -> None:
@@ -124,6 +124,7 @@ def test_threads_and_generator_are_given_back() -> None:
 
 
 PROGRAM = """
+import os
 import time
 from torch import nn
 from samestep.measure.habits import usual
@@ -138,7 +139,7 @@ class Stalls(nn.Module):
         self.layer = nn.Linear(12, 5)
 
     def forward(self, x):
-        print("stalls", flush=True)
+        os.write(2, b"stalls\\n")  # whole, also where both ranks say it at once
         time.sleep(60)
         return self.layer(x)
 
@@ -147,7 +148,7 @@ Ranks(timeout_s=60).train(task_of(helpers.workload(Stalls), Settings(steps=1, wo
 
 
 def test_parent_dies(tmp_path: Path) -> None:
-    """The ranks end with it, and take their folder away."""
+    """The ranks and the guard end with it, and the guard takes the folder away."""
     root = str(Path(__file__).resolve().parents[2])
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": root}
     with subprocess.Popen([sys.executable, "-c", PROGRAM], env=environment, stderr=subprocess.PIPE) as program:
@@ -159,5 +160,5 @@ def test_parent_dies(tmp_path: Path) -> None:
         for process in left:
             process.kill()
     assert line == b"stalls\n"
-    assert (len(gone), left) == (2, [])
+    assert (len(gone), left) == (3, [])
     assert left_in(tmp_path) == []

@@ -12,9 +12,9 @@ import pytest
 
 from samestep.engine.breakdown import GROUPS
 from samestep.errors import Interrupted, UsageError
-from samestep.host import files, records
+from samestep.host import records
 from samestep.measure import interleave, scale
-from samestep.measure.scale import Study, analyse, estimate_s, mean_shares, plan_study, tasks
+from samestep.measure.scale import Study, analyse, estimate_s, mean_phases, plan_study, shares, tasks
 from samestep.run.config import Config, NumericSettings
 from samestep.workloads import catalog
 from tests.report import made
@@ -114,7 +114,7 @@ def test_the_estimate_grows_with_what_is_measured() -> None:
 # ---------------------------------------------------------------- what it means
 
 
-def test_shares_are_means_over_workers_and_slots() -> None:
+def test_phases_are_means_over_slots_and_shares_over_workers() -> None:
     def worker(**given: float) -> dict[str, float]:
         return {group: given.get(group, 0.0) for group in GROUPS}
 
@@ -122,7 +122,9 @@ def test_shares_are_means_over_workers_and_slots() -> None:
         {"phases": [worker(data=1.0, compute=3.0), worker(waiting=4.0)]},
         {"phases": [worker(data=3.0, compute=1.0), worker(waiting=4.0)]},
     ]
-    found = mean_shares(slots)
+    by_worker = mean_phases(slots)
+    assert by_worker == (worker(data=2.0, compute=2.0), worker(waiting=4.0))
+    found = shares(by_worker)
     assert found == {"data": 0.25, "compute": 0.25, "waiting": 0.5, "combine + update": 0.0, "machinery": 0.0}
     assert list(found) == list(GROUPS)
 
@@ -134,9 +136,9 @@ def test_a_made_record() -> None:
     assert [point.workers for point in found.scalings["strong"].points] == list(made.WORKERS)
     for by_workers in found.losses.values():
         assert list(by_workers) == list(made.WORKERS)
-        for shares in by_workers.values():
-            assert sum(shares.values()) == pytest.approx(1.0)
-            assert shares["compute"] == pytest.approx(made.GROUPS["compute"], abs=0.1)
+        for by_group in by_workers.values():
+            assert sum(by_group.values()) == pytest.approx(1.0)
+            assert by_group["compute"] == pytest.approx(made.GROUPS["compute"], abs=0.1)
     slots = record["slots"]["strong/samestep, 2 workers"]
     best = found.scalings["strong"].best_single
     slower = copy.deepcopy(record)
@@ -208,7 +210,7 @@ def measure_with(
         for number in rounds:
             for slots in record["slots"].values():
                 slots.append({"round": number, **scale._plain(slot(1.0 + number))})
-            files.write_atomically(folder / scale.PARTIAL, records.to_json("scale", scale._body(record)))
+            records.write(folder / scale.PARTIAL, "scale", record)
         if ending is not None:
             raise ending
 
@@ -282,7 +284,8 @@ def test_a_study_of_another_machine_is_refused(monkeypatch: pytest.MonkeyPatch, 
     measure_with(monkeypatch, tmp_path, [0, 1, 2])
     record = records.read(tmp_path / scale.RECORD)
     record["environment"]["host"]["processor"] = "another"
-    records.write(tmp_path / scale.RECORD, "scale", scale._body(record))
+    del record["format"], record["kind"]
+    records.write(tmp_path / scale.RECORD, "scale", record)
     with pytest.raises(UsageError, match=r"cannot be mixed: processor is 'another' in one"):
         measure_with(monkeypatch, tmp_path, [99])
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from samestep.errors import UsageError
-from samestep.measure.scaling import Axis, Kind, Scaling, Series, amdahl, analyse, usl
+from samestep.measure.laws import amdahl, usl
+from samestep.measure.scaling import Scaling, analyse
+from samestep.measure.series import Axis, Kind, Series
 
 ROUNDS = 20
 

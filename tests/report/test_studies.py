@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from samestep.errors import UsageError
-from samestep.measure.scaling import Estimate, Point, Scaling
+from samestep.measure.scaling import Scaling
+from samestep.measure.series import Point
+from samestep.measure.stats import Estimate
 from samestep.report import speed_ups, studies, text
 from samestep.report.charts import Curve
 from samestep.report.records import Study, read_study

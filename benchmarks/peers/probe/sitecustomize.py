@@ -66,7 +66,7 @@ class _Finder(MetaPathFinder):
 
 
 def _set_hook(module: Any, library: str) -> None:
-    from benchmarks.stamps import Stamper  # noqa: PLC0415 (imports NumPy, which the program has anyway)
+    from benchmarks.peers.stamps import Stamper  # noqa: PLC0415 (imports NumPy, which the program has anyway)
 
     folder = Path(os.environ[FOLDER_VARIABLE])
     stamper, steps = Stamper(folder), count(1)

@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 
 from samestep.errors import DataError
+from samestep.host import files
 
 DATA_VARIABLE = "SAMESTEP_DATA"
 """The environment variable that names a folder of data sets."""
@@ -76,19 +77,15 @@ def read_text(path: Path) -> str:
 
 def _places(folder: str) -> tuple[Path, ...]:
     """The folders to look into, first the one named by the environment."""
-    named = os.environ.get(DATA_VARIABLE)
-    cached = _cache() / folder
-    return (Path(named).expanduser() / folder, cached) if named else (cached,)
-
-
-def _cache() -> Path:
-    """The user's cache of data sets."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "samestep" / "data"
+    named, cache = os.environ.get(DATA_VARIABLE), files.cache_folder()
+    places = ([Path(named).expanduser()] if named else []) + ([cache / "data"] if cache else [])
+    return tuple(place / folder for place in places)
 
 
 def _how_to_get(folder: str, filename: str) -> str:
     named = os.environ.get(DATA_VARIABLE)
     first = Path(named).expanduser() / folder if named else f"${DATA_VARIABLE}/{folder} ({DATA_VARIABLE} is not set)"
     origin = f" ({_ORIGINS[folder]})" if folder in _ORIGINS else ""
-    return f"{folder}: {filename} not found; put it into {first} or {_cache() / folder}{origin}"
+    cache = files.cache_folder()
+    second = f" or {cache / 'data' / folder}" if cache else ""
+    return f"{folder}: {filename} not found; put it into {first}{second}{origin}"

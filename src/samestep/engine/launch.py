@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import pickle
+import queue
 import signal
 import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -36,11 +38,16 @@ _BOOTSTRAP = (
     "        data += os.read(0, size - len(data)) or sys.exit(1)\n"
     "    return data\n"
     "sys.path[:] = pickle.loads(read(struct.unpack('<Q', read(8))[0]))\n"
-    "from samestep.engine.worker import main\n"
-    "main()\n"
+    "import importlib\n"
+    "importlib.import_module(sys.argv[1]).main()\n"
 )
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def thread_environment(intra_op_threads: int) -> dict[str, str]:
+    """Environment variables that give a program's libraries so many threads inside one operation."""
+    return dict.fromkeys(_THREAD_VARIABLES, str(intra_op_threads))
 
 
 class Channel:
@@ -89,6 +96,8 @@ class WorkerProcess:
         handles: Descriptors that it inherits.
         intra_op_threads: Threads inside one operation.
         deliver: Called with (worker, message) for every message, and (worker, None) at its end; on a thread of its own.
+        module: Its `main` serves the parent: see `parents_channel` and `listen`.
+        environment: Variables that it has beside the caller's.
     """
 
     def __init__(
@@ -98,17 +107,18 @@ class WorkerProcess:
         handles: Sequence[int],
         intra_op_threads: int,
         deliver: Callable[[WorkerProcess, Any], None],
+        module: str = "samestep.engine.worker",
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.number = number
-        environment = {**os.environ, **{name: str(intra_op_threads) for name in _THREAD_VARIABLES}}
-        # A terminal's Ctrl-C reaches workers too; `worker.main` ignores it, and until then it must not be heard.
+        # A terminal's Ctrl-C reaches workers too; `parents_channel` ignores it, and until then it must not be heard.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOTSTRAP],
+                [sys.executable, "-c", _BOOTSTRAP, module],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env=environment,
+                env={**os.environ, **thread_environment(intra_op_threads), **environment},
                 pass_fds=tuple(handles),
             )
         finally:
@@ -157,3 +167,32 @@ class WorkerProcess:
                 self._deliver(self, None)
                 return
             self._deliver(self, message)
+
+
+def parents_channel() -> Channel:
+    """A worker's end of the channel: its standard input and output, which user code must not see."""
+    incoming = os.fdopen(os.dup(0), "rb")
+    outgoing = os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # the parent decides, and its end is ours
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    return Channel(incoming, outgoing)
+
+
+def listen(channel: Channel) -> queue.SimpleQueue[Any]:
+    """The parent's messages, read by a thread of their own; where the parent is gone, so is this process."""
+    messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def read() -> None:
+        while True:
+            try:
+                message = channel.receive()
+            except Exception:
+                os._exit(1)  # nobody is left to tell
+            messages.put(message)
+
+    threading.Thread(target=read, daemon=True).start()
+    return messages

@@ -175,7 +175,8 @@ class Loop:
             now = time.perf_counter()
             batches = self.job.batches
             num_samples = batches.samples_before(step + 1) - batches.samples_before(step)
-            self._records.append(StepRecord(step, sums.loss, sums.gradient_norm or 0.0, num_samples, now - start))
+            assert sums.gradient_norm is not None
+            self._records.append(StepRecord(step, sums.loss, sums.gradient_norm, num_samples, now - start))
             if step == 0:
                 self._warn_unused()
             if now - self._last_report_s > 0.1:

@@ -161,11 +161,12 @@ class Stepper:
         Raises:
             SpoiledStateError: On all ranks: something was not finite, and the parameters are spoiled.
         """
-        if sums.gradient_norm is None:
-            sums = Sums(sums.loss, self._gradient_norm())
-            if not math.isfinite(sums.gradient_norm or 0.0):
-                raise SpoiledStateError
-        return sums
+        if sums.gradient_norm is not None:
+            return sums
+        norm = self._gradient_norm()
+        if not math.isfinite(norm):
+            raise SpoiledStateError
+        return Sums(sums.loss, norm)
 
     def _run_rounds(self, step: int, program: Steps) -> Sums:
         sums = first = self._round(step, 0, next(program))
@@ -262,7 +263,7 @@ class Stepper:
             self._rank.enter(Phase.DECIDE, step)
             norm = self._gradient_norm()
         loss = float(totals[LOSS]) / weight
-        if not (math.isfinite(loss) and math.isfinite(norm or 0.0)):
+        if not (math.isfinite(loss) and (norm is None or math.isfinite(norm))):
             raise NonFiniteSums(step, self._find_culprit(step, number, microbatches))
         return Sums(loss, norm)
 

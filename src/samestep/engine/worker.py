@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import pickle
-import queue
-import signal
-import sys
-import threading
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +16,7 @@ from samestep import torch_private
 from samestep.engine import faults, memory, numerics, ship
 from samestep.engine.events import Enter, Phase, open_log
 from samestep.engine.job import Job
-from samestep.engine.launch import STOP_SIGNALS, Channel
+from samestep.engine.launch import Channel, listen, parents_channel
 from samestep.engine.loop import CalledBack, EvaluationRecord, Loop, StepRecord, live_views
 from samestep.engine.signals import Barrier
 from samestep.engine.step import NonFiniteSums, Rank, SpoiledStateError
@@ -63,20 +58,11 @@ class Left:
 
 
 def main() -> None:
-    """Serve the parent; the channel is standard input and output, which user code must not see."""
-    incoming = os.fdopen(os.dup(0), "rb")
-    outgoing = os.fdopen(os.dup(1), "wb")
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # the parent decides, and its end is ours
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    _keep_freed_memory()
+    """Serve the parent."""
+    channel = parents_channel()
+    memory.keep_freed()
     torch_private.without_compiler_import()
-    channel = Channel(incoming, outgoing)
-    messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(channel, messages), daemon=True).start()
+    messages = listen(channel)
     worker: _Worker | None = None
     try:
         while (message := messages.get()) is not None:
@@ -90,25 +76,6 @@ def main() -> None:
         channel.send(_failure(error))
         messages.get()  # the parent ends us
     os._exit(0)
-
-
-def _read(channel: Channel, messages: queue.SimpleQueue[Any]) -> None:
-    while True:
-        try:
-            message = channel.receive()
-        except Exception:
-            os._exit(1)  # the parent is gone: nobody is left to tell
-        messages.put(message)
-
-
-def _keep_freed_memory() -> None:
-    """Keep freed memory in the process: torch frees and takes the same activations and gradients in every step."""
-    if sys.platform == "linux":
-        library = ctypes.CDLL(None)
-        if hasattr(library, "mallopt"):
-            trim_threshold, mmap_threshold = -1, -3
-            library.mallopt(mmap_threshold, 1 << 30)
-            library.mallopt(trim_threshold, (1 << 31) - 1)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Writing files so that a reader finds the whole of the old one or the whole of the new one."""
+"""Where files go, and writing them so that a reader finds the whole of the old one or the whole of the new one."""
 
 from __future__ import annotations
 
@@ -33,6 +33,15 @@ def write_atomically(path: Path, data: bytes) -> None:
                 "make room or name another folder; older files are untouched"
             ) from None
         raise StateError(f"{path} cannot be written: {error.strerror}; name another folder") from None
+
+
+def cache_folder() -> Path | None:
+    """The user's cache folder of ours; None where the user has no home."""
+    named = os.environ.get("XDG_CACHE_HOME", "")  # only an absolute one counts, says the specification
+    try:
+        return (Path(named) if Path(named).is_absolute() else Path.home() / ".cache") / "samestep"
+    except RuntimeError:
+        return None
 
 
 def make_folder(path: Path, what: str) -> None:

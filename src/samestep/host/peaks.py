@@ -8,13 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -82,7 +80,7 @@ def cached() -> Peaks | None:
 
     A damaged file, or one about another machine, is no figure.
     """
-    folder = _folder()
+    folder = files.cache_folder()
     if folder is None:
         return None
     machine = _machine()
@@ -218,18 +216,8 @@ def _file_name(machine: dict[str, Any]) -> str:
     return f"peaks-{digest[:16]}.json"
 
 
-def _folder() -> Path | None:
-    """The user's cache folder; None where the user has no home."""
-    named = os.environ.get("XDG_CACHE_HOME", "")
-    try:
-        base = Path(named) if Path(named).is_absolute() else Path.home() / ".cache"
-    except RuntimeError:
-        return None
-    return base / "samestep"
-
-
 def _keep(peaks: Peaks) -> None:
-    folder, machine = _folder(), _machine()
+    folder, machine = files.cache_folder(), _machine()
     content = {"format": _FORMAT, "machine": machine, "peaks": asdict(peaks)}
     try:
         if folder is None:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from samestep.engine.loop import EvaluationRecord, StepRecord
-from samestep.engine.randomness import preserved, seed_initialisation
-from samestep.optim import build, schedules
+from samestep.engine.randomness import preserved
+from samestep.measure.plain import PlainTorch
+from samestep.optim import schedules
 from samestep.run.config import Config
 from samestep.run.record import Record, StepTable
 from samestep.run.weights import digest
@@ -65,47 +66,26 @@ class Baseline:
 def train_plain(workload: Workload, config: Config, *, threads: int) -> Baseline:
     """Train a workload with one process of plain torch: the whole global batch at once, the same optimiser.
 
-    The batches are indexed from memory, which is faster than torch's `DataLoader`; order and dropout masks are
-    torch's own, so the weights differ from samestep's.
+    Order and dropout masks are torch's own, so the weights differ from samestep's.
     """
-    data = workload.data()
     with _threads(threads), preserved():
-        seed_initialisation(config.seed)
-        model = workload.model().train()
-        parts = build.parts(
-            model, config.optimizer, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-        )
-        named = dict(model.named_parameters())
-        optimizers = [
-            build.build(part, [{**g, "params": [named[name] for name in g["params"]]} for g in part.groups])
-            for part in parts
-        ]
-        rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+        plain = PlainTorch(workload, config)
+        num_samples = plain.data.train.num_samples
+        num_steps = config.steps or round((config.epochs or 1) * -(-num_samples // config.global_batch))
         schedule = schedules.by_name(config.lr_schedule, config.lr_warmup)
-        steps_per_epoch = -(-data.train.num_samples // config.global_batch)
-        num_steps = config.steps or round((config.epochs or 1) * steps_per_epoch)
         taken: list[tuple[float, int, Tensor]] = []
         start = time.perf_counter()
-        for step, indices in enumerate(_batches(data.train.num_samples, config.global_batch, num_steps)):
+        for step, indices in enumerate(_batches(num_samples, config.global_batch, num_steps)):
             before = time.perf_counter()
-            inputs = tuple(column.gather(indices) for column in data.train.inputs)
-            loss = workload.loss(model(*inputs), data.train.target.gather(indices))
-            loss.backward()
-            if config.clip_norm is not None:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-            for optimizer, base in zip(optimizers, rates, strict=True):
-                for group, rate in zip(optimizer.param_groups, base, strict=True):
-                    group["lr"] = rate * schedule((step + 0.5) / num_steps)
-                optimizer.step()
-                optimizer.zero_grad()
-            taken.append((time.perf_counter() - before, len(indices), loss.detach()))
+            loss = plain.step(step, indices, schedule((step + 0.5) / num_steps))
+            taken.append((time.perf_counter() - before, len(indices), loss))
         wall_s = time.perf_counter() - start
         steps = StepTable()
         for step, (seconds, count, value) in enumerate(taken):
             steps.append(StepRecord(step, float(value), math.nan, count, seconds))
         steady = taken[_LEFT_OUT:] or taken
         rate_per_s = sum(count for _, count, _ in steady) / sum(seconds for seconds, _, _ in steady)
-        return Baseline(threads, rate_per_s, wall_s, _accuracy(workload, model), digest(model), steps)
+        return Baseline(threads, rate_per_s, wall_s, _accuracy(workload, plain), digest(plain.model), steps)
 
 
 def _batches(num_samples: int, global_batch: int, num_steps: int) -> Iterator[Tensor]:
@@ -118,8 +98,8 @@ def _batches(num_samples: int, global_batch: int, num_steps: int) -> Iterator[Te
             step += 1
 
 
-def _accuracy(workload: Workload, model: torch.nn.Module) -> float | None:
-    data = workload.data().evaluation
+def _accuracy(workload: Workload, plain: PlainTorch) -> float | None:
+    data, model = plain.data.evaluation, plain.model
     if data is None or "accuracy" not in workload.metrics:
         return None
     model.eval()

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from samestep.engine.breakdown import StepTimes, grouped, step_times
 from samestep.engine.events import SUFFIX, EventReader, Phase, read_file
+from samestep.engine.launch import thread_environment
 from samestep.errors import Interrupted, UsageError, WorkerError
 from samestep.measure.guard import Guard, kill_group
 from samestep.measure.processes import cpu_s, has_ended, is_stopped, machine_s
@@ -155,13 +156,7 @@ class Running:
     def _launch(self, number: int) -> subprocess.Popen[bytes]:
         folder = self.folder / str(number)
         folder.mkdir()
-        threads = str(self.program.threads)
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads,
-            FOLDER_VARIABLE: str(folder),
-        }
+        environment = {**os.environ, **thread_environment(self.program.threads), FOLDER_VARIABLE: str(folder)}
         with open(self.folder / "output", "ab") as output:
             process = subprocess.Popen(
                 self.program.command,
@@ -172,7 +167,7 @@ class Running:
                 process_group=self.leaders[0].pid if self.leaders else 0,
             )
         assert process.stdin is not None
-        # Left open: its end tells the program that we are gone.
+        # In a thread: a program that does not read would block us.
         threading.Thread(target=_feed, args=(process, self.program.stdin), daemon=True).start()
         return process
 
@@ -370,7 +365,7 @@ def _feed(process: subprocess.Popen[bytes], data: bytes) -> None:
     assert process.stdin is not None
     with contextlib.suppress(OSError, ValueError):
         process.stdin.write(data)
-        process.stdin.flush()
+        process.stdin.close()
 
 
 def _within(log: EventReader, count: int, stop_s: float) -> tuple[StepTimes, NDArray[np.bool_]]:

@@ -22,6 +22,7 @@ from samestep.engine.job import Job
 from samestep.engine.randomness import KeyedRandomness, preserved
 from samestep.errors import UsageError
 from samestep.measure.habits import Habits, Part, batch_of, parts
+from samestep.measure.plain import mean_of
 from samestep.measure.rounding import BFLOAT16, FLOAT32, FLOAT64, Arithmetic, Gap, gap
 from samestep.optim import build, rounds
 from samestep.plan.batch import cut
@@ -242,7 +243,7 @@ class _Training:
             if self._habits.loss == "sums":
                 total, weight = self._sums(output, target, len(indices))
                 return (total if is_sum else total / (weight or 1.0)), weight
-            mean = _mean(self._own_loss(output, target))
+            mean = mean_of(self._own_loss(output, target))
             if not is_sum:
                 return mean, 0.0
             with torch.no_grad():
@@ -316,15 +317,6 @@ def _nudge(model: nn.Module, rounding: float, seed: int) -> dict[str, Tensor]:
             parameter.add_(parameter * signs, alpha=rounding)
             moved[name] = parameter - before
     return moved
-
-
-def _mean(value: Any) -> Tensor:
-    """A workload's loss as the number that a user would call backward on."""
-    if isinstance(value, tuple):
-        total: Tensor = value[0] / value[1]
-        return total
-    mean: Tensor = value.mean() if value.dim() else value
-    return mean
 
 
 class _Buffers:

@@ -5,12 +5,9 @@ Run as ``python -m samestep.measure.programs``; what to do comes as a pickle fro
 
 from __future__ import annotations
 
-import ctypes
 import os
 import pickle
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,11 +19,10 @@ from torch import Tensor
 
 from samestep import torch_private
 from samestep.data.columns import Dataset
-from samestep.engine.events import Phase, Trace, open_log
-from samestep.engine.randomness import seed_initialisation
+from samestep.engine.events import Trace, open_log
 from samestep.errors import SamestepError, UsageError, WorkerError
 from samestep.measure.interleave import FOLDER_VARIABLE, Program
-from samestep.optim import build
+from samestep.measure.plain import PlainTorch
 from samestep.run.config import Config, NumericSettings, Settings, resolve
 from samestep.run.prepare import Choices
 from samestep.run.progress import Silent
@@ -90,9 +86,9 @@ def perform(task: Task, workload: Workload, settings: NumericSettings, folder: P
     """Train until killed."""
     data = Dataset(workload.data().train)
     workload = replace(workload, data=lambda: data, target=None, metrics={})
+    # A rise over half of for ever: the rate stays near 0, for who trains for ever must not diverge.
     settings = replace(settings, steps=_FOR_EVER, epochs=None, lr_schedule="linear", lr_warmup=0.5)
     settings = replace(settings, global_batch=task.global_batch, microbatch=task.microbatch)
-    assert settings.lr_warmup is not None, "a rise over half of for ever: the rate stays near 0"
     if task.global_batch <= data.train.num_samples:  # whole batches only, as `plain` takes them
         settings = replace(settings, last_batch="drop")
     trace = Trace(folder)
@@ -107,41 +103,11 @@ def perform(task: Task, workload: Workload, settings: NumericSettings, folder: P
 
 
 def plain(workload: Workload, config: Config, *, global_batch: int, trace: Trace) -> None:
-    """Plain torch, as its documentation writes it, with the data indexed from memory; the whole batch at once."""
-    data = workload.data().train
-    seed_initialisation(config.seed)
-    model = workload.model().train()
-    if config.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    named = dict(model.named_parameters())
-    parts = build.parts(
-        model, config.optimizer, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-    )
-    optimizers = [
-        build.build(part, [{**g, "params": [named[name] for name in g["params"]]} for g in part.groups])
-        for part in parts
-    ]
-    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-        group["lr"] *= _RATE_FACTOR
+    """Train plain torch for ever, on whole batches."""
+    torch_program = PlainTorch(workload, config)
     enter = open_log(trace, torch.empty(0), 0).enter
-    for step, indices in enumerate(batches(data.num_samples, global_batch)):
-        enter(Phase.DATA, step)
-        inputs = tuple(column.gather(indices) for column in data.inputs)
-        target = data.target.gather(indices)
-        enter(Phase.FORWARD, step)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.precision == "bf16"):
-            loss = workload.loss(model(*inputs), target)
-        if isinstance(loss, tuple):
-            loss = loss[0] / loss[1]
-        enter(Phase.BACKWARD, step)
-        loss.mean().backward()
-        enter(Phase.UPDATE, step)
-        if config.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        enter(Phase.BETWEEN, step)
+    for step, indices in enumerate(batches(torch_program.data.train.num_samples, global_batch)):
+        torch_program.step(step, indices, _RATE_FACTOR, enter)
 
 
 def batches(num_samples: int, global_batch: int) -> Iterator[Tensor]:
@@ -153,28 +119,12 @@ def batches(num_samples: int, global_batch: int) -> Iterator[Tensor]:
                 yield indices
 
 
-def _end_with_parent() -> None:
-    """Be killed when the process that started this one ends; a stopped process cannot look for itself."""
-    if sys.platform == "linux":
-        set_death_signal = 1
-        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
-    threading.Thread(target=_watch, daemon=True).start()
-
-
-def _watch() -> None:
-    """Where there is no such signal: the input ends with the parent."""
-    while os.read(0, 4096):
-        pass
-    os._exit(1)
-
-
 def main() -> None:
     """Read a task from the parent and perform it."""
     reader = os.fdopen(0, "rb", closefd=False)
     path, size = pickle.load(reader)
     content = reader.read(size)
     sys.path[:] = path
-    _end_with_parent()
     try:
         task, build_workload, settings = pickle.loads(content)
         perform(task, build_workload(), settings, Path(os.environ[FOLDER_VARIABLE]))

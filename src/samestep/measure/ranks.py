@@ -6,16 +6,9 @@ input. What one of them raises is raised here, with its traceback.
 
 from __future__ import annotations
 
-import os
 import pickle
 import queue
-import shutil
-import signal
 import socket
-import subprocess
-import sys
-import tempfile
-import threading
 import time
 import traceback
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -29,24 +22,14 @@ import cloudpickle
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from samestep.engine.launch import STOP_SIGNALS, Channel
+from samestep.engine import launch
+from samestep.engine.launch import Channel, WorkerProcess
 from samestep.errors import UsageError, WorkerError
 from samestep.measure import peer
+from samestep.measure.guard import Guard
 from samestep.measure.habits import Habits
 from samestep.measure.peer import State, Task
 
-_BOOTSTRAP = (
-    "import os, pickle, struct, sys\n"
-    "def read(size):\n"
-    "    data = b''\n"
-    "    while len(data) < size:\n"  # not a byte further: what follows is read elsewhere
-    "        data += os.read(0, size - len(data)) or sys.exit(1)\n"
-    "    return data\n"
-    "sys.path[:] = pickle.loads(read(struct.unpack('<Q', read(8))[0]))\n"
-    "from samestep.measure.ranks import main\n"
-    "main()\n"
-)
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _MORE_TO_COME_S = 0.3
 """Where a rank dies, the others complain of the connection, perhaps before we hear of its death."""
 
@@ -125,63 +108,38 @@ class Ranks:
 
 
 class _Session:
-    """Processes that have been started."""
+    """Processes that have been started, and the folder that they find each other and their tasks in."""
 
     def __init__(self) -> None:
-        self._inbox: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[WorkerProcess, Any]] = queue.SimpleQueue()
         self._tasks: list[tuple[Task, Path]] = []
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._channels: list[Channel] = []
-        self._readers: list[threading.Thread] = []
-        self._folder = tempfile.TemporaryDirectory(prefix="samestep-ranks-")
+        self._ranks: list[WorkerProcess] = []
+        self._guard = Guard("samestep-ranks-")
 
     def start(self, world_size: int, threads: int, timeout_s: float) -> None:
-        environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads))}
-        environment["GLOO_SOCKET_IFNAME"] = _loopback()
-        store = str(Path(self._folder.name) / "store")
         for rank in range(world_size):
-            channel = self._launch(rank, environment)
-            channel.send(sys.path)
-            channel.send(_Meet(rank, world_size, store, timeout_s))
-
-    def _launch(self, rank: int, environment: dict[str, str]) -> Channel:
-        # A terminal's Ctrl-C reaches the ranks too; `main` ignores it, and until then it must not be heard.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-        try:
-            process = subprocess.Popen(
-                [sys.executable, "-c", _BOOTSTRAP], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+            process = WorkerProcess(
+                rank,
+                handles=(),
+                intra_op_threads=threads,
+                deliver=lambda sender, message: self._inbox.put((sender, message)),
+                module=__name__,
+                environment={"GLOO_SOCKET_IFNAME": _loopback()},
             )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        self._processes.append(process)
-        channel = Channel(process.stdout, process.stdin)  # type: ignore[arg-type]
-        self._channels.append(channel)
-        reader = threading.Thread(target=self._read, args=(rank, channel), name=f"samestep-rank-{rank}", daemon=True)
-        reader.start()
-        self._readers.append(reader)
-        return channel
-
-    def _read(self, rank: int, channel: Channel) -> None:
-        message: Any = ""
-        while message is not None:
-            try:
-                message = channel.receive()
-            except (EOFError, OSError, pickle.UnpicklingError):
-                message = None
-            self._inbox.put((rank, message))
+            self._ranks.append(process)
+            process.send(_Meet(rank, world_size, str(self._guard.folder / "store"), timeout_s))
 
     def send(self, task: Task, habits: Habits) -> None:
         message = _Train(str(self._file_of(task)), habits)
-        for channel in self._channels:
-            with suppress(OSError):  # a rank that is gone is noticed by its reader
-                channel.send(message)
+        for process in self._ranks:
+            process.send(message)
 
     def _file_of(self, task: Task) -> Path:
         """Where the ranks find a task: a file, for a pipe to a rank that does not read would block us."""
         for known, path in self._tasks:
             if known is task:
                 return path
-        path = Path(self._folder.name) / f"task-{len(self._tasks)}"
+        path = self._guard.folder / f"task-{len(self._tasks)}"
         try:
             path.write_bytes(cloudpickle.dumps(task))
         except (pickle.PicklingError, TypeError, AttributeError, RuntimeError, ValueError) as error:
@@ -195,45 +153,39 @@ class _Session:
     def gather(self, deadline: float, timeout_s: float) -> State:
         """Every rank's answer; the first one's holds the state."""
         states: dict[int, State | None] = {}
-        while len(states) < len(self._processes):
+        while len(states) < len(self._ranks):
             try:
-                rank, message = self._inbox.get(timeout=max(0.0, deadline - time.monotonic()))
+                process, message = self._inbox.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                silent = [str(rank) for rank in range(len(self._processes)) if rank not in states]
+                silent = [str(rank) for rank in range(len(self._ranks)) if rank not in states]
                 raise WorkerError(
                     f"no answer from DDP's rank {' and '.join(silent)} within {timeout_s:g} s; "
                     "take fewer steps or a smaller workload"
                 ) from None
             if not isinstance(message, _Done):
-                raise self._failure(rank, message)
-            states[rank] = message.state
+                raise self._failure(process, message)
+            states[process.number] = message.state
         state = states[0]
         assert state is not None
         return state
 
-    def _failure(self, rank: int, message: _Raised | None) -> WorkerError:
+    def _failure(self, process: WorkerProcess, message: _Raised | None) -> WorkerError:
         if message is not None:
             with suppress(queue.Empty):
                 while message is not None:
                     other, news = self._inbox.get(timeout=_MORE_TO_COME_S)
                     if news is None:
-                        rank, message = other, None
+                        process, message = other, None
         if message is None:
-            code = self._processes[rank].wait()
-            ending = f"signal {-code}" if code < 0 else f"exit code {code}"
-            return WorkerError(f"DDP's rank {rank} ended ({ending}) before it had trained")
-        return WorkerError(f"DDP's rank {rank} failed: {message.text}", message.trace)
+            return WorkerError(f"DDP's rank {process.number} ended ({process.end_text()}) before it had trained")
+        return WorkerError(f"DDP's rank {process.number} failed: {message.text}", message.trace)
 
     def close(self) -> None:
-        for process in self._processes:
+        for process in self._ranks:
             process.kill()
-        for process in self._processes:
-            process.wait()
-        for reader in self._readers:
-            reader.join()
-        for channel in self._channels:
-            channel.close()
-        self._folder.cleanup()
+        for process in self._ranks:
+            process.reap(5.0)
+        self._guard.close()
 
 
 def _loopback() -> str:
@@ -266,35 +218,13 @@ class _Gloo:
 
 def main() -> None:
     """A rank: trains what it is told to, until its input ends."""
-    incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)  # what user code prints
-    sys.stdout = sys.stderr
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # the parent decides, and its end is ours
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    channel = Channel(incoming, outgoing)
-    messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(channel, messages), daemon=True).start()
+    channel = launch.parents_channel()
+    messages = launch.listen(channel)
     try:
         _serve(channel, messages)
     except BaseException as error:
         channel.send(_Raised(f"{type(error).__name__}: {error}", traceback.format_exc()))
         messages.get()  # the parent ends us
-
-
-def _listen(channel: Channel, messages: queue.SimpleQueue[Any]) -> None:
-    folder: Path | None = None
-    while True:
-        try:
-            message = channel.receive()
-        except Exception:  # the parent is gone: nobody is left to tell, or to take the folder away
-            if folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
-            os._exit(1)
-        if isinstance(message, _Meet):
-            folder = Path(message.store).parent
-        messages.put(message)
 
 
 def _serve(channel: Channel, messages: queue.SimpleQueue[Any]) -> None:

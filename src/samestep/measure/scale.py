@@ -18,7 +18,8 @@ from samestep.host.cores import num_cores
 from samestep.measure import hints, interleave, programs, scaling, stats
 from samestep.measure.interleave import Deal, Running, Slot
 from samestep.measure.programs import Task
-from samestep.measure.scaling import Axis, Scaling, Series
+from samestep.measure.scaling import Scaling
+from samestep.measure.series import Axis, Series
 from samestep.plan.layout import check_world_size
 from samestep.run.config import Config, NumericSettings, Settings, resolve
 from samestep.run.workload import Workload
@@ -59,13 +60,15 @@ class Findings:
     Args:
         record: Everything, raw values included.
         scalings: What it means, by axis.
-        losses: Share of the step by group, by axis and number of workers; the mean over workers.
+        breakdowns: Seconds a step by group, one mapping a worker, by axis and program; means over rounds.
+        losses: Share of the step by group, by axis and samestep's number of workers; means over these.
         warnings: What is unstable, and what to run next.
         hints: What would make parallel training pay more.
     """
 
     record: Record
     scalings: Mapping[Axis, Scaling]
+    breakdowns: Mapping[Axis, Mapping[str, tuple[Mapping[str, float], ...]]]
     losses: Mapping[Axis, Mapping[int, Mapping[str, float]]]
     warnings: tuple[str, ...]
     hints: tuple[str, ...]
@@ -178,7 +181,7 @@ def measure(
             number = error.signum if isinstance(error, Interrupted) else signal.SIGINT
             kept = f"{_num_rounds(record)} of {study.rounds} rounds are kept, the same command goes on from there"
             raise Interrupted(f"stopped by {signal.Signals(number).name}; {kept}", number) from None
-    files.write_atomically(folder / RECORD, records.to_json("scale", _body(record)))
+    records.write(folder / RECORD, "scale", record)
     (folder / PARTIAL).unlink(missing_ok=True)
     return record
 
@@ -194,7 +197,7 @@ def _measure_rounds(
 ) -> None:
     done = _num_rounds(record)
     deal = Deal(rounds=study.rounds, slot_s=study.slot_s, seed=study.seed)
-    list_of_axes = {name: [key for key in record["slots"] if key.partition("/")[2] == name] for name in unique}
+    places_of = {name: [key for key in record["slots"] if key.partition("/")[2] == name] for name in unique}
     teller.line(
         f"{study.workload}: {len(unique)} programs, {study.rounds - done} rounds: about "
         f"{estimate_s(replace(study, rounds=study.rounds - done), len(unique)) / 60:.1f} min"
@@ -211,9 +214,9 @@ def _measure_rounds(
 
     def keep(number: int, slots: Mapping[str, Slot]) -> None:
         for name, slot in slots.items():
-            for key in list_of_axes[name]:
+            for key in places_of[name]:
                 record["slots"][key].append({"round": number, **_plain(slot)})
-        files.write_atomically(folder / PARTIAL, records.to_json("scale", _body(record)))
+        records.write(folder / PARTIAL, "scale", record)
 
     def report(number: int, left_s: float) -> None:
         teller.phase(f"round {number}", number, study.rounds, left_s)
@@ -229,6 +232,7 @@ def analyse(record: Record) -> Findings:
     """What a record means."""
     cores = record["environment"]["host"]["cores"]
     scalings: dict[Axis, Scaling] = {}
+    breakdowns: dict[Axis, dict[str, tuple[dict[str, float], ...]]] = {}
     losses: dict[Axis, dict[int, dict[str, float]]] = {}
     warnings: dict[str, tuple[str, ...]] = {}
     tips: list[str | None] = []
@@ -245,8 +249,11 @@ def analyse(record: Record) -> Findings:
             others = [slot["others_frac"] for slot in slots]
             found = stats.stability(times, others_frac=others).warnings
             warnings[program["name"]] = (*warnings.get(program["name"], ()), *found)
+        breakdowns[axis] = {
+            program["name"]: mean_phases(record["slots"][f"{axis}/{program['name']}"]) for program in own
+        }
         losses[axis] = {
-            program["workers"]: mean_shares(record["slots"][f"{axis}/{program['name']}"])
+            program["workers"]: shares(breakdowns[axis][program["name"]])
             for program in own
             if program["kind"] == "samestep"
         }
@@ -255,6 +262,7 @@ def analyse(record: Record) -> Findings:
     return Findings(
         record=record,
         scalings=scalings,
+        breakdowns=breakdowns,
         losses=losses,
         warnings=hints.merged(warnings),
         hints=tuple(dict.fromkeys(tip for tip in tips if tip is not None)),
@@ -279,16 +287,25 @@ def _num_rounds(record: Record) -> int:
     return min((len(slots) for slots in record["slots"].values()), default=0)
 
 
-def mean_shares(slots: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Share of the step by group: the mean over workers and slots.
+def mean_phases(slots: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float], ...]:
+    """Seconds a step by group, the mean over slots: one mapping a worker.
 
-    >>> slot = {"phases": [{group: 1.0 for group in GROUPS}, {group: 3.0 for group in GROUPS}]}
-    >>> mean_shares([slot])["data"]
-    0.2
+    >>> slots = [{"phases": [{group: seconds for group in GROUPS}]} for seconds in (1.0, 3.0)]
+    >>> mean_phases(slots)[0]["data"]
+    2.0
     """
     table = np.array([[[worker[group] for group in GROUPS] for worker in slot["phases"]] for slot in slots])
-    means = table.mean(axis=(0, 1))
-    return dict(zip(GROUPS, (means / means.sum()).tolist(), strict=True))
+    return tuple(dict(zip(GROUPS, worker, strict=True)) for worker in table.mean(axis=0).tolist())
+
+
+def shares(workers: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Share of the step by group: the mean over workers.
+
+    >>> shares([{group: 1.0 for group in GROUPS}, {group: 3.0 for group in GROUPS}])["data"]
+    0.2
+    """
+    means = {group: sum(worker[group] for worker in workers) for group in GROUPS}
+    return {group: seconds / sum(means.values()) for group, seconds in means.items()}
 
 
 def _begin(
@@ -298,7 +315,7 @@ def _begin(
     fresh: Record = {
         "environment": records.environment(),
         "config": config.as_dict(),
-        "study": _as_json({**asdict(study)}),
+        "study": _as_json(asdict(study)),
         "programs": [
             {**asdict(task), "axis": axis, "copies": task.workers if task.kind == "roof" else 1}
             for axis, each in by_axis.items()
@@ -342,10 +359,6 @@ def _difference(found: Any, wanted: Any, place: str) -> str | None:
 def _plain(slot: Slot) -> dict[str, Any]:
     values = asdict(slot)
     return {**values, "steps_s": list(slot.steps_s), "phases": [dict(worker) for worker in slot.phases]}
-
-
-def _body(record: Record) -> Record:
-    return {key: value for key, value in record.items() if key not in ("format", "kind")}
 
 
 def _as_json(value: Any) -> Any:

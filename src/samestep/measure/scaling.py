@@ -9,41 +9,14 @@ import numpy as np
 
 from samestep.errors import UsageError
 from samestep.measure import verdict
-from samestep.measure.laws import Fit, amdahl, fit_amdahl, fit_usl, no_fit, usl
+from samestep.measure.laws import Fit, fit_amdahl, fit_usl, no_fit
 from samestep.measure.series import (
     Axis,
-    Kind,
     Point,
     Series,
     check_batches,
-    of_roof,
     point,
-    speed_up,
-    strong_efficiency,
-    weak_efficiency,
 )
-from samestep.measure.stats import Estimate, Relation
-
-__all__ = [
-    "Axis",
-    "Estimate",
-    "Fit",
-    "Kind",
-    "Point",
-    "Relation",
-    "Scaling",
-    "Series",
-    "amdahl",
-    "analyse",
-    "fit_amdahl",
-    "fit_usl",
-    "of_roof",
-    "speed_up",
-    "strong_efficiency",
-    "usl",
-    "weak_efficiency",
-]
-"""The public names of scaling are all here, the laws' too."""
 
 
 @dataclass(frozen=True, kw_only=True)

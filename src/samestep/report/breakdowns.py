@@ -7,29 +7,30 @@ from collections.abc import Mapping, Sequence
 from samestep.engine.breakdown import GROUPS
 from samestep.report import charts, svg, text, thin
 from samestep.report.charts import Piece
-from samestep.report.records import Program
 from samestep.report.shapes import Entry, Figure, Part, Table
 
 Bars = Mapping[str, Mapping[str, float]]
 """Seconds a step by group, by the name of the bar."""
 
+Workers = Sequence[Mapping[str, float]]
+"""Seconds a step by group, one mapping a worker."""
+
 _MOST_BARS = 6
 """Workers of a program that are drawn."""
 
 
-def means(program: Program) -> tuple[dict[str, float], ...]:
-    """Seconds a step by group, the mean over the program's rounds: one mapping per worker."""
-    workers = zip(*(slot.phases for slot in program.slots), strict=True)
-    return tuple({group: sum(each[group] for each in rounds) / len(rounds) for group in GROUPS} for rounds in workers)
+def part(title: str, programs: Mapping[str, Workers]) -> Part:
+    """Bars and a table, for every worker of every program.
 
-
-def part(title: str, programs: Sequence[Program]) -> Part:
-    """Bars and a table, for every worker of every program."""
+    Args:
+        title: Of the part.
+        programs: Seconds a step by group, one mapping a worker, by the program's name.
+    """
     bars: dict[str, Mapping[str, float]] = {}
-    for program, name in zip(programs, _short_names(programs), strict=True):
-        bars |= _bars(program, name)
+    for workers, name in zip(programs.values(), _short_names(list(programs)), strict=True):
+        bars |= _bars(workers, name)
     factor, unit = text.unit_of(sum(worker.values()) for worker in bars.values())
-    is_thinned = any(len(program.slots[0].phases) > _MOST_BARS for program in programs)
+    is_thinned = any(len(workers) > _MOST_BARS for workers in programs.values())
     return Part(
         title=title,
         legend=[Entry(sample=svg.hatch_swatch(number), name=group) for number, group in enumerate(GROUPS)],
@@ -40,14 +41,13 @@ def part(title: str, programs: Sequence[Program]) -> Part:
     )
 
 
-def _short_names(programs: Sequence[Program]) -> list[str]:
+def _short_names(names: Sequence[str]) -> Sequence[str]:
     """Names without the batch ("samestep, 2 workers of 64 samples"), unless only the batch tells them apart."""
-    short = [program.name.partition(" of ")[0] for program in programs]
-    return short if len(set(short)) == len(short) else [program.name for program in programs]
+    short = [name.partition(" of ")[0] for name in names]
+    return short if len(set(short)) == len(short) else names
 
 
-def _bars(program: Program, name: str) -> Bars:
-    workers = means(program)
+def _bars(workers: Workers, name: str) -> Bars:
     if len(workers) == 1:
         return {name: workers[0]}
     return {f"{name}: {number}": workers[number] for number in thin.spread(len(workers), _MOST_BARS)}

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from samestep.measure.scaling import Estimate, Scaling
+from samestep.measure.scaling import Scaling
+from samestep.measure.stats import Estimate
 from samestep.report import charts, palette, svg, text
 from samestep.report.charts import Axes, Curve, Mark
 from samestep.report.palette import Look

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from samestep.errors import UsageError
 from samestep.measure import scale, stats
+from samestep.measure.laws import Fit
 from samestep.measure.scale import Findings
-from samestep.measure.scaling import Axis, Fit, Point, Scaling
+from samestep.measure.scaling import Scaling
+from samestep.measure.series import Axis, Point
 from samestep.report import breakdowns, speed_ups, text
 from samestep.report.records import Program, Study
 from samestep.report.shapes import Part, Section, Table, Verdict
@@ -59,9 +61,9 @@ def verdicts(analysed: Analysed) -> list[Verdict]:
 
 
 def caveats(analysed: Analysed) -> list[str]:
-    """What makes the numbers weaker than they look: unstable programs, fits that are missing."""
+    """What makes the numbers weaker than they look: unstable programs, hints, fits that are missing."""
     name, found = analysed.study.name, analysed.findings
-    said = [f"{name}: {warning}." for warning in found.warnings]
+    said = [f"{name}: {text}." for text in (*found.warnings, *found.hints)]
     for axis, scaled in found.scalings.items():
         fits = [fit for fit in scaled.fits if fit.reason and _applies(fit, axis)]
         said += [f"{name}, {axis} scaling: no fit of {_law(fit)}: {fit.reason}." for fit in fits]
@@ -83,13 +85,13 @@ def _law(fit: Fit) -> str:
 def section(analysed: Analysed, number: int, *, is_only: bool) -> Section:
     """Curves, breakdown and tables of a study, a part per axis."""
     study = analysed.study
-    parts = [part for axis, found in analysed.scalings.items() for part in _parts(study, axis, found)]
+    parts = [part for axis in analysed.scalings for part in _parts(analysed, axis)]
     title = f"Scaling of {study.workload}"
     return Section(name=f"scaling-{number}", title=title if is_only else f"{title} ({study.name})", parts=parts)
 
 
-def _parts(study: Study, axis: str, found: Scaling) -> list[Part]:
-    programs = study.on(axis)
+def _parts(analysed: Analysed, axis: Axis) -> list[Part]:
+    found, programs = analysed.scalings[axis], analysed.study.on(axis)
     curves = Part(
         title=f"{axis.capitalize()} scaling",
         words=_WHAT[axis],
@@ -97,7 +99,7 @@ def _parts(study: Study, axis: str, found: Scaling) -> list[Part]:
         figures=speed_ups.figures(found),
         tables=[_points(found), _programs(programs), _fits(found)],
     )
-    where = breakdowns.part(f"Where the time of a step goes ({axis} scaling)", programs)
+    where = breakdowns.part(f"Where the time of a step goes ({axis} scaling)", analysed.findings.breakdowns[axis])
     return [curves, where]
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from samestep.engine.breakdown import Breakdown
 from samestep.engine.loop import EvaluationRecord, StepRecord
+from samestep.host import records
 
 _LEFT_OUT = 3
 """First steps of a process: they pay for what the later ones find ready."""
@@ -136,8 +138,16 @@ class Record:
             return None
         return max(worker["data"] for worker in self.breakdown.workers) / self.breakdown.step_s
 
-    def body(self) -> dict[str, Any]:
-        """Everything, as plain values for a file."""
+    def write(self, folder: Path) -> None:
+        """Write ``record.json`` into a folder that is there, with where and when it was made.
+
+        Raises:
+            StateError: The disk is full, or the folder cannot be written.
+        """
+        records.write(folder / "record.json", "run", {"environment": records.environment(), **self.as_dict()})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, as plain values."""
         own = {
             "config": self.config,
             "numerics": self.numerics,

@@ -24,7 +24,7 @@ from samestep.engine.loop import EvaluationRecord, StepRecord
 from samestep.engine.shared import Shared
 from samestep.engine.solo import Solo
 from samestep.errors import Interrupted, UsageError
-from samestep.host import files, records
+from samestep.host import files
 from samestep.host.cores import num_cores
 from samestep.optim.build import ParameterGroups
 from samestep.optim.schedules import Schedule
@@ -358,7 +358,7 @@ class Session:
         if best is not None:
             weights.save(best, folder / "best.safetensors", {"workload": self.workload.name})
         files.write_atomically(folder / "config.toml", (as_toml(self.config.as_dict()) + "\n").encode())
-        records.write(folder / "record.json", "run", {"environment": records.environment(), **self.record.body()})
+        self.record.write(folder)
 
 
 def _load(job: Job, arrays: Any) -> None:

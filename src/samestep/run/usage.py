@@ -16,7 +16,7 @@ def total_bytes(pids: Iterable[int]) -> int | None:
     """
     total = 0
     for pid in pids:
-        size = _proportional(pid)
+        size = proportional_bytes(pid)
         if size is None:
             try:
                 size = int(psutil.Process(pid).memory_full_info().uss)
@@ -26,7 +26,8 @@ def total_bytes(pids: Iterable[int]) -> int | None:
     return total
 
 
-def _proportional(pid: int) -> int | None:
+def proportional_bytes(pid: int) -> int | None:
+    """A process's proportional share of the memory that it uses (Linux); None where it is gone, or nobody tells."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:

@@ -23,8 +23,8 @@ _SUFFIX = ".stamps"
 class Stamper:
     """Stamps the clock that all processes share (CLOCK_MONOTONIC) each time it is called.
 
-    It travels to other processes: each opens a file named by its process number. It is also a learning-rate schedule
-    that changes nothing, for samestep calls its schedule once per step on every rank.
+    The file is named by the process number. samestep's own events would do, but importing them imports torch, which
+    not every peer does.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,16 +32,12 @@ class Stamper:
         self._map: mmap.mmap | None = None
         self._count = 0
 
-    def __call__(self, progress: float = 0.0) -> float:
+    def __call__(self) -> None:
         if self._map is None:
             self._map = self._open()
         _STAMP.pack_into(self._map, 8 * (1 + self._count % _CAPACITY), time.perf_counter())
         self._count += 1
         _COUNT.pack_into(self._map, 0, self._count)
-        return 1.0
-
-    def __getstate__(self) -> dict[str, object]:
-        return {"_folder": self._folder, "_map": None, "_count": 0}
 
     def _open(self) -> mmap.mmap:
         path = self._folder / f"{os.getpid()}{_SUFFIX}"
