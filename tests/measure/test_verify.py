@@ -10,12 +10,12 @@ import pytest
 
 from samestep.cli.main import main
 from samestep.errors import UsageError
-from samestep.measure.habits import Habits, usual
+from samestep.measure.against.habits import Habits, usual
 from samestep.measure.verify import Verdict, default_workers, verify
 from samestep.run.config import NumericSettings
 from samestep.run.progress import Silent
 from samestep.workloads import catalog
-from tests.measure.test_causes import counts, noisy
+from tests.measure.against.test_causes import counts, noisy
 
 MLP = ("verify", "digits-mlp", "--width", "16", "--steps", "5", "--workers", "1")
 CNN = ("verify", "digits-cnn", "--width", "4", "--steps", "5")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from samestep.demo import Outcome
-    from samestep.measure.against import Against
+    from samestep.measure.against.comparison import Against
     from samestep.measure.scale import Findings
     from samestep.measure.stats import Estimate
     from samestep.measure.verify import Verdict

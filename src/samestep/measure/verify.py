@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from samestep.errors import UsageError
-from samestep.measure.against import Against, against
-from samestep.measure.causes import find_cause
+from samestep.measure.against.causes import find_cause
+from samestep.measure.against.comparison import Against, against
+from samestep.measure.against.habits import Habits, Peer
+from samestep.measure.against.peer import Trainer
 from samestep.measure.differences import Difference, compare
-from samestep.measure.habits import Habits, Peer
-from samestep.measure.peer import Trainer
 from samestep.run.config import NumericSettings, Settings
 from samestep.run.prepare import Choices
 from samestep.run.progress import Progress

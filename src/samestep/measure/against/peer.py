@@ -21,9 +21,9 @@ from samestep.engine import numerics
 from samestep.engine.job import Job
 from samestep.engine.randomness import KeyedRandomness, preserved
 from samestep.errors import UsageError
-from samestep.measure.habits import Habits, Part, batch_of, parts
+from samestep.measure.against.habits import Habits, Part, batch_of, parts
+from samestep.measure.against.rounding import BFLOAT16, FLOAT32, FLOAT64, Arithmetic, Gap, gap
 from samestep.measure.plain import mean_of
-from samestep.measure.rounding import BFLOAT16, FLOAT32, FLOAT64, Arithmetic, Gap, gap
 from samestep.optim import build, rounds
 from samestep.plan.batch import cut
 from samestep.run.config import Config, Settings, resolve

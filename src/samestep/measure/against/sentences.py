@@ -6,8 +6,8 @@ import torch
 from torch.nn.modules.batchnorm import _NormBase
 
 from samestep.engine import losses
-from samestep.measure.habits import Habits, parts
-from samestep.measure.peer import Task
+from samestep.measure.against.habits import Habits, parts
+from samestep.measure.against.peer import Task
 
 
 def size_of_last_batch(task: Task) -> int | None:

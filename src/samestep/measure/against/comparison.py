@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from samestep.errors import Interrupted, SamestepError
-from samestep.measure import causes
+from samestep.measure.against import causes
+from samestep.measure.against.habits import NUM_RANKS, Habits, Peer, usual
+from samestep.measure.against.peer import InProcess, State, Task, Trainer, task_of
+from samestep.measure.against.ranks import Ranks
+from samestep.measure.against.rounding import Gap, in_float64
 from samestep.measure.differences import Difference, compare
-from samestep.measure.habits import NUM_RANKS, Habits, Peer, usual
-from samestep.measure.peer import InProcess, State, Task, Trainer, task_of
-from samestep.measure.ranks import Ranks
-from samestep.measure.rounding import Gap, in_float64
 from samestep.run.config import Settings
 from samestep.run.prepare import Choices
 from samestep.run.progress import Progress, Silent

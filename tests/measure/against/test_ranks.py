@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from samestep.errors import UsageError, WorkerError
-from samestep.measure.habits import Habits, usual
-from samestep.measure.peer import InProcess, Task, task_of
-from samestep.measure.ranks import Ranks
+from samestep.measure.against.habits import Habits, usual
+from samestep.measure.against.peer import InProcess, Task, task_of
+from samestep.measure.against.ranks import Ranks
 from samestep.run.config import Settings
 from tests import helpers
 
@@ -127,9 +127,9 @@ PROGRAM = """
 import os
 import time
 from torch import nn
-from samestep.measure.habits import usual
-from samestep.measure.peer import task_of
-from samestep.measure.ranks import Ranks
+from samestep.measure.against.habits import usual
+from samestep.measure.against.peer import task_of
+from samestep.measure.against.ranks import Ranks
 from samestep.run.config import Settings
 from tests import helpers
 
@@ -149,7 +149,7 @@ Ranks(timeout_s=60).train(task_of(helpers.workload(Stalls), Settings(steps=1, wo
 
 def test_parent_dies(tmp_path: Path) -> None:
     """The ranks and the guard end with it, and the guard takes the folder away."""
-    root = str(Path(__file__).resolve().parents[2])
+    root = str(Path(__file__).resolve().parents[3])
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": root}
     with subprocess.Popen([sys.executable, "-c", PROGRAM], env=environment, stderr=subprocess.PIPE) as program:
         assert program.stderr is not None

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from samestep.data.columns import Dataset, Rows, Samples
-from samestep.measure import causes
-from samestep.measure.causes import diagnose, find_cause
+from samestep.measure.against import causes
+from samestep.measure.against.causes import diagnose, find_cause
+from samestep.measure.against.habits import Habits, usual
+from samestep.measure.against.peer import InProcess, Task, task_of
+from samestep.measure.against.rounding import in_float64
 from samestep.measure.differences import Difference
-from samestep.measure.habits import Habits, usual
-from samestep.measure.peer import InProcess, Task, task_of
-from samestep.measure.rounding import in_float64
 from samestep.run.config import Settings
 from samestep.run.workload import Workload
 from tests import helpers

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.utils.data.distributed import DistributedSampler
 
 from samestep.engine.job import Job
-from samestep.measure.habits import Habits, batch_of, parts, shares, usual
+from samestep.measure.against.habits import Habits, batch_of, parts, shares, usual
 from tests.helpers import NUM_SAMPLES, prepared, workload
 
 SIZES = st.integers(1, 70)

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from samestep.data.columns import Column, Dataset, Rows, Samples, Scale, Windows
-from samestep.measure import rounding
-from samestep.measure.habits import Habits
-from samestep.measure.peer import InProcess, task_of
-from samestep.measure.rounding import FLOAT32, FLOAT64, Gap, bound, gap, in_float64
+from samestep.measure.against import rounding
+from samestep.measure.against.habits import Habits
+from samestep.measure.against.peer import InProcess, task_of
+from samestep.measure.against.rounding import FLOAT32, FLOAT64, Gap, bound, gap, in_float64
 from samestep.run.config import Settings
 from samestep.run.workload import Workload
 from tests import helpers

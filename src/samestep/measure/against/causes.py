@@ -14,11 +14,11 @@ from torch import Tensor
 
 from samestep.engine import numerics
 from samestep.engine.randomness import preserved
+from samestep.measure.against.habits import Habits, batch_of
+from samestep.measure.against.peer import State, Task, Trainer
+from samestep.measure.against.rounding import Gap
+from samestep.measure.against.sentences import describe, size_of_last_batch
 from samestep.measure.differences import Difference
-from samestep.measure.habits import Habits, batch_of
-from samestep.measure.peer import State, Task, Trainer
-from samestep.measure.rounding import Gap
-from samestep.measure.sentences import describe, size_of_last_batch
 from samestep.run.workload import Workload
 
 

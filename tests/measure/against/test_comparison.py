@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from samestep.errors import UsageError
-from samestep.measure.against import Against, against
-from samestep.measure.habits import Habits, Peer, usual
-from samestep.measure.peer import InProcess, State, Trainer, task_of
-from samestep.measure.ranks import Ranks
+from samestep.measure.against.comparison import Against, against
+from samestep.measure.against.habits import Habits, Peer, usual
+from samestep.measure.against.peer import InProcess, State, Trainer, task_of
+from samestep.measure.against.ranks import Ranks
 from samestep.run.config import Settings
 from samestep.run.prepare import Choices
 from samestep.run.progress import Silent
@@ -22,7 +22,7 @@ from samestep.run.train import run
 from samestep.run.workload import Workload
 from samestep.workloads import catalog
 from tests import helpers
-from tests.measure.test_causes import Sums
+from tests.measure.against.test_causes import Sums
 
 
 def settings(**given: Any) -> Settings:

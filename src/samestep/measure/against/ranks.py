@@ -25,10 +25,10 @@ from torch.nn.parallel import DistributedDataParallel
 from samestep.engine import launch
 from samestep.engine.launch import Channel, WorkerProcess
 from samestep.errors import UsageError, WorkerError
-from samestep.measure import peer
+from samestep.measure.against import peer
+from samestep.measure.against.habits import Habits
+from samestep.measure.against.peer import State, Task
 from samestep.measure.guard import Guard
-from samestep.measure.habits import Habits
-from samestep.measure.peer import State, Task
 
 _MORE_TO_COME_S = 0.3
 """Where a rank dies, the others complain of the connection, perhaps before we hear of its death."""
