@@ -34,9 +34,12 @@ _NOT_OURS = {
 _GRACE_S = 5.0
 """How long a process or a thread that is ending may take to be gone."""
 
+# A shell ignores Ctrl-C in what it starts in the background, nohup the end of the terminal, and so would every program
+# that the tests stop.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell ignores Ctrl-C in what it starts in the background, and so would every program that the tests interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def _environment() -> dict[str, str]:
