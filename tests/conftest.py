@@ -28,8 +28,9 @@ _NOT_OURS = {
     "TORCHINDUCTOR_CACHE_DIR",
     "KMP_DUPLICATE_LIB_OK",
     "KMP_INIT_AT_FORK",
+    "_RJEM_MALLOC_CONF",
 }
-"""Set by pytest, and by torch when it imports its compiler."""
+"""Set by pytest, by torch when it imports its compiler, and by polars."""
 
 _GRACE_S = 5.0
 """How long a process or a thread that is ending may take to be gone."""

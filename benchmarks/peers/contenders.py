@@ -62,7 +62,7 @@ class Contender:
         if self.script is None:
             batch = ("--global-batch", str(GLOBAL_BATCH))
             words = [str(TOOLS / "samestep"), "train", *WORKLOADS[case], *_RECIPE, *batch, *self.options, *task]
-            return [*words, "--target", f"accuracy={target:g}", "--json"]
+            return [*words, "--until", f"accuracy={target:g}", "--json"]
         launch = {
             "python": ["python"],
             "torchrun": ["torchrun", "--standalone", f"--nproc-per-node={self.processes}"],

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from samestep.run.train import Result, train
     from samestep.run.weights import digest
     from samestep.run.workload import Target, Workload
+    from samestep.workloads.from_data import from_data
 
 _HOMES = {
     "Dataset": "samestep.data.columns",
@@ -47,6 +48,7 @@ _HOMES = {
     "digest": "samestep.run.weights",
     "Target": "samestep.run.workload",
     "Workload": "samestep.run.workload",
+    "from_data": "samestep.workloads.from_data",
 }
 
 __all__ = [
@@ -68,6 +70,7 @@ __all__ = [
     "__version__",
     "digest",
     "fit",
+    "from_data",
     "predict",
     "train",
 ]

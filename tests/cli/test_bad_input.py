@@ -37,7 +37,7 @@ class TestCommandLine:
         [
             ("train nosuch", "no workload is called 'nosuch'"),
             ("train digit-mlp", "nearest: digits-mlp"),
-            ("train", "missing WORKLOAD"),
+            ("train", "give a WORKLOAD (see samestep workloads), or data"),
             ("trian digits-mlp", "did you mean train?"),
             ("train digits-mlp --stpes 3", "unknown option --stpes; did you mean --steps?"),
             ("train digits-mlp --batch-size 3", "unknown option --batch-size"),
@@ -79,7 +79,7 @@ class TestCommandLine:
             ("train absent.py:net", "there is no file absent.py"),
             ("verify digits-mlp --workers 0", "workers=0 is below 1"),
             ("verify digits-mlp --workers 1,x", '--workers: invalid value "1,x"'),
-            ("predict digits-mlp", "--weights: needs a value"),
+            ("predict digits-mlp", "--weights is missing: which weights of digits-mlp"),
             ("predict digits-mlp --weights absent.safetensors", "no weights file absent.safetensors"),
         ],
     )

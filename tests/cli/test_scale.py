@@ -73,7 +73,7 @@ def test_a_study(tmp_path: Path) -> None:
     command.check_nothing_left()
 
 
-STUDY = ("scale", f"{NETS}:tiny", "--workers", "1,2", "--repeats", "8", "--slot-s", "0.1", "--out", "out")
+STUDY = ("scale", f"{NETS}:tiny", "--workers", "1", "--repeats", "6", "--slot-s", "0.1", "--out", "out")
 
 
 def start_and_await_rounds(command: Command, rounds: int) -> subprocess.Popen[str]:
@@ -91,7 +91,7 @@ def kept(command: Command) -> list[dict[str, Any]]:
     """The slots of one program that lie on the disk."""
     for name in ("scale.json", "scale.part.json"):
         if (path := command.folder / "out" / name).exists():
-            slots: list[dict[str, Any]] = records.read(path)["slots"]["strong/samestep, 2 workers"]
+            slots: list[dict[str, Any]] = records.read(path)["slots"]["strong/samestep, 1 worker"]
             return slots
     return []
 
@@ -105,7 +105,7 @@ def test_an_interrupted_study_goes_on(command: Command) -> None:
     first = kept(command)
     assert finished.code == 130
     assert finished.complaint == (
-        f"stopped by SIGINT; {len(first)} of 8 rounds are kept, the same command goes on from there"
+        f"stopped by SIGINT; {len(first)} of 6 rounds are kept, the same command goes on from there"
     )
     command.check_nothing_left()
 
@@ -119,10 +119,10 @@ def test_an_interrupted_study_goes_on(command: Command) -> None:
 
     finished = command.run(*STUDY, "--json", timeout_s=120)
     assert finished.code == 0, finished.stderr
-    assert f"scale.part.json: {len(second)} of 8 rounds were measured before" in finished.stderr
+    assert f"scale.part.json: {len(second)} of 6 rounds were measured before" in finished.stderr
     third = kept(command)
     assert third[: len(second)] == second
-    assert [slot["round"] for slot in third] == list(range(8))
+    assert [slot["round"] for slot in third] == list(range(6))
     assert not (command.folder / "out" / "scale.part.json").exists()
 
 

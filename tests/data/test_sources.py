@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from samestep.data import idx, images, sources, tables, texts
+from samestep.data import adult, idx, images, sources, texts
 from samestep.errors import DataError
 
 ROW = "39, State-gov, 77516, Bachelors, 13, Never-married, Adm-clerical, Not-in-family, White, Male, 2174, 0, 40, Cuba"
@@ -175,7 +175,7 @@ class TestTables:
     def test_comment_dot_and_missing_value(self, tmp_path: Path) -> None:
         path = tmp_path / "adult.test"
         path.write_text(f"|1x3 Cross validator\n{ROW}, <=50K.\n{ROW.replace('State-gov', '?')}, >50K.\n\n")
-        raw = tables.read_adult(path)
+        raw = adult.read_adult(path)
         assert raw.labels.tolist() == [0, 1]
         assert raw.categorical[:, 0].tolist() == ["State-gov", "?"]
         assert raw.numeric.tolist() == [[39, 77516, 13, 2174, 0, 40]] * 2
@@ -185,7 +185,7 @@ class TestTables:
         path = tmp_path / "adult.data"
         path.write_text(f"{ROW}, <=50K\n{line}\n")
         with pytest.raises(DataError, match=r"adult.data: line 2 is not a row of Adult") as info:
-            tables.read_adult(path)
+            adult.read_adult(path)
         one_line(info)
 
     @pytest.mark.parametrize(("content", "rule"), [(b"\n", "holds no rows"), (b"\xff, 1", "byte 0 is not UTF-8")])
@@ -193,12 +193,12 @@ class TestTables:
         path = tmp_path / "adult.data"
         path.write_bytes(content)
         with pytest.raises(DataError, match=rule):
-            tables.read_adult(path)
+            adult.read_adult(path)
 
     def test_statistics_and_categories_come_from_training_only(self) -> None:
-        training = tables.RawTable(np.array([[0.0, 5], [2, 5]]), np.array([["a"], ["c"]]), np.array([0, 1]))
-        other = tables.RawTable(np.array([[10.0, 6]] * 4), np.array([list("abcd")]).T, np.zeros(4, np.int64))
-        encoding = tables.Encoding.fit(training)
+        training = adult.RawTable(np.array([[0.0, 5], [2, 5]]), np.array([["a"], ["c"]]), np.array([0, 1]))
+        other = adult.RawTable(np.array([[10.0, 6]] * 4), np.array([list("abcd")]).T, np.zeros(4, np.int64))
+        encoding = adult.Encoding.fit(training)
         assert encoding.cardinalities == (3,)
         assert encoding.encode(training).numeric.tolist() == [[-1, 0], [1, 0]]
         encoded = encoding.encode(other)
@@ -211,7 +211,7 @@ class TestTables:
         other = ROW.replace("39", "41").replace("Cuba", "?")
         (folder / "adult.data").write_text(f"{ROW}, <=50K\n{other}, >50K\n")
         (folder / "adult.test").write_text(f"{ROW.replace('39', '50').replace('Cuba', 'Japan')}, >50K.\n")
-        data = tables.adult()
+        data = adult.adult()
         assert data.cardinalities == (2, 2, 2, 2, 2, 2, 2, 3)
         assert data.train.numeric[:, 0].tolist() == [-1, 1]
         assert data.evaluation.numeric[0].tolist() == [10, 0, 0, 0, 0, 0]
@@ -220,12 +220,12 @@ class TestTables:
 
     @pytest.mark.usefixtures("real_data")
     def test_official_adult(self) -> None:
-        data = tables.adult()
+        data = adult.adult()
         assert data.train.numeric.shape == (32_561, 6)
         assert data.evaluation.categorical.shape == (16_281, 8)
         assert data.train.numeric.dtype == np.float32
         assert data.train.categorical.dtype == np.int64
-        assert data.cardinalities == tuple(tables.ADULT_CARDINALITIES.values())
+        assert data.cardinalities == tuple(adult.ADULT_CARDINALITIES.values())
         assert (data.train.labels.sum(), data.evaluation.labels.sum()) == (7_841, 3_846)
         np.testing.assert_allclose(data.train.numeric.mean(axis=0, dtype=np.float64), 0, atol=1e-5)
         np.testing.assert_allclose(data.train.numeric.std(axis=0, dtype=np.float64), 1, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Every code block of the README runs."""
+"""Every code block of the README runs, and every one in Python of the other pages."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+PAGES = [README, *(path.read_text() for path in sorted((ROOT / "docs").rglob("*.md")))]
+PYTHON = [block for page in PAGES for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)]
 CONSOLE = [
     line.split("#")[0].strip()
     for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL)
@@ -41,6 +43,8 @@ def test_python_blocks_run_as_unguarded_scripts(number: int, tmp_path: Path) -> 
 def test_samestep_commands_run_one_after_the_other(tmp_path: Path) -> None:
     commands = [shlex.split(line) for line in CONSOLE if line.startswith("samestep ")]
     assert len(commands) >= 5
+    people = "".join(f"{n % 2},{n % 3},{'female' if n % 2 else 'male'},{20 + n % 40}\n" for n in range(200))
+    (tmp_path / "titanic.csv").write_text(f"Survived,Pclass,Sex,Age\n{people}")
     for words in commands:
         run([str(Path(sys.executable).with_name("samestep")), *words[1:]], tmp_path)
 

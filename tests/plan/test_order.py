@@ -415,3 +415,64 @@ def test_the_score_of_positions_catches_planted_bias() -> None:
     drawn = images(60000, 300, 301, num_runs=4000)[:, 0]
     biased = np.where(np.arange(drawn.size) % 50 == 0, drawn // 64, drawn)
     assert chi_square_score(drawn, 60000, 64) < MAX_SCORE < chi_square_score(biased, 60000, 64)
+
+
+# --- block by block, for data larger than memory -----------------------------------------------------------------
+
+
+blocks = st.integers(1, 300)
+
+
+@settings(deadline=None, derandomize=True, max_examples=150)
+@given(sizes, blocks, seeds, st.integers(0, 1000), st.data())
+def test_block_by_block_it_is_a_permutation_with_random_access(
+    num_samples: int, block: int, seed: int, epoch: int, data: st.DataObject
+) -> None:
+    plan = Order(num_samples=num_samples, seed=seed, block=block)
+    everything = plan.indices(epoch=epoch, start=0, stop=num_samples)
+    assert everything.dtype == np.int64
+    assert np.array_equal(np.sort(everything), np.arange(num_samples))
+    start = data.draw(st.integers(0, num_samples))
+    stop = data.draw(st.integers(start, num_samples))
+    assert np.array_equal(plan.indices(epoch=epoch, start=start, stop=stop), everything[start:stop])
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(sizes, blocks, seeds)
+def test_spans_tell_what_is_read(num_samples: int, block: int, seed: int) -> None:
+    plan = Order(num_samples=num_samples, seed=seed, block=block)
+    everything, position, total = plan.indices(epoch=2, start=0, stop=num_samples), 0, 0
+    while position < num_samples:
+        stop, spans = plan.spans(2, position)
+        rows = np.concatenate([np.arange(*span) for span in spans])
+        assert np.array_equal(np.sort(everything[position:stop]), np.sort(rows))
+        assert plan.spans(2, stop - 1) == (stop, spans)
+        assert num_samples <= block or len(rows) <= 16 * block
+        position, total = stop, total + len(rows)
+    assert total == num_samples
+
+
+def test_blocks_and_the_samples_in_them_are_mixed() -> None:
+    plan = Order(num_samples=100_000, seed=1, block=100)
+    first, second = (plan.indices(epoch=epoch, start=0, stop=100_000) for epoch in (0, 1))
+    assert not np.array_equal(first, second)
+    assert len(set((first[:1600] // 100).tolist())) == 16
+    assert np.abs(np.diff(first // 100)).mean() > 100  # blocks of a group come from everywhere
+    correlation = np.corrcoef(first, np.arange(100_000))[0, 1]
+    assert abs(correlation) < 0.15
+
+
+def test_random_access_block_by_block_into_a_huge_epoch_is_cheap() -> None:
+    plan = Order(num_samples=10**12 + 5, seed=1, block=4096)
+    tracemalloc.start()
+    try:
+        plan.indices(epoch=0, start=10**11, stop=10**11 + 1000)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 200_000
+
+
+def test_a_block_holds_samples() -> None:
+    with pytest.raises(UsageError, match="a block of 0 samples holds none"):
+        Order(num_samples=5, seed=0, block=0)

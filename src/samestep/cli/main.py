@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json as json_format
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -13,15 +14,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
 from samestep.cli import flags, tables
-from samestep.errors import Interrupted, SamestepError, WorkerError
+from samestep.data.settings import DataSettings
+from samestep.errors import Interrupted, SamestepError, UsageError, WorkerError
 from samestep.run.config import NumericSettings, Settings
 from samestep.version import __version__
 
 if TYPE_CHECKING:
     from samestep.run.workload import Workload
+    from samestep.workloads.from_data import Network
 
 _UNSET = Settings()
 _UNSET_NUMERICS = NumericSettings()
+_UNSET_DATA = DataSettings()
 
 app = App(
     name="samestep",
@@ -38,15 +42,22 @@ app = App(
 
 _Settings = Annotated[Settings, Parameter(name="*")]
 _NumericSettings = Annotated[NumericSettings, Parameter(name="*")]
+_DataSettings = Annotated[DataSettings, Parameter(name="*")]
+_Model = Literal["mlp", "cnn", "lstm", "transformer"]
+_Data = Annotated[str | None, Parameter(help="A file, folder, archive or pack to learn from; no WORKLOAD then.")]
+_ModelOf = Annotated[_Model | None, Parameter(help="The network for --data; default: what suits it.")]
 _ConfigFile = Annotated[Path | None, Parameter(help="TOML file with the same names; flags win.")]
 _Json = Annotated[bool, Parameter(negative=(), converter=None, help="Print one JSON object on stdout, nothing else.")]
 
 
 @app.command
 def train(
-    workload: str,
+    workload: str | None = None,
     /,
     *,
+    data: _Data = None,
+    model: _ModelOf = None,
+    about: _DataSettings = _UNSET_DATA,
     settings: _Settings = _UNSET,
     config: _ConfigFile = None,
     json: _Json = False,
@@ -69,11 +80,14 @@ def train(
 
     torch_private.without_compiler_import()
     with redirect_stdout(sys.stderr):  # what the workload's own code prints
-        chosen = _workload(workload, settings)
+        chosen = _choose(workload, data, model, about, settings)
+        built = chosen.build()
         if not print_config:
-            result = run(chosen, settings, choices=Choices(), progress=for_stderr())
+            result = run(built, settings, choices=Choices(), progress=for_stderr())
+            if chosen.network is not None and settings.out is not None:
+                chosen.network.save(settings.out)
     if print_config:
-        print(as_toml(resolve(settings, chosen.recipe).as_dict()))
+        print(as_toml(resolve(settings, built.recipe).as_dict()))
         return 0
     summary = result.record.summary()
     if json:
@@ -85,9 +99,12 @@ def train(
 
 @app.command
 def verify(
-    workload: str,
+    workload: str | None = None,
     /,
     *,
+    data: _Data = None,
+    model: _ModelOf = None,
+    about: _DataSettings = _UNSET_DATA,
     workers: Annotated[
         tuple[int, ...] | None,
         Parameter(help="Numbers of workers, comma separated; default: 1,2, and 1 with --against."),
@@ -111,8 +128,9 @@ def verify(
 
     torch_private.without_compiler_import()
     with redirect_stdout(sys.stderr):  # what the workload's own code prints
-        chosen = default_workers(against) if workers is None else workers
-        verdict = run_verify(lambda: _workload(workload, settings), settings, chosen, for_stderr(), peer=against)
+        counts = default_workers(against) if workers is None else workers
+        chosen = _choose(workload, data, model, about, settings)
+        verdict = run_verify(chosen.build, settings, counts, for_stderr(), peer=against)
     if json:
         _print_json(tables.verdict_as_dict(verdict))
     else:
@@ -122,9 +140,12 @@ def verify(
 
 @app.command
 def scale(
-    workload: str,
+    workload: str | None = None,
     /,
     *,
+    data: _Data = None,
+    model: _ModelOf = None,
+    about: _DataSettings = _UNSET_DATA,
     out: Annotated[Path, Parameter(help="Folder for the study's record and page; an interrupted study goes on there.")],
     workers: Annotated[tuple[int, ...], Parameter(help="Numbers of workers, comma separated.")] = (1, 2),
     weak: Annotated[
@@ -142,9 +163,8 @@ def scale(
     from samestep.report import page  # noqa: PLC0415
 
     with redirect_stdout(sys.stderr), Teller() as teller:  # what the workload's own code prints
-        chosen = _workload(workload, settings)
-        study, resolved = study_of.plan_study(chosen, settings, workers, is_weak=weak, rounds=repeats, slot_s=slot_s)
-        build = partial(_workload, workload, settings)
+        build = _choose(workload, data, model, about, settings).build
+        study, resolved = study_of.plan_study(build(), settings, workers, is_weak=weak, rounds=repeats, slot_s=slot_s)
         record = study_of.measure(build, settings, study, resolved, out, teller)
         findings = study_of.analyse(record)
         path = page.write(out)
@@ -187,19 +207,37 @@ def predict(
     workload: str,
     /,
     *,
-    weights: Annotated[Path, Parameter(help="Trained weights (safetensors).")],
+    weights: Annotated[
+        Path | None, Parameter(help="Trained weights (safetensors); those of the run, for a RUN.")
+    ] = None,
     input: Annotated[  # noqa: A002
-        tuple[Path, ...] | None, Parameter(help="One .npy file per input of the model; default: the evaluation part.")
+        tuple[Path, ...] | None,
+        Parameter(
+            help="One .npy file per input of the model, default: the evaluation part; for a RUN a table or pictures."
+        ),
     ] = None,
     out: Annotated[Path | None, Parameter(help="CSV file to write; default: stdout.")] = None,
     width: int | None = None,
     depth: int | None = None,
 ) -> int:
-    """Answer with trained weights: one line of CSV per sample."""
-    from samestep.run.predict import predict_table  # noqa: PLC0415
+    """Answer with trained weights: one line of CSV per sample.
 
-    chosen = _workload(workload, NumericSettings(width=width, depth=depth))
-    table = predict_table(chosen, weights, input)
+    Parameters
+    ----------
+    workload
+        A built-in name, FILE.py:FUNCTION, or RUN: the folder that train --data --out has written.
+    """
+    from samestep.run.predict import predict_table  # noqa: PLC0415
+    from samestep.workloads import answers  # noqa: PLC0415
+
+    if Path(workload).is_dir():
+        if input is None or len(input) != 1 or (weights, width, depth) != (None, None, None):
+            raise UsageError(f"{workload} is a run: give one --input to answer for, and nothing else but --out")
+        table = answers.answer(Path(workload), input[0])
+    elif weights is None:
+        raise UsageError(f"--weights is missing: which weights of {workload} are to answer?")
+    else:
+        table = predict_table(_workload(workload, NumericSettings(width=width, depth=depth)), weights, input)
     if out is None:
         sys.stdout.write(table)
     else:
@@ -207,6 +245,58 @@ def predict(
 
         write_atomically(out, table.encode())
         print(f"{out}: {table.count(chr(10)) - 1} answers", file=sys.stderr)
+    return 0
+
+
+@app.command
+def pack(
+    source: str,
+    folder: Path,
+    /,
+    *,
+    about: _DataSettings = _UNSET_DATA,
+    config: _ConfigFile = None,
+) -> int:
+    """Pack a source into a folder that is mapped into memory as it is; nothing is done where it is packed already.
+
+    Parameters
+    ----------
+    source
+        A table (CSV, TSV; also .gz, .zip, .tar.gz), or a folder of tables with the same columns.
+    folder
+        Where the pack goes.
+    """
+    from samestep.cli import packs  # noqa: PLC0415
+    from samestep.cli.teller import Teller  # noqa: PLC0415
+    from samestep.data import making  # noqa: PLC0415
+
+    with Teller() as teller:
+        packed, is_new = making.ensure(source, folder, about, teller.rows)
+    if not is_new:
+        print(f"{folder}: {source} has not changed since it was packed")
+    for line in packs.lines(packed):
+        print(line)
+    return 0
+
+
+data_app = App(name="data", help="Look at packed data.")
+app.command(data_app)
+
+
+@data_app.command
+def show(
+    folder: Path,
+    /,
+    *,
+    rows: Annotated[int, Parameter(help="First rows to print.")] = 5,
+    check: Annotated[bool, Parameter(converter=None, help="Read every byte and compare it with its hash.")] = False,
+) -> int:
+    """Print what is in a pack: its columns, first rows, classes, missing values and sizes."""
+    from samestep.cli import packs  # noqa: PLC0415
+    from samestep.data.pack.reader import open_pack  # noqa: PLC0415
+
+    packed = open_pack(folder, is_checked=check or None)
+    packs.print_pack(packed, rows)
     return 0
 
 
@@ -232,6 +322,43 @@ def workloads() -> int:
     for entry in catalog.entries():
         print(f"{entry.name:26} {entry.description}")
     return 0
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What a command works on.
+
+    Args:
+        build: Makes the workload.
+        network: What was chosen for data alone.
+    """
+
+    build: Callable[[], Workload]
+    network: Network | None = None
+
+
+def _choose(
+    name: str | None, data: str | None, model: _Model | None, about: DataSettings, settings: NumericSettings
+) -> _Chosen:
+    """The workload of that name; or one made for some data."""
+    if (name is None) == (data is None):
+        raise UsageError("give a WORKLOAD (see samestep workloads), or data to learn from with --data, and not both")
+    if data is None:
+        if model is not None or about.given():
+            given = ", ".join([*about.given(), *(["model"] if model else [])])
+            raise UsageError(f"{given}: such settings go with --data, and {name} brings its own data and model")
+        return _Chosen(partial(_workload, cast("str", name), settings))
+    from samestep.cli import packs  # noqa: PLC0415
+    from samestep.cli.teller import Teller  # noqa: PLC0415
+    from samestep.data import making  # noqa: PLC0415
+    from samestep.workloads import from_data  # noqa: PLC0415
+
+    with Teller() as teller:
+        packed = making.in_cache(data, about, teller.rows)
+        for line in packs.lines(packed):
+            teller.line(line)
+    network = from_data.choose(packed, model=model, width=settings.width, depth=settings.depth)
+    return _Chosen(partial(from_data.workload, packed, network), network)
 
 
 def _workload(name: str, settings: NumericSettings) -> Workload:

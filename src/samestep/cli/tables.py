@@ -68,7 +68,7 @@ def verdict_as_dict(verdict: Verdict) -> dict[str, Any]:
 def print_verdict(verdict: Verdict) -> None:
     """A verification as a table and a sentence."""
     reference = verdict.trained[0]
-    table = _table("workers", "weights sha256", "differing tensors", "samples/s")
+    table = new("workers", "weights sha256", "differing tensors", "samples/s")
     for trained in verdict.trained:
         found = verdict.differences.get(trained.workers, ())
         differing = "reference" if trained is reference else f"{len(found)} of {len(trained.state)}"
@@ -77,7 +77,7 @@ def print_verdict(verdict: Verdict) -> None:
     if verdict.against is not None:
         differing = f"{len(verdict.against.differences)} of {len(reference.state)}"
         table.add_row(verdict.against.peer, verdict.against.weights_sha256[:16], differing, "-")
-    _print(table)
+    show(table)
     if len(verdict.trained) > 1 or verdict.against is None:
         print(f"same bits: {'yes' if verdict.is_same else 'no'}")
     if verdict.first is not None:
@@ -94,11 +94,11 @@ def print_verdict(verdict: Verdict) -> None:
 
 def _print_against(found: Against) -> None:
     if found.differences:
-        table = _table("tensor", "largest difference", "relative to the tensor", "differing elements")
+        table = new("tensor", "largest difference", "relative to the tensor", "differing elements")
         for item in found.differences:
             count = f"{item.num_different:,} of {item.num_elements:,}"
             table.add_row(item.tensor, f"{item.largest:.2e}", f"{item.relative:.2e}", count)
-        _print(table)
+        show(table)
     print(
         f"against {found.peer}: after {found.steps} steps {found.relative:.1e} of the update differs; rounding "
         f"explains up to {found.bound:.1e}"
@@ -128,7 +128,7 @@ def print_findings(findings: Findings, page: Path) -> None:
     """A study's tables, its sentences, what is unstable and what may help; all of its intervals are on the page."""
     for axis, scaling in findings.scalings.items():
         print(f"{axis} scaling, best single process: {scaling.best_single}")
-        table = _table("workers", "step ms", "samples/s", "speed-up", "against 1", "efficiency", "of the roof")
+        table = new("workers", "step ms", "samples/s", "speed-up", "against 1", "efficiency", "of the roof")
         for point in scaling.points:
             table.add_row(
                 str(point.workers),
@@ -139,12 +139,12 @@ def print_findings(findings: Findings, page: Path) -> None:
                 _short(point.efficiency.value),
                 _with_interval(point.of_roof) if point.of_roof else "-",
             )
-        _print(table)
+        show(table)
         groups = next(iter(findings.losses[axis].values()))
-        table = _table("workers", *groups)
+        table = new("workers", *groups)
         for workers, shares in findings.losses[axis].items():
             table.add_row(str(workers), *(f"{share:.1%}" for share in shares.values()))
-        _print(table)
+        show(table)
         for fit in scaling.fits:
             text = ", ".join(f"{name} {_with_interval(estimate)}" for name, estimate in fit.parameters.items())
             print(f"{fit.law}: {text or fit.reason}")
@@ -182,7 +182,7 @@ def _plain(value: Any) -> Any:
 
 def print_outcome(outcome: Outcome) -> None:
     """The demonstration's table and verdict."""
-    table = _table("program", "time", "samples/s", "speed-up", "test accuracy", "weights sha256")
+    table = new("program", "time", "samples/s", "speed-up", "test accuracy", "weights sha256")
     for row in outcome.rows:
         table.add_row(
             row.program,
@@ -192,14 +192,15 @@ def print_outcome(outcome: Outcome) -> None:
             as_text(row.accuracy),
             row.weights_sha256[:16],
         )
-    _print(table)
+    show(table)
     print("speed-up: against the best single process of plain torch")
     print(f"same bits: {'yes' if outcome.is_same else 'no'}")
     print(outcome.verdict)
     print(f"page: {outcome.page}")
 
 
-def _table(*columns: str) -> Any:
+def new(*columns: str) -> Any:
+    """A table without rows; numbers stand to the right."""
     from rich import box  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
@@ -209,7 +210,8 @@ def _table(*columns: str) -> Any:
     return table
 
 
-def _print(table: Any) -> None:
+def show(table: Any) -> None:
+    """Print a table: as wide as the terminal, or 120 characters in a pipe."""
     from rich.console import Console  # noqa: PLC0415
 
     console = Console()

@@ -58,3 +58,7 @@ class Teller:
         elif time.monotonic() - self._last_s > _PLAIN_INTERVAL_S or done == total:
             self._last_s = time.monotonic()
             self.line(f"{text} ({done}/{total})" + (f", {left}" if left else ""))
+
+    def rows(self, what: str, done: int, total: int) -> None:
+        """How many rows of a table are read or written."""
+        self.phase(f"{what} rows", done, total, None)

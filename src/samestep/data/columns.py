@@ -6,9 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from samestep.data import augment
+from samestep.data.augment import Change
+from samestep.data.pack.mapped import Mapped
 from samestep.errors import DataError
 
 Transform = Callable[[Tensor], Tensor]
@@ -47,23 +51,37 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """A column held in memory: row i belongs to sample i.
+    """A column held in memory, or in a file that is mapped into it: row i belongs to sample i.
 
     Args:
         values: Shape (num_samples, ...).
         transform: Applied to the gathered rows.
+        changes: Augmentation, applied to them before; a training set's alone.
     """
 
-    values: Tensor
+    values: Tensor | Mapped
     transform: Transform | None = None
+    changes: tuple[Change, ...] = ()
+
+    @property
+    def tensor(self) -> Tensor:
+        """The values, wherever they are."""
+        return self.values if isinstance(self.values, Tensor) else self.values.tensor
 
     @property
     def num_samples(self) -> int:
-        return len(self.values)
+        return self.values.shape[0]
 
     def gather(self, indices: Tensor) -> Tensor:
-        rows = torch.index_select(self.values, 0, indices)
+        rows = torch.index_select(self.tensor, 0, indices)
         return rows if self.transform is None else self.transform(rows)
+
+    def changed(self, indices: Tensor, seed: int, epoch: int) -> Tensor:
+        """The rows at `indices`, changed as this epoch changes them."""
+        rows = torch.index_select(self.tensor, 0, indices).numpy()
+        changed = augment.apply(self.changes, rows, seed=seed, epoch=epoch, samples=indices.numpy())
+        tensor = torch.from_numpy(np.ascontiguousarray(changed))
+        return tensor if self.transform is None else self.transform(tensor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +97,7 @@ class Windows:
         transform: Applied to the gathered windows.
     """
 
-    values: Tensor
+    values: Tensor | Mapped
     length: int
     stride: int
     offset: int
@@ -88,13 +106,53 @@ class Windows:
 
     def __post_init__(self) -> None:
         last = (self.num_samples - 1) * self.stride + self.offset + self.length
-        if last > len(self.values):
-            raise DataError(f"{self.num_samples} windows need {last} values and there are {len(self.values)}")
+        if last > self.values.shape[0]:
+            raise DataError(f"{self.num_samples} windows need {last} values and there are {self.values.shape[0]}")
+
+    @property
+    def tensor(self) -> Tensor:
+        """The sequence, wherever it is."""
+        return self.values if isinstance(self.values, Tensor) else self.values.tensor
 
     def gather(self, indices: Tensor) -> Tensor:
         starts = indices * self.stride + self.offset
-        windows = self.values[starts.unsqueeze(1) + torch.arange(self.length)]
+        windows = self.tensor[starts.unsqueeze(1) + torch.arange(self.length)]
         return windows if self.transform is None else self.transform(windows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stretches:
+    """Stretches of rows, never materialised: sample i is ``values[starts[i] + offset :][:length]``.
+
+    Args:
+        values: Rows in the order of time, shape (number of rows, ...).
+        starts: Where each sample begins, shape (num_samples,), int64.
+        length: Rows of a sample; None: a single row, without a dimension for them.
+        offset: Shift of every sample (the target lies behind the inputs).
+    """
+
+    values: Tensor | Mapped
+    starts: Tensor | Mapped
+    length: int | None
+    offset: int = 0
+
+    @property
+    def tensor(self) -> Tensor:
+        """The rows, wherever they are."""
+        return self.values if isinstance(self.values, Tensor) else self.values.tensor
+
+    @property
+    def num_samples(self) -> int:
+        return self.starts.shape[0]
+
+    def gather(self, indices: Tensor) -> Tensor:
+        starts = self.starts if isinstance(self.starts, Tensor) else self.starts.tensor
+        first = torch.index_select(starts, 0, indices) + self.offset
+        if self.length is None:
+            return torch.index_select(self.tensor, 0, first)
+        places = (first.unsqueeze(1) + torch.arange(self.length)).flatten()
+        rows = torch.index_select(self.tensor, 0, places)
+        return rows.view(len(indices), self.length, *rows.shape[1:])
 
 
 @dataclass(frozen=True)

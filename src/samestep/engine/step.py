@@ -210,7 +210,9 @@ class Stepper:
             if not isinstance(instruction, tree.Compute):
                 continue
             microbatch = microbatches[instruction.microbatch]
-            loss, _ = self._forward_backward(step, number, microbatch)
+            loss, _ = self._forward_backward(
+                step, number, microbatch, self._feed.batches(self._epoch(step), [microbatch])
+            )
             gradients = self._model.gradients()
             self._model.drop_gradients()
             if not math.isfinite(loss):
@@ -239,9 +241,10 @@ class Stepper:
         """Contributions, their sum over what this rank owns, and what all ranks learn from it."""
         microbatches = self._job.batches.microbatches(step)
         plan = self._plan(len(microbatches))
+        batches = self._feed.batches(self._epoch(step), [microbatches[each] for each in plan.own_microbatches])
         for instruction in plan.local.instructions:
             if isinstance(instruction, tree.Compute):
-                self._contribute(step, number, microbatches[instruction.microbatch], instruction)
+                self._contribute(step, number, microbatches[instruction.microbatch], batches, instruction)
             else:
                 self._slots[instruction.target].add(self._slots[instruction.source])
         self._rank.enter(Phase.BARRIER_CONTRIBUTIONS, step)
@@ -271,8 +274,13 @@ class Stepper:
         squares = np.square(self._norms, dtype=np.float64)  # summed by NumPy: BLAS would depend on its threads
         return math.sqrt(float(squares.sum()))
 
-    def _contribute(self, step: int, number: int, microbatch: Microbatch, where: tree.Compute) -> None:
-        loss, weight = self._forward_backward(step, number, microbatch)
+    def _epoch(self, step: int) -> int:
+        return step // self._job.batches.steps_per_epoch
+
+    def _contribute(
+        self, step: int, number: int, microbatch: Microbatch, batches: Iterator[Batch], where: tree.Compute
+    ) -> None:
+        loss, weight = self._forward_backward(step, number, microbatch, batches)
         self._rank.enter(Phase.PUBLISH, step)
         if step == 0 and number == 0:
             self._used_table[microbatch.index].copy_(self._model.used_parameters())
@@ -284,10 +292,12 @@ class Stepper:
             self._pending_others = self._model.take_others()
         self._table[microbatch.index] = (loss, weight, microbatch.num_samples)
 
-    def _forward_backward(self, step: int, number: int, microbatch: Microbatch) -> tuple[float, float]:
+    def _forward_backward(
+        self, step: int, number: int, microbatch: Microbatch, batches: Iterator[Batch]
+    ) -> tuple[float, float]:
         self._rank.enter(Phase.DATA, step)
         self._randomness.begin(step, number, microbatch.index)  # first: a transform of the data may draw too
-        batch = self._feed.load(step // self._job.batches.steps_per_epoch, microbatch.start, microbatch.stop)
+        batch = next(batches)
         self._rank.enter(Phase.FORWARD, step)
         self._model.begin_microbatch()
         with self._autocast():

@@ -25,6 +25,8 @@ PACKAGES = (
     "psutil",
     "jinja2",
     "tensorboardX",
+    "polars",
+    "pillow",
     "vl-convert-python",
 )
 """What samestep may use."""

@@ -72,6 +72,12 @@ class NumericSettings:
     channels_last: bool | None = None
     """Images with their channels last in memory."""
 
+    augment: str | None = None
+    """Changes of the training samples, new in every epoch: shift=PIXELS,flip,cutout=PIXELS,noise=DEVIATION."""
+
+    shuffle_block: int | None = None
+    """Samples that are read together, for data larger than memory; default: every sample goes anywhere."""
+
     last_batch: LastBatch | None = None
     """Keep or drop the short last batch of an epoch."""
 
@@ -95,7 +101,7 @@ class Settings(NumericSettings):
     evaluate_every: int | None = None
     """Steps between evaluations; default: an epoch."""
 
-    target: str | None = None
+    until: str | None = None
     """Stop at the first evaluation that reaches it: accuracy=0.95 (at least), loss=0.3 (at most)."""
 
     checkpoint: Path | None = None
@@ -140,11 +146,13 @@ class Config:
     threads_per_worker: int
     precision: Precision
     channels_last: bool
+    augment: str | None
+    shuffle_block: int | None
     last_batch: LastBatch
     evaluate_every: int | None
     width: int | None
     depth: int | None
-    target: str | None
+    until: str | None
     checkpoint: Path | None
     checkpoint_every_s: float
     resume: bool
@@ -156,7 +164,7 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("global_batch", "microbatch", "threads_per_worker", "workers"):
             _at_least(name, getattr(self, name), 1)
-        for name in ("evaluate_every", "width", "depth", "steps"):
+        for name in ("evaluate_every", "width", "depth", "steps", "shuffle_block"):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)
         if self.epochs is not None and not 0 < self.epochs < float("inf"):

@@ -58,8 +58,8 @@ def parse_target(text: str) -> Target:
     try:
         goal = float(value)
     except ValueError:
-        raise UsageError(f"target {text!r} is not metric=value; write accuracy=0.95 or loss=0.3") from None
-    return Target(metric=metric, value=goal, mode="min" if metric in ("loss", "error") else "max")
+        raise UsageError(f"until {text!r} is not metric=value; write accuracy=0.95 or loss=0.3") from None
+    return Target(metric=metric, value=goal, mode="min" if metric in ("loss", "error", "mae") else "max")
 
 
 def judge_for(metrics: tuple[str, ...], target: Target | None) -> BestAndTarget:

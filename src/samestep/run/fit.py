@@ -66,7 +66,7 @@ def fit(
     """
     dtype = next(iter(trainable(model).values())).dtype
     train_samples = _samples(X, y, dtype, "")
-    has_classes = isinstance(train_samples.target, Rows) and not train_samples.target.values.is_floating_point()
+    has_classes = isinstance(train_samples.target, Rows) and not train_samples.target.tensor.is_floating_point()
     if loss is None:
         weight = _class_weights(class_weights, train_samples, dtype)
         loss = nn.CrossEntropyLoss(weight=weight) if has_classes else nn.MSELoss()
@@ -162,5 +162,5 @@ def _class_weights(weights: Sequence[float] | str | None, samples: Samples, dtyp
         if weights != "balanced":
             raise UsageError(f"class_weights={weights!r} is not known; take 'balanced', or one weight per class")
         assert isinstance(samples.target, Rows)
-        return balanced_weights(samples.target.values).to(dtype)
+        return balanced_weights(samples.target.tensor).to(dtype)
     return torch.tensor(weights, dtype=dtype)

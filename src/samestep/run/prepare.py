@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from samestep.data.columns import Column, Dataset, Rows, Samples, Windows
+from samestep.data import augment
+from samestep.data.columns import Column, Dataset, Rows, Samples, Stretches, Windows
+from samestep.data.pack.mapped import Mapped
 from samestep.engine import losses, numerics, randomness
 from samestep.engine.events import Trace
 from samestep.engine.flat import plan_buffers, settle_constants, trainable, write_buffers, write_parameters
@@ -107,8 +109,8 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         buffers=plan_buffers(model, dtype),
         dtype="float32" if dtype == torch.float32 else "float64",
         batches=batches,
-        order=Order(num_samples=data.train.num_samples, seed=config.seed),
-        samples=data.train,
+        order=Order(num_samples=data.train.num_samples, seed=config.seed, block=config.shuffle_block),
+        samples=data.train if config.augment is None else augmented(data.train, augment.parse(config.augment)),
         loss=losses.summed(loss),
         class_check=partial(_check_classes, losses.ignored_class(loss)) if losses.has_class_targets(loss) else None,
         metrics=dict(workload.metrics),
@@ -155,6 +157,23 @@ def _load(workload: Workload) -> Dataset:
     return data
 
 
+def augmented(samples: Samples, changes: tuple[augment.Change, ...]) -> Samples:
+    """The samples with changes applied to their first input.
+
+    Raises:
+        UsageError: It is not one that such changes go with.
+    """
+    first, *others = samples.inputs
+    if not isinstance(first, Rows) or first.tensor.dim() < 2:
+        raise UsageError("augment changes pictures and rows of numbers; this workload's first input is neither")
+    is_picture = first.tensor.dim() >= 3
+    for change in changes:
+        if isinstance(change, augment.Noise) == (is_picture or not first.tensor.is_floating_point()):
+            fitting = "pictures" if is_picture else "rows of numbers"
+            raise UsageError(f"augment: {type(change).__name__.lower()} does not go with {fitting}")
+    return Samples((replace(first, changes=changes), *others), samples.target)
+
+
 def check_finite(samples: Samples, part: str) -> None:
     """Refuse NaN and infinity in the columns, and say where the first one is."""
     for number, column in enumerate(samples.inputs):
@@ -163,9 +182,11 @@ def check_finite(samples: Samples, part: str) -> None:
 
 
 def _check_finite(column: Column, what: str) -> None:
-    if not isinstance(column, Rows | Windows) or not column.values.is_floating_point():
-        return
+    if not isinstance(column, Rows | Windows) or isinstance(column.values, Mapped):
+        return  # what is packed was looked at when it was packed
     values = column.values
+    if not values.is_floating_point():
+        return
     # A sum is not finite as soon as one value is not, or where it overflows; only then is it worth looking further.
     if values.numel() == 0 or math.isfinite(float(values.sum())):
         return
@@ -193,7 +214,7 @@ def _evaluation(data: Dataset, config: Config, batches: BatchPlan) -> Evaluation
 
 
 def _target(workload: Workload, config: Config, data: Dataset) -> Target | None:
-    target = workload.target if config.target is None else parse_target(config.target)
+    target = workload.target if config.until is None else parse_target(config.until)
     if target is not None and data.evaluation is None:
         raise UsageError(f"a target ({target.metric}) needs evaluation data, and {workload.name} has none")
     return target
@@ -212,7 +233,7 @@ def _weighted(loss: Any, samples: Samples, config: Config, dtype: torch.dtype) -
     if type(loss) is not nn.CrossEntropyLoss or not isinstance(samples.target, Rows):
         raise UsageError("class_weights='balanced' needs nn.CrossEntropyLoss and one class per sample as target")
     return nn.CrossEntropyLoss(
-        weight=balanced_weights(samples.target.values).to(dtype),
+        weight=balanced_weights(samples.target.tensor).to(dtype),
         ignore_index=loss.ignore_index,
         label_smoothing=loss.label_smoothing,
     )
@@ -249,6 +270,8 @@ def _numerics(job: Job, loss: Any, choices: Choices, config: Config) -> dict[str
         "global_batch": job.batches.global_batch,
         "microbatch": job.batches.microbatch,
         "last_batch": job.batches.last_batch,
+        "augment": config.augment,
+        "shuffle_block": config.shuffle_block,
         "optimizer": _optimizer_text(job),
         "rule": str(job.rule),
         "lr_schedule": schedule if isinstance(schedule, str) else _name(schedule),
@@ -269,13 +292,22 @@ def _model_text(model: nn.Module) -> str:
 def _data_digest(samples: Samples) -> str:
     sha = hashlib.sha256()
     for column in (*samples.inputs, samples.target):
-        if isinstance(column, Rows | Windows):
-            values = column.values.contiguous()
-            sha.update(f"{values.dtype}{tuple(values.shape)}".encode())
-            sha.update(weights.to_bytes(values))
+        if isinstance(column, Stretches):
+            sha.update(_content_digest(column.starts) + repr((column.length, column.offset)).encode())
+        if isinstance(column, Rows | Windows | Stretches):
+            values = column.values
+            sha.update(f"{column.tensor.dtype}{tuple(values.shape)}".encode())
+            sha.update(_content_digest(values))
         if isinstance(column, Windows):
             sha.update(repr((column.length, column.stride, column.offset, column.num_samples)).encode())
     return f"{samples.num_samples} samples {sha.hexdigest()[:16]}"
+
+
+def _content_digest(values: Tensor | Mapped) -> bytes:
+    """SHA-256 of the bytes; of packed values it is known."""
+    if isinstance(values, Mapped):
+        return bytes.fromhex(values.sha256)
+    return hashlib.sha256(weights.to_bytes(values.contiguous())).digest()
 
 
 def _loss_text(loss: Any) -> str:

@@ -16,30 +16,35 @@ from samestep.run.workload import Workload
 _UNITS_PER_FILTER = 32
 
 
-def plain_cnn(*, side: int, kernel: int, width: int, depth: int, num_classes: int) -> nn.Sequential:
+def plain_cnn(
+    *, sides: tuple[int, int], kernel: int, width: int, depth: int, num_classes: int, channels: int = 1
+) -> nn.Sequential:
     """Convolutions with ReLU and 2 × 2 max-pooling, a dense layer with ReLU, the scores.
 
     The "simple CNN" of Shallue et al., "Measuring the effects of data parallelism on neural network training", 2018,
-    is ``side=28, kernel=5, width=32, depth=2``: 32 and 64 filters, "same" padding, 1,024 dense units. (ReLU comes
-    after the pooling, where it costs a quarter; as both are monotonic, the values are the same.)
+    is ``sides=(28, 28), kernel=5, width=32, depth=2``: 32 and 64 filters, "same" padding, 1,024 dense units. (ReLU
+    comes after the pooling, where it costs a quarter; as both are monotonic, the values are the same.)
 
     Args:
-        side: Height and width of an image, in pixels.
+        sides: Height and width of an image, in pixels.
         kernel: Height and width of a filter, odd.
         width: Filters of the first block; each next block has twice as many, the dense layer 32 times as many.
         depth: Blocks; each halves the image.
         num_classes: Scores to give.
+        channels: Of an image: 1 for grey, 3 for colours.
 
     Raises:
         UsageError: There are more blocks than an image can be halved.
     """
-    max_depth = side.bit_length() - 1
+    max_depth = min(sides).bit_length() - 1
     if depth > max_depth:
-        raise UsageError(f"depth={depth}: {side} × {side} pixels halve {max_depth} times; take 1 to {max_depth}")
+        raise UsageError(
+            f"depth={depth}: {sides[0]} × {sides[1]} pixels halve {max_depth} times; take 1 to {max_depth}"
+        )
     net = nn.Sequential()
-    for before, after in pairwise([1, *[width << block for block in range(depth)]]):
+    for before, after in pairwise([channels, *[width << block for block in range(depth)]]):
         net.extend((nn.Conv2d(before, after, kernel, padding=kernel // 2), nn.MaxPool2d(2), nn.ReLU()))
-    features = (width << depth - 1) * (side >> depth) ** 2
+    features = (width << depth - 1) * (sides[0] >> depth) * (sides[1] >> depth)
     units = _UNITS_PER_FILTER * width
     return net.extend((nn.Flatten(), nn.Linear(features, units), nn.ReLU(), nn.Linear(units, num_classes)))
 
@@ -103,7 +108,7 @@ def digits_cnn(*, width: int | None = None, depth: int | None = None) -> Workloa
     return Workload(
         name="digits-cnn",
         model=partial(
-            plain_cnn, side=8, kernel=3, width=width or 16, depth=depth or 2, num_classes=images.NUM_CLASSES
+            plain_cnn, sides=(8, 8), kernel=3, width=width or 16, depth=depth or 2, num_classes=images.NUM_CLASSES
         ),
         data=partial(images.dataset, "digits", shape=(1, 8, 8)),
         loss=nn.CrossEntropyLoss(),
@@ -148,7 +153,7 @@ def _simple_cnn(
     return Workload(
         name=name,
         model=partial(
-            plain_cnn, side=28, kernel=5, width=width or 32, depth=depth or 2, num_classes=images.NUM_CLASSES
+            plain_cnn, sides=(28, 28), kernel=5, width=width or 32, depth=depth or 2, num_classes=images.NUM_CLASSES
         ),
         data=partial(images.dataset, folder, shape=(1, 28, 28)),
         loss=nn.CrossEntropyLoss(),

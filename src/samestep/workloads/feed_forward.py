@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from samestep.data import images, tables
+from samestep.data import adult, images
 from samestep.data.columns import Dataset, Rows, Samples
 from samestep.errors import DataError
 from samestep.run.metrics import accuracy
@@ -42,10 +42,10 @@ class TableNet(nn.Module):
         inputs = num_numeric + _EMBEDDING_SIZE * len(cardinalities)
         self.layers = layers(inputs, width=width, depth=depth, num_classes=num_classes)
 
-    def forward(self, numeric: Tensor, categorical: Tensor) -> Tensor:
-        """Scores of shape (n, classes) for numbers (n, num_numeric) and codes (n, number of categorical columns)."""
-        embedded = self.embedding(categorical + self.offsets).flatten(start_dim=1)
-        scores: Tensor = self.layers(torch.cat((numeric, embedded), dim=1))
+    def forward(self, *columns: Tensor) -> Tensor:
+        """Scores of shape (n, classes) for numbers (n, num_numeric), where there are any, and codes (n, categories)."""
+        embedded = self.embedding(columns[-1] + self.offsets).flatten(start_dim=1)
+        scores: Tensor = self.layers(torch.cat((*columns[:-1], embedded), dim=1))
         return scores
 
 
@@ -109,16 +109,16 @@ def adult_mlp(*, width: int | None = None, depth: int | None = None) -> Workload
         name="adult-mlp",
         model=partial(
             TableNet,
-            num_numeric=len(tables.ADULT_NUMERIC),
-            cardinalities=tuple(tables.ADULT_CARDINALITIES.values()),
+            num_numeric=len(adult.ADULT_NUMERIC),
+            cardinalities=tuple(adult.ADULT_CARDINALITIES.values()),
             width=width or 128,
             depth=depth or 2,
-            num_classes=len(tables.ADULT_CLASSES),
+            num_classes=len(adult.ADULT_CLASSES),
         ),
         data=_adult,
         loss=nn.CrossEntropyLoss(),
         metrics={"accuracy": accuracy},
-        class_names=tables.ADULT_CLASSES,
+        class_names=adult.ADULT_CLASSES,
         recipe={
             "global_batch": 256, "epochs": 5, "optimizer": "adamw", "lr": 2e-3, "weight_decay": 1e-2,
             "lr_schedule": "cosine", "lr_warmup": 0.05,
@@ -127,14 +127,14 @@ def adult_mlp(*, width: int | None = None, depth: int | None = None) -> Workload
 
 
 def _adult() -> Dataset:
-    data = tables.adult()
-    limits = tables.ADULT_CARDINALITIES.items()
+    data = adult.adult()
+    limits = adult.ADULT_CARDINALITIES.items()
     for (name, limit), count in zip(limits, data.cardinalities, strict=True):
         if count > limit:
             raise DataError(f"adult: {count - 1} different values of {name} in training, at most {limit - 1} expected")
     return Dataset(_table_samples(data.train), _table_samples(data.evaluation))
 
 
-def _table_samples(table: tables.Table) -> Samples:
+def _table_samples(table: adult.Table) -> Samples:
     numeric, categorical, labels = map(torch.from_numpy, (table.numeric, table.categorical, table.labels))
     return Samples((Rows(values=numeric), Rows(values=categorical)), Rows(values=labels))

@@ -35,6 +35,36 @@ class RowReader(nn.Module):
         return scores
 
 
+class RowsOfPixels(nn.Module):
+    """Pictures as sequences of rows: (n, channels, height, width) to (n, height, channels × width)."""
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """A view where there is one channel."""
+        return pictures.transpose(1, 2).flatten(start_dim=2)
+
+
+class SymbolReader(nn.Module):
+    """An LSTM that reads symbols and gives the scores of each next one.
+
+    Args:
+        num_symbols: Different symbols.
+        width: Units of a layer, and size of a symbol's vector.
+        depth: Layers, one on top of the other.
+    """
+
+    def __init__(self, *, num_symbols: int, width: int, depth: int) -> None:
+        super().__init__()
+        self.symbols = nn.Embedding(num_symbols, width)
+        self.lstm = nn.LSTM(width, width, num_layers=depth, batch_first=True)
+        self.head = nn.Linear(width, num_symbols)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Scores of shape (n, t, num_symbols) for codes of shape (n, t)."""
+        outputs, _ = self.lstm(self.symbols(codes))
+        scores: Tensor = self.head(outputs)
+        return scores
+
+
 def fashion_lstm(*, width: int | None = None, depth: int | None = None) -> Workload:
     """Fashion-MNIST as 28 steps of 28 pixels; `width` units (128) in each of `depth` layers (1)."""
     return Workload(

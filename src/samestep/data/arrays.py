@@ -1,0 +1,147 @@
+"""Arrays in files: NumPy's .npy and .npz, and the IDX files of the MNIST family."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from samestep.data import idx
+from samestep.data.pack.manifest import EVALUATION, TRAIN
+from samestep.errors import DataError, UsageError
+
+ENDINGS = (".npy", ".npz")
+
+_IDX = re.compile(r"(.*?)[-_.]?(images|labels)[-_.]idx[13][-_.]ubyte(\.gz)?", re.IGNORECASE)
+_INPUT_NAMES, _TARGET_NAMES = ("x", "data", "images", "inputs"), ("y", "labels", "label", "target", "targets")
+
+
+@dataclass(frozen=True)
+class Part:
+    """The arrays of a part.
+
+    Args:
+        inputs: Samples first.
+        target: One entry a sample; None: it is among the inputs' columns.
+    """
+
+    inputs: npt.NDArray[Any]
+    target: npt.NDArray[Any] | None
+
+    @property
+    def are_pictures(self) -> bool:
+        """Whether the inputs are bytes of pictures with a label each."""
+        return self.inputs.dtype == np.uint8 and self.inputs.ndim in (3, 4) and self.target is not None
+
+    @property
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """Shape (n, height, width, channels)."""
+        if self.inputs.ndim == 3:
+            return self.inputs[..., np.newaxis]
+        is_channels_first = self.inputs.shape[1] in (1, 3) and self.inputs.shape[3] not in (1, 3)
+        return self.inputs.transpose(0, 2, 3, 1) if is_channels_first else self.inputs
+
+    def columns(self, target: str) -> dict[str, npt.NDArray[Any]]:
+        """The inputs' columns by name, and the target.
+
+        Raises:
+            DataError: The inputs are no rows of numbers.
+        """
+        if self.inputs.ndim != 2:
+            shape, dtype = self.inputs.shape, self.inputs.dtype
+            raise DataError(f"inputs of shape {shape} and dtype {dtype} are no table of numbers")
+        found = {f"column{place}": self.inputs[:, place] for place in range(self.inputs.shape[1])}
+        return found if self.target is None else {**found, target: self.target}
+
+
+def is_idx(folder: Path) -> bool:
+    """Whether a folder holds IDX files."""
+    return next(idx_files(folder), None) is not None
+
+
+def idx_files(folder: Path) -> Iterator[Path]:
+    """The IDX files in a folder and the folders in it."""
+    for path in sorted(folder.rglob("*ubyte*")) if folder.is_dir() else ():
+        if path.is_file() and _IDX.fullmatch(path.name):
+            yield path
+
+
+def read_idx(folder: Path) -> dict[str, Part]:
+    """Pictures and labels, by part: "train" where the file's name says so, "evaluation" otherwise.
+
+    Raises:
+        DataError: Pictures lack labels or the other way round, or a file is damaged.
+    """
+    found: dict[str, dict[str, Path]] = {}
+    for path in idx_files(folder):
+        match = _IDX.fullmatch(path.name)
+        assert match is not None
+        part = TRAIN if "train" in match[1].lower() else EVALUATION
+        found.setdefault(part, {}).setdefault(match[2].lower(), path)
+    parts = {}
+    for part, files in found.items():
+        if len(files) != 2:
+            raise DataError(f"{folder}: {next(iter(files.values())).name} has no images or labels that belong to it")
+        images, labels = idx.read(files["images"], num_dims=3), idx.read(files["labels"], num_dims=1)
+        parts[part] = _same_length(Part(images, labels), folder)
+    if TRAIN not in parts:
+        raise DataError(f"{folder} holds no training pictures (such as train-images-idx3-ubyte.gz)")
+    return parts
+
+
+def read_numpy(path: Path, target: str | None) -> dict[str, Part]:
+    """The arrays in a .npy or .npz file, by part.
+
+    A .npz file holds the inputs (x, data, images or inputs) and the target (named by `target`; or y, labels, ...);
+    with ``_train`` and ``_test`` behind the names, as Keras writes them, both parts.
+
+    Raises:
+        DataError: The file is damaged, or holds something else.
+        UsageError: Which array is which is left open.
+    """
+    arrays = _loaded(path)
+    if path.suffix == ".npy":
+        return {TRAIN: Part(arrays["x"], None)}
+    parts = {}
+    for part, endings in ((TRAIN, ("_train", "")), (EVALUATION, ("_test", "_val"))):
+        inputs = _named(arrays, _INPUT_NAMES, endings)
+        goal = _named(arrays, (target,) if target else _TARGET_NAMES, endings)
+        if inputs is not None and goal is not None:
+            parts[part] = _same_length(Part(inputs, goal), path)
+    if TRAIN not in parts:
+        names = ", ".join(arrays)
+        raise UsageError(f"{path.name} holds {names}; name the inputs x, and the target y or with target")
+    return parts
+
+
+def _loaded(path: Path) -> dict[str, npt.NDArray[Any]]:
+    try:
+        if path.suffix == ".npy":
+            return {"x": np.load(path, allow_pickle=False, mmap_mode="r")}
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{path.name} cannot be read as arrays ({error}); objects are not read, for they may run code"
+        ) from None
+
+
+def _named(arrays: Mapping[str, Any], names: tuple[str, ...], endings: tuple[str, ...]) -> Any:
+    for name, array in arrays.items():
+        if any(name.lower() == wanted.lower() + ending for wanted in names for ending in endings):
+            return array
+    return None
+
+
+def _same_length(part: Part, path: Path) -> Part:
+    assert part.target is not None
+    if len(part.inputs) != len(part.target):
+        counts = f"{len(part.inputs):,} inputs and {len(part.target):,} targets"
+        raise DataError(f"{path.name}: {counts}; every sample needs both")
+    return part

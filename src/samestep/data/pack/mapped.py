@@ -1,0 +1,75 @@
+"""A column in a file, mapped into memory: read when it is touched, and once per machine whoever maps it."""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+HEADER_BYTES = 128
+"""Of a .npy file of ours: a fixed length, so that it can be written last, and whole cache lines."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mapped:
+    """Values in a ``.npy`` file. Sent to another process it travels as the file's name.
+
+    Args:
+        path: The file.
+        dtype: Of the values, by NumPy's name.
+        shape: Of the values.
+        sha256: Of the values' bytes.
+    """
+
+    path: Path
+    dtype: str
+    shape: tuple[int, ...]
+    sha256: str
+
+    @property
+    def num_bytes(self) -> int:
+        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+
+    @cached_property
+    def tensor(self) -> Tensor:
+        """The values; nobody may write to them."""
+        values = np.empty(self.shape, self.dtype) if self._map is None else self._values(self._map)
+        return torch.from_numpy(values)
+
+    def advise(self, start: int, stop: int, *, is_needed: bool) -> None:
+        """Tell the system that some rows are needed soon, or no longer; where it cannot be told, nothing happens."""
+        if self._map is None or not hasattr(self._map, "madvise"):
+            return
+        row = self.num_bytes // self.shape[0]
+        first = (HEADER_BYTES + start * row) // mmap.PAGESIZE * mmap.PAGESIZE
+        length = min(HEADER_BYTES + stop * row, len(self._map)) - first
+        if length > 0:
+            self._map.madvise(mmap.MADV_WILLNEED if is_needed else mmap.MADV_DONTNEED, first, length)
+
+    @cached_property
+    def _map(self) -> mmap.mmap | None:
+        if self.num_bytes == 0:
+            return None
+        with open(self.path, "rb") as file:
+            # A private copy of what is written: torch asks for memory that can be.
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+
+    def _values(self, mapped: mmap.mmap) -> npt.NDArray[Any]:
+        return np.frombuffer(mapped, self.dtype, offset=HEADER_BYTES).reshape(self.shape)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("tensor", "_map")}
+
+
+def header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """The first bytes of a .npy file (NumPy enhancement proposal 1, version 1.0)."""
+    fields = f"{{'descr': {np.dtype(dtype).str!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
+    length = HEADER_BYTES - 10
+    return b"\x93NUMPY\x01\x00" + length.to_bytes(2, "little") + fields.ljust(length - 1).encode("ascii") + b"\n"

@@ -1,0 +1,140 @@
+"""Writing a pack: column by column, as rows come; it appears under its name when it is whole."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from samestep.data.pack import manifest
+from samestep.data.pack.manifest import ColumnFile, Manifest
+from samestep.data.pack.mapped import HEADER_BYTES, header
+from samestep.errors import StateError, UsageError
+from samestep.host import files
+
+
+class Writer:
+    """Writes the columns of a pack.
+
+    Args:
+        folder: Where the pack will be; its files are written beside it first.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.scratch = folder / "scratch"
+        self.scratch.mkdir()
+        self._columns: dict[tuple[str, str], _Column] = {}
+
+    def append(self, part: str, name: str, rows: npt.NDArray[Any]) -> None:
+        """Append rows, shape (n, ...), to a column of a part."""
+        column = self._columns.get((part, name))
+        if column is None:
+            column = self._columns[part, name] = _Column(self.folder, f"{part}-{name}.npy", rows)
+        column.append(rows)
+
+    def finish(
+        self, *, kind: str, schema: Mapping[str, Any], statistics: Mapping[str, Any], source: str,
+        made_of: Mapping[str, Any],
+    ) -> None:  # fmt: skip
+        """Write the headers and the manifest."""
+        shutil.rmtree(self.scratch)
+        parts: dict[str, dict[str, ColumnFile]] = {}
+        for (part, name), column in self._columns.items():
+            parts.setdefault(part, {})[name] = column.finish()
+        made = Manifest(kind=kind, parts=parts, schema=schema, statistics=statistics, source=source, made_of=made_of)
+        files.write_atomically(self.folder / manifest.FILENAME, made.as_bytes())
+
+    def close(self) -> None:
+        for column in self._columns.values():
+            column.close()
+
+
+class _Column:
+    def __init__(self, folder: Path, filename: str, rows: npt.NDArray[Any]) -> None:
+        self._filename, self._dtype, self._row_shape = filename, rows.dtype, rows.shape[1:]
+        self._file = open(folder / filename, "wb")  # noqa: SIM115 (closed by whoever writes the pack)
+        self._file.write(bytes(HEADER_BYTES))
+        self._sha = hashlib.sha256()
+        self._num_rows = 0
+
+    def append(self, rows: npt.NDArray[Any]) -> None:
+        assert (rows.dtype, rows.shape[1:]) == (self._dtype, self._row_shape), (rows.dtype, rows.shape)
+        content = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
+        self._file.write(content)
+        self._sha.update(content)
+        self._num_rows += len(rows)
+
+    def finish(self) -> ColumnFile:
+        shape, dtype = (self._num_rows, *self._row_shape), self._dtype.name
+        self._file.seek(0)
+        self._file.write(header(dtype, shape))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.close()
+        return ColumnFile(file=self._filename, dtype=dtype, shape=shape, sha256=self._sha.hexdigest())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[Writer]:
+    """A writer whose pack takes its place in the end; whatever happens before, nothing is left.
+
+    Raises:
+        UsageError: The folder holds something that is no pack.
+        StateError: The disk is full, or the folder cannot be written.
+    """
+    if folder.exists() and not manifest.is_pack(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is there already and is no pack; name another folder, or remove it")
+    files.make_folder(folder.parent, "the pack")
+    _sweep(folder)
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    writer = None
+    try:
+        unfinished.mkdir()
+        writer = Writer(unfinished)
+        yield writer
+        _replace(folder, unfinished)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise StateError(
+                f"{folder}: the disk is full; make room or name another folder; nothing is left of it"
+            ) from None
+        raise StateError(f"{folder} cannot be written: {error.strerror or error}; name another folder") from error
+    finally:
+        if writer is not None:
+            writer.close()
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _replace(folder: Path, unfinished: Path) -> None:
+    """Put the new pack in the place of an older one."""
+    older = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    if folder.exists():
+        folder.rename(older)
+    unfinished.rename(folder)
+    shutil.rmtree(older, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a killed process has left of its unfinished pack."""
+    for path in folder.parent.glob(f".{folder.name}.*.part"):
+        number = path.name.split(".")[-2]
+        if number.isdigit() and not _is_running(int(number)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_running(pid: int) -> bool:
+    import psutil  # noqa: PLC0415 (only for what a killed process has left)
+
+    return psutil.pid_exists(pid)

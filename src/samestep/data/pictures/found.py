@@ -1,0 +1,125 @@
+"""Which pictures there are, and what is in them: folders named after classes, or a table of labels beside them."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from samestep.data.pack.manifest import EVALUATION, TRAIN
+from samestep.errors import DataError, UsageError
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+_EVALUATION_NAMES = ("test", "val", "valid", "validation", "evaluation")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Pictures and their classes.
+
+    Args:
+        paths: The files.
+        labels: A class each, as text.
+        parts: The part that each belongs to, where folders say so; None: nothing says so.
+    """
+
+    paths: tuple[Path, ...]
+    labels: tuple[str, ...]
+    parts: tuple[str, ...] | None
+
+
+def find(folder: Path, target: str | None) -> Labelled:
+    """The pictures in a folder.
+
+    Either ``folder/CLASS/*.png``, ``folder/train/CLASS/*.png`` and ``folder/test/CLASS/*.png``, or a CSV file in the
+    folder with a column of file names (their ending may be left out) and a column of labels.
+
+    Args:
+        folder: Where to look.
+        target: The column of labels, where there is a CSV file; None: the only other one.
+
+    Raises:
+        DataError: There are no pictures, or a picture that the table names is not there.
+        UsageError: The table's columns leave open which is which.
+    """
+    tables = sorted(folder.glob("*.csv"))
+    pictures = tuple(files(folder))
+    if not pictures:
+        raise DataError(f"{folder} holds no pictures ({', '.join(ENDINGS)})")
+    if tables:
+        return _from_table(_training_table(tables), folder, pictures, target)
+    return _from_folders(folder, pictures)
+
+
+def files(folder: Path) -> Iterator[Path]:
+    """The pictures in a folder and the folders in it; in the order of their names."""
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            if Path(name).suffix.lower() in ENDINGS:
+                yield Path(place, name)
+
+
+def _from_folders(folder: Path, pictures: Sequence[Path]) -> Labelled:
+    names = {path.relative_to(folder).parts[0].lower() for path in pictures}
+    has_parts = TRAIN in names and names <= {TRAIN, *_EVALUATION_NAMES}
+    depth = 1 if has_parts else 0
+    chosen = [path for path in pictures if len(path.relative_to(folder).parts) > depth + 1]
+    if not chosen:
+        raise DataError(
+            f"{folder}: the pictures lie in no folders named after their classes, and there is no table (CSV)"
+        )
+    labels = tuple(path.relative_to(folder).parts[depth] for path in chosen)
+    parts = tuple(TRAIN if path.relative_to(folder).parts[0].lower() == TRAIN else EVALUATION for path in chosen)
+    return Labelled(tuple(chosen), labels, parts if has_parts else None)
+
+
+def _training_table(tables: Sequence[Path]) -> Path:
+    named = [path for path in tables if "train" in path.stem.lower() or "label" in path.stem.lower()]
+    chosen = named if len(tables) > 1 else tables
+    if len(chosen) != 1:
+        names = ", ".join(path.name for path in tables)
+        raise DataError(
+            f"{tables[0].parent} holds the tables {names}; leave the one with the labels there, or name it train.csv"
+        )
+    return chosen[0]
+
+
+def _from_table(table: Path, folder: Path, pictures: Sequence[Path], target: str | None) -> Labelled:
+    by_name = {**{path.stem: path for path in pictures}, **{path.name: path for path in pictures}}
+    by_name |= {path.relative_to(folder).as_posix(): path for path in pictures}
+    with open(table, encoding="utf-8-sig", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row]
+    if not rows:
+        raise DataError(f"{table.name} holds no rows")
+    names = _name_column(table, rows[0], by_name)
+    labels = _label_column(table, rows[0], names, target)
+    paths = []
+    for number, row in enumerate(rows, start=2):
+        path = by_name.get(row[names] or "")
+        if path is None or not row[labels]:
+            lacking = "a label" if path is not None else f"the picture {row[names]!r}, which is not in {folder}"
+            raise DataError(f"{table.name} line {number} needs {lacking}")
+        paths.append(path)
+    return Labelled(tuple(paths), tuple(row[labels] for row in rows), None)
+
+
+def _name_column(table: Path, row: Mapping[str, str], by_name: Mapping[str, Path]) -> str:
+    for column, text in row.items():
+        if text in by_name:
+            return column
+    raise DataError(f"{table.name}: no column names pictures of the folder; it has {', '.join(row)}")
+
+
+def _label_column(table: Path, row: Mapping[str, str], names: str, target: str | None) -> str:
+    others = [column for column in row if column != names]
+    if target is None and len(others) == 1:
+        return others[0]
+    if target not in others:
+        raise UsageError(
+            f"{table.name}: which column holds the labels? Name it with target; there are {', '.join(others)}"
+        )
+    assert target is not None
+    return target

@@ -1,0 +1,1 @@
+"""Tables: which columns there are, what each of them is, and how rows become numbers that a network takes."""

@@ -1,0 +1,147 @@
+"""Tables that know their types: data frames, arrays, Parquet and Arrow files, Hugging Face data sets on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from samestep.data.settings import PARQUET_ENDINGS
+from samestep.data.table.kinds import Kind, check_given
+from samestep.errors import DataError
+
+_DAYS = 86_400e6
+
+
+class Frame:
+    """A table whose columns have types.
+
+    Args:
+        table: The rows, read when they are asked for.
+        num_rows: How many there are.
+        given: Kinds of columns, where the types do not say what is meant.
+
+    Raises:
+        DataError: A column holds something that is neither a number, a time nor a text.
+    """
+
+    def __init__(self, table: pl.LazyFrame, num_rows: int, given: Mapping[str, Kind]) -> None:
+        schema = table.collect_schema()
+        check_given(given, schema.names())
+        self._table, self.num_rows_about = table, num_rows
+        self._types = dict(schema)
+        self.kinds: Mapping[str, Kind] = {name: given.get(name) or _kind(kind) for name, kind in self._types.items()}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._types)
+
+    def chunks(self, wanted: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """The rows in their order, some thousands at a time: Float64 and String columns, null where a value is missing.
+
+        Raises:
+            DataError: A value cannot be what its column is to hold.
+        """
+        try:
+            yield from self._table.select(map(self._expression, wanted)).collect_batches(maintain_order=True)
+        except pl.exceptions.PolarsError as error:
+            raise DataError(f"the table cannot be read: {str(error).splitlines()[0]}") from error
+
+    def _expression(self, name: str) -> pl.Expr:
+        column, kind = pl.col(name), self.kinds[name]
+        if kind == "time":
+            return column.cast(pl.Datetime("us")).dt.epoch("us").cast(pl.Float64).truediv(_DAYS).alias(name)
+        return column.cast(pl.Float64).fill_nan(None) if kind == "number" else column.cast(pl.String)
+
+
+def of_files(paths: Sequence[Path], given: Mapping[str, Kind]) -> Frame:
+    """Parquet or Arrow files with the same columns, one after the other.
+
+    Raises:
+        DataError: A file is damaged.
+    """
+    try:
+        if paths[0].suffix in PARQUET_ENDINGS:
+            table = pl.scan_parquet(list(paths), glob=False)
+        else:
+            table = pl.concat([_arrow(path) for path in paths])
+        return Frame(table, _num_rows(table), given)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{paths[0].name} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def of_hugging_face(folder: Path, given: Mapping[str, Kind]) -> Frame:
+    """A data set that ``datasets.Dataset.save_to_disk`` has written.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    try:
+        state = json.loads((folder / "state.json").read_text())
+        paths = [folder / each["filename"] for each in state["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder / 'state.json'} is damaged ({error})") from None
+    return of_files(paths, given)
+
+
+def of_memory(data: Any, given: Mapping[str, Kind]) -> Frame:
+    """A frame of polars or pandas, a mapping of columns, or an array of shape (rows, columns).
+
+    Raises:
+        DataError: It is none of them.
+    """
+    if isinstance(data, pl.DataFrame):
+        return Frame(data.lazy(), len(data), given)
+    if isinstance(data, pl.LazyFrame):
+        return Frame(data, _num_rows(data), given)
+    if hasattr(data, "columns") and hasattr(data, "dtypes"):
+        data = {str(name): data[name] for name in data.columns}
+    if isinstance(data, Mapping):
+        columns = {name: _series(name, values) for name, values in data.items()}
+        if len({len(column) for column in columns.values()}) > 1:
+            lengths = ", ".join(f"{name} {len(column)}" for name, column in columns.items())
+            raise DataError(f"the columns have different lengths: {lengths}")
+        return of_memory(pl.DataFrame(list(columns.values())), given)
+    array = np.asarray(data)
+    if array.ndim != 2 or array.dtype.kind not in "fiub":
+        raise DataError(
+            f"an array of shape {array.shape} and dtype {array.dtype} is no table; give numbers, shape (rows, columns)"
+        )
+    return of_memory({f"column{place}": array[:, place] for place in range(array.shape[1])}, given)
+
+
+def _series(name: str, values: Any) -> pl.Series:
+    """A column; of pandas' own types the values that they stand for."""
+    if isinstance(values, pl.Series):
+        return values.alias(name)
+    array = np.asarray(values)
+    if array.dtype == object:
+        known = [None if value is None or value != value else value for value in array.tolist()]  # noqa: PLR0124 (NaN)
+        try:
+            return pl.Series(name, known, strict=True)
+        except (TypeError, pl.exceptions.PolarsError):
+            return pl.Series(name, [None if value is None else str(value) for value in known])
+    return pl.Series(name, array)
+
+
+def _arrow(path: Path) -> pl.LazyFrame:
+    """An Arrow file: the random access format, or the stream that Hugging Face writes."""
+    with open(path, "rb") as file:
+        is_file = file.read(6) == b"ARROW1"
+    return pl.scan_ipc(path) if is_file else pl.read_ipc_stream(path).lazy()
+
+
+def _num_rows(table: pl.LazyFrame) -> int:
+    return int(table.select(pl.len()).collect().item())
+
+
+def _kind(kind: pl.DataType) -> Kind:
+    if kind.is_numeric() or kind == pl.Boolean:
+        return "number"
+    if kind in (pl.Date, pl.Datetime):
+        return "time"
+    return "category" if kind in (pl.String, pl.Categorical, pl.Enum, pl.Null) else "ignore"

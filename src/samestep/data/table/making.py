@@ -1,0 +1,183 @@
+"""From a table to the columns of a pack: gather, split, fit, encode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from samestep.data.pack.manifest import EVALUATION, TRAIN
+from samestep.data.pack.writer import Writer
+from samestep.data.table import choice, split
+from samestep.data.table import schema as schemas
+from samestep.data.table.gather import Gathering
+from samestep.data.table.kinds import Kind
+from samestep.data.table.raw import ROWS_AT_ONCE, Raw
+from samestep.data.table.schema import Classes, Schema, Task
+from samestep.errors import DataError, UsageError
+
+NUMBERS, CATEGORIES, TARGET = "numbers", "categories", "target"
+
+Tell = Callable[[str, int, int], None]
+"""tell(what, rows done, rows in all, about)"""
+
+
+class Reader(Protocol):
+    """A table that is read in chunks."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    @property
+    def kinds(self) -> Mapping[str, Kind]: ...
+
+    @property
+    def num_rows_about(self) -> int: ...
+
+    def chunks(self, wanted: Sequence[str]) -> Iterator[pl.DataFrame]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Making:
+    """How a table becomes what a network learns from.
+
+    Args:
+        target: The column to be learned.
+        task: Whether it is classes or a value; None: found out.
+        evaluation_frac: The share of rows kept for evaluation, where there is no part of its own for it.
+        split_by: A column; rows with the same value in it go the same way.
+        split_seed: Another one keeps other rows.
+        rows_without_target: What happens where a row lacks the target.
+    """
+
+    target: str
+    task: Task | None = None
+    evaluation_frac: float = 0.1
+    split_by: str | None = None
+    split_seed: int = 0
+    rows_without_target: Literal["stop", "drop"] = "stop"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.evaluation_frac < 1:
+            raise UsageError(f"evaluation_frac={self.evaluation_frac:g} is not in 0 .. 1; 0 keeps nothing apart")
+
+
+def make(training: Reader, evaluation: Reader | None, making: Making, writer: Writer, tell: Tell) -> Statistics:
+    """Write a table's columns.
+
+    Args:
+        training: The table.
+        evaluation: A table of its own to evaluate on; None: a share of the first one's rows.
+        making: How.
+        writer: Takes the columns.
+        tell: Told how far it is.
+
+    Raises:
+        DataError: The rows cannot be learned from.
+        UsageError: A named column is not there.
+    """
+    _check_names(training, evaluation, making)
+    chosen = [name for name in training.names if training.kinds[name] != "ignore" or name == making.target]
+    by_kind = {name: training.kinds[name] for name in chosen}
+    number_names = [name for name, kind in by_kind.items() if kind in ("number", "time")]
+    category_names = [name for name, kind in by_kind.items() if kind not in ("number", "time")]
+    with Gathering(writer.scratch, number_names, category_names) as gathering:
+        num_dropped = _gather(training, chosen, making, gathering, tell)
+        num_training = gathering.num_rows
+        if evaluation is not None:
+            num_dropped += _gather(evaluation, chosen, making, gathering, tell)
+        raw = gathering.finish()
+    if raw.num_rows == 0:
+        raise DataError("there are no rows with a target" if num_dropped else "there are no rows")
+    left_out = choice.left_out(raw, making.target)
+    if evaluation is None:
+        by = [making.split_by] if making.split_by else [name for name in chosen if name not in left_out]
+        kept = split.is_evaluation(raw, by, frac=making.evaluation_frac, seed=making.split_seed)
+        if kept.all():
+            raise DataError(f"no row is left for training; split_by {making.split_by} has too few different values")
+    else:
+        kept = np.arange(raw.num_rows) >= num_training
+    times = {name for name, kind in training.kinds.items() if kind == "time"}
+    schema = schemas.fit(raw, ~kept, making.target, task=making.task, times=times, left_out=left_out)
+    rows = {TRAIN: np.flatnonzero(~kept), EVALUATION: np.flatnonzero(kept)}
+    counts = {part: _write(schema, raw, places, part, writer, tell) for part, places in rows.items() if len(places)}
+    ignored = {name: "is to be ignored" for name in training.names if name not in chosen}
+    return Statistics(schema, {**ignored, **left_out}, counts, _num_missing(raw), num_dropped)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What was made.
+
+    Args:
+        schema: What the columns are.
+        left_out: Why columns are not looked at.
+        classes: Samples of every class, by part; empty where the target is a value.
+        missing: Missing values by column, over all rows.
+        num_dropped: Rows without a target that were left out.
+    """
+
+    schema: Schema
+    left_out: Mapping[str, str]
+    classes: Mapping[str, Sequence[int]]
+    missing: Mapping[str, int]
+    num_dropped: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Without the schema, which has a place of its own."""
+        return {"classes": dict(self.classes), "missing": dict(self.missing), "num_dropped": self.num_dropped}
+
+
+def _check_names(training: Reader, evaluation: Reader | None, making: Making) -> None:
+    for what, name in (("target", making.target), ("split_by", making.split_by)):
+        if name is not None and name not in training.names:
+            raise UsageError(f"the {what} {name!r} is not a column; there are {', '.join(training.names)}")
+    if evaluation is not None and set(evaluation.names) != set(training.names):
+        other = sorted(set(evaluation.names) ^ set(training.names))
+        raise DataError(f"the evaluation table has other columns than the training table: {', '.join(other)}")
+
+
+def _gather(reader: Reader, chosen: list[str], making: Making, gathering: Gathering, tell: Tell) -> int:
+    """Read a table; the number of rows that were dropped."""
+    num_dropped = num_read = 0
+    for frame in reader.chunks(chosen):
+        num_read += len(frame)
+        if making.rows_without_target == "drop":
+            kept = frame.filter(pl.col(making.target).is_not_null())
+            num_dropped += len(frame) - len(kept)
+            frame = kept  # noqa: PLW2901
+        gathering.add(frame)
+        tell("reading", num_read, max(num_read, reader.num_rows_about))
+    return num_dropped
+
+
+def _write(schema: Schema, raw: Raw, places: npt.NDArray[np.int64], part: str, writer: Writer, tell: Tell) -> list[int]:
+    """Encode the rows of a part, and count its classes."""
+    counts = np.zeros(len(schema.target.values) if isinstance(schema.target, Classes) else 0, np.int64)
+    code_type = np.min_scalar_type(max((category.num_codes for category in schema.columns.categories), default=1))
+    for start in range(0, len(places), ROWS_AT_ONCE):
+        rows = schemas.encode(schema, raw, places[start : start + ROWS_AT_ONCE])
+        if schema.columns.num_inputs:
+            writer.append(part, NUMBERS, rows.numbers)
+        if schema.columns.categories:
+            writer.append(part, CATEGORIES, rows.codes.astype(code_type))
+        # A value is compared with an output of one number: shape (n, 1).
+        writer.append(part, TARGET, rows.target if len(counts) else rows.target[:, np.newaxis])
+        if len(counts):
+            counts += np.bincount(rows.target, minlength=len(counts))
+        tell("writing", min(start + ROWS_AT_ONCE, len(places)), len(places))
+    return counts.tolist()
+
+
+def _num_missing(raw: Raw) -> dict[str, int]:
+    found = {}
+    for place, name in enumerate(raw.number_names):
+        found[name] = int(np.isnan(raw.numbers[:, place]).sum())
+    for place, values in enumerate(raw.values):
+        if values.is_open:
+            found[values.name] = int((raw.codes[:, place] < 0).sum())
+    return {name: count for name, count in found.items() if count}

@@ -1,0 +1,399 @@
+"""The schema: what each column of a table is, and the statistics that turn its values into what a network takes.
+
+Fitted on the training part, stored with the packed data, and applied the same way to every other row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from samestep.data.table.choice import parts
+from samestep.data.table.kinds import Kind
+from samestep.data.table.raw import MOST_CATEGORIES, Raw, Values
+from samestep.errors import DataError, UsageError
+
+Task = Literal["classes", "value"]
+
+_MOST_NUMBERED_CLASSES = 20
+"""A target of whole numbers with at most so many different ones is taken for classes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number:
+    """A column of numbers: ``(x - mean) / deviation``, 0 where a value is missing.
+
+    Args:
+        name: The column.
+        mean: Of the training part, missing values left out.
+        deviation: Standard deviation of the training part.
+        has_missing: Whether training rows lack the value; then a second number says so (1 missing, 0 not).
+        is_time: Whether they are points in time, in days since 1970.
+    """
+
+    name: str
+    mean: float
+    deviation: float
+    has_missing: bool
+    is_time: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Category:
+    """A column of categories: 0 for what training has not seen, then 1 + the place among the values, then missing.
+
+    Args:
+        name: The column.
+        values: Those in the training part, sorted.
+        has_missing: Whether training rows lack the value; otherwise a missing value is one that was not seen.
+    """
+
+    name: str
+    values: tuple[str, ...]
+    has_missing: bool
+
+    @property
+    def num_codes(self) -> int:
+        return 1 + len(self.values) + self.has_missing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classes:
+    """A target of classes.
+
+    Args:
+        name: The column.
+        values: As texts; a class's number is its place.
+        is_numeric: Whether the column holds numbers, and the classes are in their order.
+    """
+
+    name: str
+    values: tuple[str, ...]
+    is_numeric: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Value:
+    """A target that is a number: learned as ``(y - mean) / deviation``.
+
+    Args:
+        name: The column.
+        mean: Of the training part.
+        deviation: Standard deviation of the training part.
+    """
+
+    name: str
+    mean: float
+    deviation: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """What is learned from.
+
+    Args:
+        numbers: Columns of numbers.
+        categories: Columns of categories.
+        left_out: Why a column is not looked at, by name.
+    """
+
+    numbers: tuple[Number, ...]
+    categories: tuple[Category, ...]
+    left_out: Mapping[str, str]
+
+    @property
+    def num_inputs(self) -> int:
+        """Numbers of a sample: the columns of numbers, then one for every column that may lack a value."""
+        return len(self.numbers) + sum(column.has_missing for column in self.numbers)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the columns of numbers, then of those of categories."""
+        return (*(column.name for column in self.numbers), *(column.name for column in self.categories))
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """What the columns hold."""
+        found: dict[str, Kind] = {column.name: "time" if column.is_time else "number" for column in self.numbers}
+        return found | dict.fromkeys((column.name for column in self.categories), "category")
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values for JSON."""
+        return {**asdict(self), "left_out": dict(self.left_out)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Columns:
+        """The columns that `as_dict` was made of."""
+        return cls(
+            numbers=tuple(Number(**column) for column in values["numbers"]),
+            categories=tuple(
+                Category(**{**column, "values": tuple(column["values"])}) for column in values["categories"]
+            ),
+            left_out=dict(values["left_out"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schema:
+    """What a table is.
+
+    Args:
+        columns: What is learned from.
+        target: What is to be learned.
+    """
+
+    columns: Columns
+    target: Classes | Value
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values for JSON."""
+        task = "classes" if isinstance(self.target, Classes) else "value"
+        return {**self.columns.as_dict(), "target": {"task": task, **asdict(self.target)}}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Schema:
+        """The schema that `as_dict` was made of."""
+        target = {key: value for key, value in values["target"].items() if key != "task"}
+        if values["target"]["task"] == "value":
+            return cls(columns=Columns.from_dict(values), target=Value(**target))
+        classes = Classes(**{**target, "values": tuple(target["values"])})
+        return cls(columns=Columns.from_dict(values), target=classes)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Rows as a network takes them.
+
+    Args:
+        numbers: Shape (n, columns.num_inputs), float32.
+        codes: Shape (n, number of categories), int32.
+    """
+
+    numbers: npt.NDArray[np.float32]
+    codes: npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows with their target.
+
+    Args:
+        numbers: Shape (n, columns.num_inputs), float32.
+        codes: Shape (n, number of categories), int32.
+        target: Classes, int64, or standardised values, float32; shape (n,).
+    """
+
+    numbers: npt.NDArray[np.float32]
+    codes: npt.NDArray[np.int32]
+    target: npt.NDArray[np.int64] | npt.NDArray[np.float32]
+
+
+def fit(
+    raw: Raw,
+    is_training: npt.NDArray[np.bool_],
+    target: str,
+    *,
+    task: Task | None = None,
+    times: Collection[str] = (),
+    left_out: Mapping[str, str] | None = None,
+) -> Schema:
+    """The schema of a table.
+
+    Args:
+        raw: All rows.
+        is_training: Which of them statistics may be taken from, shape (n,).
+        target: The column to be learned.
+        task: What it is; None: classes where it holds texts or few different whole numbers.
+        times: Columns of numbers that are points in time.
+        left_out: Columns that are not looked at, and why.
+
+    Raises:
+        DataError: The target lacks values, or has one class only; or no column is left to learn from.
+    """
+    columns = fit_columns(raw, is_training, {target: "is the target", **(left_out or {})}, times)
+    return Schema(columns=columns, target=_target(raw, target, task, _moments(raw, is_training)))
+
+
+def fit_columns(
+    raw: Raw, is_training: npt.NDArray[np.bool_], left_out: Mapping[str, str], times: Collection[str] = ()
+) -> Columns:
+    """The columns of a table that are not left out.
+
+    Args:
+        raw: All rows.
+        is_training: Which of them statistics may be taken from, shape (n,).
+        left_out: Columns that are not looked at, and why.
+        times: Columns of numbers that are points in time.
+
+    Raises:
+        DataError: No column is left to learn from.
+    """
+    sums = _moments(raw, is_training)
+    numbers = tuple(
+        Number(
+            name=name,
+            mean=float(sums.mean[place]),
+            deviation=float(sums.deviation[place]) or 1.0,
+            has_missing=bool(sums.count[place] < sums.num_rows),
+            is_time=name in times,
+        )
+        for place, name in enumerate(raw.number_names)
+        if name not in left_out
+    )
+    categories = tuple(
+        _category(raw, place, values, is_training)
+        for place, values in enumerate(raw.values)
+        if values.name not in left_out
+    )
+    if not numbers and not categories:
+        raise DataError("no column is left to learn from: " + "; ".join(f"{n} {why}" for n, why in left_out.items()))
+    return Columns(numbers=numbers, categories=categories, left_out=dict(left_out))
+
+
+def encode(schema: Schema, raw: Raw, rows: slice | npt.NDArray[np.int64]) -> Rows:
+    """Some rows as a network takes them."""
+    inputs = encode_columns(schema.columns, raw, rows)
+    return Rows(inputs.numbers, inputs.codes, _encoded_target(schema.target, raw, rows))
+
+
+def encode_columns(columns: Columns, raw: Raw, rows: slice | npt.NDArray[np.int64]) -> Inputs:
+    """Some rows without a target."""
+    return Inputs(_numbers(columns, raw, rows), _codes(columns, raw, rows))
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Of the columns of numbers, over the training rows."""
+
+    num_rows: int
+    count: npt.NDArray[np.float64]
+    mean: npt.NDArray[np.float64]
+    deviation: npt.NDArray[np.float64]
+
+
+def _moments(raw: Raw, is_training: npt.NDArray[np.bool_]) -> _Moments:
+    """Counts, means and deviations, block by block (Chan, Golub and LeVeque, 1983)."""
+    width = len(raw.number_names)
+    count, mean, squares = np.zeros(width), np.zeros(width), np.zeros(width)
+    for part in parts(raw.num_rows):
+        block = raw.numbers[part][is_training[part]]
+        is_known = ~np.isnan(block)
+        added = is_known.sum(axis=0)
+        block = np.where(is_known, block, 0.0)
+        block_mean = block.sum(axis=0) / np.maximum(added, 1)
+        spread = np.where(is_known, block - block_mean, 0.0)
+        total = count + added
+        delta = block_mean - mean
+        squares += (spread * spread).sum(axis=0) + delta * delta * count * added / np.maximum(total, 1)
+        mean += delta * added / np.maximum(total, 1)
+        count = total
+    return _Moments(int(is_training.sum()), count, mean, np.sqrt(squares / np.maximum(count, 1)))
+
+
+def _category(raw: Raw, place: int, values: Values, is_training: npt.NDArray[np.bool_]) -> Category:
+    counts = np.zeros(len(values.codes) + 1, np.int64)
+    for part in parts(raw.num_rows):
+        counts += np.bincount(raw.codes[part, place][is_training[part]] + 1, minlength=len(counts))
+    seen = (text for text, code in values.codes.items() if counts[code + 1])
+    return Category(name=values.name, values=tuple(sorted(seen)), has_missing=bool(counts[0]))
+
+
+def _target(raw: Raw, name: str, task: Task | None, sums: _Moments) -> Classes | Value:
+    for place, values in enumerate(raw.values):
+        if values.name == name:
+            _check_whole(name, raw.codes[:, place] < 0)
+            if task == "value":
+                raise UsageError(f"the target {name} holds texts, which are classes and no value: leave out task value")
+            if not values.is_open or len(values.codes) > MOST_CATEGORIES:
+                raise DataError(f"the target {name} has more than {MOST_CATEGORIES:,} different texts: no classes")
+            return _at_least_two(Classes(name=name, values=tuple(sorted(values.codes)), is_numeric=False))
+    place = raw.number_names.index(name)
+    _check_whole(name, np.isnan(raw.numbers[:, place]))
+    if task != "value":
+        different = _different(raw, place)
+        if different is not None:
+            return _at_least_two(Classes(name=name, values=tuple(map(_as_text, different)), is_numeric=True))
+        if task == "classes":
+            raise DataError(f"the target {name} has more than {MOST_CATEGORIES:,} different numbers: no classes")
+    if sums.deviation[place] == 0.0:
+        raise DataError(f"the target {name} is {sums.mean[place]:g} in every row: there is nothing to learn")
+    return Value(name=name, mean=float(sums.mean[place]), deviation=float(sums.deviation[place]))
+
+
+def _at_least_two(classes: Classes) -> Classes:
+    if len(classes.values) < 2:
+        raise DataError(
+            f"the target {classes.name} has one class only ({', '.join(classes.values) or 'none'}): "
+            "there is nothing to learn"
+        )
+    return classes
+
+
+def _different(raw: Raw, place: int) -> npt.NDArray[np.float64] | None:
+    """The different values of a column of few whole numbers; None where it is something else."""
+    found: npt.NDArray[np.float64] = np.empty(0)
+    for part in parts(raw.num_rows):
+        column = raw.numbers[part, place]
+        found = np.union1d(found, column)
+        if len(found) > _MOST_NUMBERED_CLASSES or (found != np.floor(found)).any():
+            return None
+    return found
+
+
+def _check_whole(name: str, is_missing: npt.NDArray[np.bool_]) -> None:
+    count = int(is_missing.sum())
+    if count:
+        raise DataError(
+            f"the target {name} is missing in {count:,} of {len(is_missing):,} rows (first in row "
+            f"{int(is_missing.argmax()) + 1:,}); leave them out with rows_without_target drop"
+        )
+
+
+def _as_text(number: float) -> str:
+    return str(int(number)) if number == int(number) else repr(float(number))
+
+
+def _numbers(columns: Columns, raw: Raw, rows: slice | npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    places = [raw.number_names.index(column.name) for column in columns.numbers]
+    block = raw.numbers[rows][:, places]
+    means = np.array([column.mean for column in columns.numbers])
+    deviations = np.array([column.deviation for column in columns.numbers])
+    is_missing = np.isnan(block)
+    marks = is_missing[:, [column.has_missing for column in columns.numbers]] if places else is_missing
+    scaled = np.where(is_missing, 0.0, (block - means) / deviations)
+    return np.concatenate((scaled, marks), axis=1).astype(np.float32)
+
+
+def _codes(columns: Columns, raw: Raw, rows: slice | npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+    by_name = {values.name: (place, values) for place, values in enumerate(raw.values)}
+    block = raw.codes[rows]
+    found = np.empty((len(block), len(columns.categories)), np.int32)
+    for number, category in enumerate(columns.categories):
+        place, values = by_name[category.name]
+        found[:, number] = _recoding(category, values)[block[:, place]]
+    return found
+
+
+def _recoding(category: Category, values: Values) -> npt.NDArray[np.int32]:
+    """The schema's code for every gathered code; the last one (at -1) for a missing value."""
+    places = {text: 1 + place for place, text in enumerate(category.values)}
+    missing = category.num_codes - 1 if category.has_missing else 0
+    return np.array([*(places.get(text, 0) for text in values.codes), missing], np.int32)
+
+
+def _encoded_target(
+    target: Classes | Value, raw: Raw, rows: slice | npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
+    if isinstance(target, Value):
+        numbers = raw.numbers[rows, raw.number_names.index(target.name)]
+        return ((numbers - target.mean) / target.deviation).astype(np.float32)
+    if target.is_numeric:
+        numbers = raw.numbers[rows, raw.number_names.index(target.name)]
+        return np.searchsorted(np.array([float(text) for text in target.values]), numbers).astype(np.int64)
+    place, values = next((place, values) for place, values in enumerate(raw.values) if values.name == target.name)
+    numbered = {text: number for number, text in enumerate(target.values)}
+    return np.array([numbered[text] for text in values.codes], np.int64)[raw.codes[rows, place]]

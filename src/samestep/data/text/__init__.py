@@ -1,0 +1,1 @@
+"""Text: a sequence of symbols, of which windows are learned."""

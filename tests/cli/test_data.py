@@ -1,0 +1,240 @@
+"""From a table or pictures to a trained network and its answers, as a user would do it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.cli.command import Command, Finished
+
+Call = Callable[..., Finished]
+
+HEADER = "PassengerId,Survived,Pclass,Name,Sex,Age,Fare\n"
+
+
+def passengers(num: int = 300, seed: int = 0) -> str:
+    """A table like the Titanic's: women live, ages are missing, names and numbers tell nothing."""
+    rng = np.random.default_rng(seed)
+    lines = []
+    for number in range(1, num + 1):
+        sex = rng.choice(["male", "female"])
+        age = "" if rng.random() < 0.2 else f"{rng.uniform(1, 70):.1f}"
+        lives = int(rng.random() < (0.95 if sex == "female" else 0.05))
+        lines.append(
+            f'{number},{lives},{rng.integers(1, 4)},"Name {number}, Mx.",{sex},{age},{rng.uniform(5, 90):.2f}\n'
+        )
+    return HEADER + "".join(lines)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "titanic.csv").write_text(passengers())
+    return tmp_path
+
+
+@pytest.fixture
+def call_here(call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    return call
+
+
+TRAIN = ("train", "--steps", "60", "--workers", "1", "--json")
+TARGET = ("--target", "Survived")
+
+
+def digest(finished: Finished) -> str:
+    assert finished.code == 0, finished.stderr
+    answer = json.loads(finished.stdout)
+    assert answer["eval"]["accuracy"] > 0.8
+    sha: str = answer["weights_sha256"]
+    return sha
+
+
+class TestTables:
+    def test_a_pack_says_what_was_chosen_and_is_made_once(self, call_here: Call, folder: Path) -> None:
+        finished = call_here("pack", "titanic.csv", "packed", *TARGET)
+        assert finished.code == 0
+        lines = finished.stdout.splitlines()
+        assert lines[0].startswith("titanic.csv: ")
+        assert lines[1:] == [
+            "target Survived: 2 classes (0, 1)",
+            "3 columns of numbers: Pclass, Age, Fare",
+            "1 columns of categories: Sex (2)",
+            "left out: PassengerId numbers the rows; Name has 300 different texts in 300 rows",
+        ]
+        before = (folder / "packed" / "manifest.json").stat().st_mtime_ns
+        again = call_here("pack", "titanic.csv", "packed", *TARGET)
+        assert again.stdout.startswith("packed: titanic.csv has not changed since it was packed\n")
+        assert (folder / "packed" / "manifest.json").stat().st_mtime_ns == before
+        (folder / "titanic.csv").write_text(passengers(200))
+        assert "not changed" not in call_here("pack", "titanic.csv", "packed", *TARGET).stdout
+
+        shown = call_here("data", "show", "packed", "--rows", "2", "--check").stdout
+        assert "missing values: Age " in shown
+        assert "train-numbers.npy" in shown
+        assert " female " in shown
+
+    def test_the_same_network_from_every_form_of_the_data(self, call_here: Call, folder: Path) -> None:
+        text = (folder / "titanic.csv").read_text()
+        (folder / "t.csv.gz").write_bytes(gzip.compress(text.encode()))
+        (folder / "t.tsv").write_text(text.replace(", Mx.", " Mx.").replace('"', "").replace(",", "\t"))
+        (folder / "latin.csv").write_bytes(text.replace("Mx", "Mé").encode("latin-1"))
+        with zipfile.ZipFile(folder / "set.zip", "w") as archive:
+            archive.writestr("deep/train.csv", text)
+            archive.writestr("deep/test.csv", "no,table\n")
+        assert call_here("pack", "titanic.csv", "packed", *TARGET).code == 0
+        expected = digest(call_here(*TRAIN, "--data", "titanic.csv", *TARGET))
+        assert digest(call_here(*TRAIN, "--data", "packed")) == expected
+        assert digest(call_here(*TRAIN, "--data", "packed", *TARGET)) == expected
+        for source in ("t.csv.gz", "t.tsv", "set.zip", "set.zip/deep/train.csv"):
+            assert digest(call_here(*TRAIN, "--data", source, *TARGET)) == expected, source
+        assert digest(call_here(*TRAIN, "--data", "latin.csv", "--encoding", "latin-1", *TARGET)) == expected
+        assert digest(call_here(*TRAIN, "--data", "titanic.csv", "--split-seed", "1", *TARGET)) != expected
+
+    @pytest.mark.processes
+    def test_workers_answers_and_what_is_left(self, tmp_path: Path) -> None:
+        command = Command(tmp_path)
+        (tmp_path / "titanic.csv").write_text(passengers())
+        words = ("train", "--data", "titanic.csv", *TARGET, "--steps", "200", "--json")
+        one = command.run(*words, "--workers", "1")
+        two = command.run(*words, "--workers", "2", "--out", "run")
+        assert digest(one) == digest(two)
+        (tmp_path / "new.csv").write_text("Sex,Fare,Age,Pclass\nfemale,30,,1\nmale,8.5,40,3\nfemale,20,17,2\n")
+        finished = command.run("predict", "run", "--input", "new.csv")
+        assert finished.code == 0, finished.stderr
+        rows = [line.split(",") for line in finished.stdout.splitlines()]
+        assert rows[0] == ["sample", "Survived", "probability"]
+        assert [row[1] for row in rows[1:]] == ["1", "0", "1"]
+        command.check_nothing_left()
+
+    def test_a_value_is_learned_in_its_own_unit(self, call_here: Call, folder: Path) -> None:
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(400, 2))
+        y = 1000 + 300 * x[:, 0] - 100 * x[:, 1]
+        lines = [f"{a:.4f},{b:.4f},{value:.3f}" for (a, b), value in zip(x, y, strict=True)]
+        (folder / "houses.csv").write_text("\n".join(["a,b,price", *lines]))
+        words = ("train", "--data", "houses.csv", "--target", "price", "--steps", "400", "--workers", "1", "--json")
+        finished = call_here(*words, "--out", "run")
+        assert finished.code == 0, finished.stderr
+        assert json.loads(finished.stdout)["eval"]["mae"] < 40
+        (folder / "new.csv").write_text("a,b\n0,0\n1,0\n")
+        prices = [
+            float(line.split(",")[1]) for line in call_here("predict", "run", "--input", "new.csv").stdout.split()[1:]
+        ]
+        assert prices == pytest.approx([1000, 1300], abs=60)
+
+    def test_a_table_of_its_own_to_evaluate_on(self, call_here: Call, folder: Path) -> None:
+        (folder / "later.csv").write_text(passengers(100, seed=1).replace(",female,", ",unknown,", 1))
+        finished = call_here("pack", "titanic.csv", "packed", *TARGET, "--evaluation", "later.csv")
+        assert finished.stdout.startswith("titanic.csv: 300 train, 100 evaluation samples")
+        codes = np.load(folder / "packed" / "evaluation-categories.npy")
+        assert (codes == 0).sum() == 1
+
+
+class TestPictures:
+    @pytest.mark.processes
+    def test_folders_of_pictures(self, call_here: Call, folder: Path) -> None:
+        rng = np.random.default_rng(0)
+        for number in range(120):
+            name, light = ("bright", 170) if number % 2 else ("dark", 60)
+            path = folder / "set" / name / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(light - 60, light + 60, (8, 8), np.uint8)).save(path)
+        for model in ("cnn", "mlp"):
+            words = ("train", "--data", "set", "--model", model, "--steps", "150", "--workers", "1", "--json")
+            finished = call_here(*words, "--out", model)
+            assert finished.code == 0, finished.stderr
+            assert json.loads(finished.stdout)["eval"]["accuracy"] > 0.9
+            answers = call_here("predict", model, "--input", "set/bright/1.png").stdout.splitlines()
+            assert answers[1].split(",")[:2] == ["set/bright/1.png", "bright"]
+        assert "8 × 8 pixels, grey" in finished.stderr
+
+
+MISTAKES: list[tuple[tuple[str, ...], str]] = [
+    (("train",), "give a WORKLOAD (see samestep workloads), or data to learn from with --data, and not both"),
+    (("train", "digits-mlp", "--data", "titanic.csv"), "and not both"),
+    (("train", "digits-mlp", "--target", "x"), "target: such settings go with --data, and digits-mlp brings its own"),
+    (("train", "--data", "none.csv", *TARGET), "there is no file or folder none.csv"),
+    (("train", "--data", "titanic.csv"), "which column is to be learned? Name it with target; there are PassengerId,"),
+    (
+        ("train", "--data", "titanic.csv", "--target", "Lived"),
+        "the target 'Lived' is not a column; there are ",
+    ),
+    (("train", "--data", "titanic.csv", "--target", "Age"), "the target Age is missing in "),
+    (("train", "--data", "titanic.csv", "--model", "cnn", *TARGET), "model cnn does not go with table; take mlp"),
+    (("train", "--data", "titanic.csv", "--kinds", "Sex=text", *TARGET), "kinds: 'Sex=text' is not COLUMN=KIND"),
+    (("train", "--data", "titanic.csv", "--split-by", "Ship", *TARGET), "the split_by 'Ship' is not a column"),
+    (("train", "--data", "titanic.csv", "--evaluation-frac", "1.5", *TARGET), "evaluation_frac=1.5 is not in 0 .. 1"),
+    (("pack", "titanic.csv", "taken", *TARGET), "taken is there already and is no pack"),
+    (("pack", "empty.csv", "packed", *TARGET), "empty.csv is empty"),
+    (("pack", "infinite.csv", "packed", "--target", "y"), "row 2: x is infinite; take it as a missing value"),
+    (("pack", "one.csv", "packed", "--target", "y"), "the target y has one class only (1)"),
+    (("pack", "cut.csv.gz", "packed", "--target", "y"), "cut.csv.gz is damaged or cut short"),
+    (("pack", "cut.zip", "packed", "--target", "y"), "cut.zip is damaged or cut short"),
+    (("pack", "titanic.csv", "packed", "--encoding", "klingon", *TARGET), "encoding 'klingon' is not known"),
+    (("data", "show", "taken"), "taken is no pack: manifest.json cannot be read"),
+    (
+        ("predict", "taken", "--input", "titanic.csv"),
+        "taken/network.json cannot be read (No such file or directory); is taken a run of train --data?",
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "text"), MISTAKES)
+def test_mistakes_are_one_line(call_here: Call, folder: Path, words: tuple[str, ...], text: str) -> None:
+    (folder / "taken").mkdir()
+    (folder / "taken" / "letter.txt").write_text("dear")
+    (folder / "empty.csv").write_text("")
+    (folder / "infinite.csv").write_text("x,y\n1,0\ninf,1\n2,0\n")
+    (folder / "one.csv").write_text("x,y\n1,1\n3,1\n2,1\n")
+    whole = gzip.compress(passengers().encode())
+    (folder / "cut.csv.gz").write_bytes(whole[: len(whole) // 2])
+    with zipfile.ZipFile(folder / "cut.zip", "w") as archive:
+        archive.writestr("t.csv", passengers())
+    (folder / "cut.zip").write_bytes((folder / "cut.zip").read_bytes()[:-40])
+    finished = call_here(*words)
+    assert finished.code == 2, finished.stderr
+    assert text in finished.complaint
+    assert not (folder / "packed").exists()
+    assert not any(path.name.endswith(".part") for path in folder.rglob("*"))
+
+
+def test_text_is_learned_symbol_by_symbol(call_here: Call, folder: Path) -> None:
+    (folder / "song.txt").write_text("la li lu le lo. " * 400)
+    for model in ("transformer", "lstm"):
+        words = ("train", "--data", "song.txt", "--model", model, "--window", "20", "--width", "16", "--steps", "300")
+        finished = call_here(*words, "--workers", "1", "--json", "--out", model)
+        assert finished.code == 0, finished.stderr
+        assert json.loads(finished.stdout)["eval"]["accuracy"] > 0.9
+        (folder / "begin.txt").write_text("la li lu l\nlo. la l\n")
+        answers = call_here("predict", model, "--input", "begin.txt").stdout.splitlines()
+        assert [line.split(",")[1] for line in answers] == ["symbol", "e", "i"]
+    assert "8 different characters, windows of 20" in finished.stderr
+
+
+def test_a_time_series_is_known_ahead(call_here: Call, folder: Path) -> None:
+    lines = ["n,wave", *(f"{n},{np.sin(n / 5) * 10 + 50:.4f}" for n in range(600))]
+    (folder / "wave.csv").write_text("\n".join(lines))
+    words = ("train", "--data", "wave.csv", "--target", "wave", "--horizon", "4", "--window", "12", "--width", "16")
+    for model in ("lstm", "mlp"):
+        finished = call_here(*words, "--model", model, "--steps", "300", "--workers", "1", "--json", "--out", model)
+        assert finished.code == 0, finished.stderr
+        assert json.loads(finished.stdout)["eval"]["mae"] < 1.0
+        rows = call_here("predict", model, "--input", "wave.csv").stdout.splitlines()
+        number, value = rows[1].split(",")
+        assert (rows[0], number) == ("sample,wave", "603")
+        assert float(value) == pytest.approx(np.sin(603 / 5) * 10 + 50, abs=2.0)
+
+
+@pytest.mark.processes
+def test_data_alone_can_be_verified(call_here: Call) -> None:
+    finished = call_here("verify", "--data", "titanic.csv", *TARGET, "--workers", "1,2", "--steps", "5", "--json")
+    assert finished.code == 0, finished.stderr
+    assert json.loads(finished.stdout)["is_same"]

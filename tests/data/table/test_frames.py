@@ -1,0 +1,133 @@
+"""Tables that know their types give the rows that a text file would give."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from samestep.data import making
+from samestep.data.settings import DataSettings
+from samestep.data.table import frames
+from samestep.errors import DataError
+
+FRAME = pl.DataFrame(
+    {
+        "n": pl.Series([1, 2, None, 4], dtype=pl.Int16),
+        "x": [0.5, float("nan"), 2.5, 3.5],
+        "is_old": [True, False, None, True],
+        "when": [date(1970, 1, 2), None, date(1970, 1, 4), date(1970, 1, 5)],
+        "color": pl.Series(["r", "g", None, "r"], dtype=pl.Categorical),
+        "many": [[1], [2], [3], [4]],
+    }
+)
+
+
+def rows(frame: frames.Frame) -> dict[str, list[Any]]:
+    wanted = [name for name in frame.names if frame.kinds[name] != "ignore"]
+    return pl.concat(list(frame.chunks(wanted))).to_dict(as_series=False)
+
+
+EXPECTED = {
+    "n": [1.0, 2.0, None, 4.0], "x": [0.5, None, 2.5, 3.5], "is_old": [1.0, 0.0, None, 1.0],
+    "when": [1.0, None, 3.0, 4.0], "color": ["r", "g", None, "r"],
+}  # fmt: skip
+
+
+def test_types_are_kinds() -> None:
+    frame = frames.of_memory(FRAME, {})
+    assert frame.kinds == {
+        "n": "number", "x": "number", "is_old": "number", "when": "time", "color": "category", "many": "ignore",
+    }  # fmt: skip
+    assert rows(frame) == EXPECTED
+    assert rows(frames.of_memory(FRAME, {"n": "category"}))["n"] == ["1", "2", None, "4"]
+
+
+def parquet(folder: Path) -> frames.Frame:
+    FRAME.write_parquet(folder / "t.parquet")
+    return frames.of_files([folder / "t.parquet"], {})
+
+
+def arrow_file(folder: Path) -> frames.Frame:
+    FRAME.write_ipc(folder / "t.arrow")
+    return frames.of_files([folder / "t.arrow"], {})
+
+
+def hugging_face(folder: Path) -> frames.Frame:
+    for number, part in enumerate((FRAME[:1], FRAME[1:])):
+        part.write_ipc_stream(folder / f"data-{number}.arrow")
+    files = [{"filename": f"data-{number}.arrow"} for number in range(2)]
+    (folder / "state.json").write_text(json.dumps({"_data_files": files}))
+    return frames.of_hugging_face(folder, {})
+
+
+@pytest.mark.parametrize("written", [parquet, arrow_file, hugging_face])
+def test_files_hold_the_same(tmp_path: Path, written: Callable[[Path], frames.Frame]) -> None:
+    frame = written(tmp_path)
+    assert rows(frame) == EXPECTED
+    assert frame.num_rows_about == 4
+
+
+def test_arrays_tensors_and_columns() -> None:
+    array = np.array([[1, 2], [3, 4]], np.float32)
+    for data in (array, torch.from_numpy(array), array.tolist(), {"column0": [1, 3], "column1": array[:, 1]}):
+        assert rows(frames.of_memory(data, {})) == {"column0": [1.0, 3.0], "column1": [2.0, 4.0]}
+
+
+def test_a_frame_of_pandas() -> None:
+    class Column(list[Any]):
+        """As much of a pandas series as is looked at."""
+
+    class Pandas:
+        columns, dtypes = ("n", "color"), ()
+
+        def __getitem__(self, name: str) -> Any:
+            return {"n": np.array([1.5, np.nan]), "color": np.array(["r", None], object)}[name]
+
+    assert rows(frames.of_memory(Pandas(), {})) == {"n": [1.5, None], "color": ["r", None]}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (np.zeros((2, 2, 2)), "an array of shape (2, 2, 2) and dtype float64 is no table"),
+        (np.array([["a"]]), "an array of shape (1, 1) and dtype <U1 is no table"),
+        ({"a": [1, 2], "b": [1]}, "the columns have different lengths: a 2, b 1"),
+    ],
+)
+def test_what_is_no_table(data: Any, message: str) -> None:
+    with pytest.raises(DataError) as info:
+        frames.of_memory(data, {})
+    assert message in str(info.value)
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.arrow"])
+def test_damaged_files_are_one_line(tmp_path: Path, name: str) -> None:
+    (parquet if name == "t.parquet" else arrow_file)(tmp_path)
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(DataError) as info:
+        rows(frames.of_files([path], {}))
+    assert "\n" not in str(info.value)
+
+
+def test_the_same_pack_from_text_and_from_parquet(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=300)
+    table = pl.DataFrame({"x": x, "color": rng.choice(["r", "g", "b"], 300), "y": (x > 0).astype(int)})
+    table.write_csv(tmp_path / "t.csv")
+    table.write_parquet(tmp_path / "t.parquet")
+    found = []
+    for name in ("t.csv", "t.parquet"):
+        pack, _ = making.ensure(
+            str(tmp_path / name), tmp_path / f"{name}.pack", DataSettings(target="y"), lambda *told: None
+        )
+        found.append({part: {n: c.sha256 for n, c in columns.items()} for part, columns in pack.parts.items()})
+    assert found[0] == found[1]
