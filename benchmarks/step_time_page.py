@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from benchmarks import cases, results, rounds
-from samestep.measure import stats
+from samestep.engine.breakdown import GROUPS
+from samestep.measure import scale, stats
 from samestep.measure.stats import Estimate, Values
 
 Ratio = Callable[["Measured"], Values]
@@ -22,6 +24,8 @@ class Measured:
     step_s: dict[str, Values]
     others_frac: Values
     steps_per_slot: int
+    phases: Mapping[str, float]
+    """Seconds of a step of samestep on two workers by group: the mean over rounds and workers."""
 
     @classmethod
     def of(cls, result: results.Result) -> Measured:
@@ -31,6 +35,7 @@ class Measured:
             {name: np.array([slot["step_s"] for slot in slots]) for name, slots in kept.items()},
             np.array([slot["others_frac"] for slots in kept.values() for slot in slots]),
             min(slot["num_steps"] for slots in kept.values() for slot in slots),
+            _mean_phases(kept["samestep-2"]),
         )
 
     def over_samestep(self, name: str) -> Values:
@@ -141,7 +146,7 @@ def render(found: Sequence[results.Result]) -> str:
     ]
     for target in TARGETS:
         lines += [*_table(target, measured), ""]
-    lines += [*_twins(measured), "", *_times(measured)]
+    lines += [*_twins(measured), "", *_phases(measured), *_times(measured)]
     extras = _extras(measured)
     return "\n".join([*lines, *(["", *extras] if extras else [])]) + "\n"
 
@@ -227,6 +232,29 @@ def _times(measured: Sequence[Measured]) -> list[str]:
     ]
     lines += [f"| {m.case} | {' | '.join(_time_text(m.step_s[name]) for name in _STANDARD)} |" for m in measured]
     return lines
+
+
+def _phases(measured: Sequence[Measured]) -> list[str]:
+    lines = [
+        "## Where a step goes",
+        "",
+        (
+            "Milliseconds of a step of samestep on two workers, means over rounds and workers, beside the roof's whole "
+            "step, which updates all parameters where a worker updates its half."
+        ),
+        "",
+        f"| case | {' | '.join(GROUPS)} | the roof's step |",
+        "|---|" + "---|" * (len(GROUPS) + 1),
+    ]
+    for each in measured:
+        parts = [f"{each.phases[group] * 1e3:.3g}" for group in GROUPS]
+        lines.append(f"| {each.case} | {' | '.join(parts)} | {np.mean(each.step_s['roof']) * 1e3:.3g} |")
+    return [*lines, ""]
+
+
+def _mean_phases(slots: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    workers = scale.mean_phases(slots)
+    return {group: sum(worker[group] for worker in workers) / len(workers) for group in GROUPS}
 
 
 def _time_text(step_s: Values) -> str:

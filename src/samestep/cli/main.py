@@ -21,7 +21,7 @@ from samestep.version import __version__
 
 if TYPE_CHECKING:
     from samestep.run.workload import Workload
-    from samestep.workloads.from_data import Network
+    from samestep.workloads.networks import Network
 
 _UNSET = Settings()
 _UNSET_NUMERICS = NumericSettings()
@@ -351,13 +351,13 @@ def _choose(
     from samestep.cli import packs  # noqa: PLC0415
     from samestep.cli.teller import Teller  # noqa: PLC0415
     from samestep.data import making  # noqa: PLC0415
-    from samestep.workloads import from_data  # noqa: PLC0415
+    from samestep.workloads import from_data, networks  # noqa: PLC0415
 
     with Teller() as teller:
         packed = making.in_cache(data, about, teller.rows)
         for line in packs.lines(packed):
             teller.line(line)
-    network = from_data.choose(packed, model=model, width=settings.width, depth=settings.depth)
+    network = networks.choose(packed, model=model, width=settings.width, depth=settings.depth)
     return _Chosen(partial(from_data.workload, packed, network), network)
 
 

@@ -10,6 +10,7 @@ from samestep.cli import tables
 from samestep.data.pictures import schema as pictures
 from samestep.data.table import series
 from samestep.data.table.schema import Classes, Columns, Schema, Value
+from samestep.data.tensors import schema as tensors
 from samestep.data.text import schema as texts
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ def lines(pack: Pack) -> Iterator[str]:
     yield f"{found.source}: {counts} {what}, {_size(pack.num_bytes)} in {pack.folder}"
     if found.kind == "text":
         yield from _about_text(texts.Schema.from_dict(found.schema))
+    elif found.kind == "arrays":
+        arrays = tensors.Schema.from_dict(found.schema)
+        yield f"arrays of shape {' × '.join(map(str, arrays.shape))}"
+        yield f"target {_target(arrays.target)}"
     elif found.kind == "series":
         yield from _about_series(series.Schema.from_dict(found.schema))
     elif found.kind == "pictures":

@@ -67,20 +67,41 @@ def in_cache(source: str, settings: DataSettings, tell: Tell) -> Pack:
 
 
 def of_memory(data: Any, folder: Path, settings: DataSettings, tell: Tell) -> Pack:
-    """The pack of a data frame, a mapping of columns or an array, in a folder.
+    """The pack of a data frame, a mapping of columns, an array or a map-style data set, in a folder.
 
     Raises:
         DataError: It is no table, or cannot be learned from.
     """
     from samestep.data.table import frames, kinds  # noqa: PLC0415
+    from samestep.data.tensors import making as tensors  # noqa: PLC0415
 
+    if tensors.is_dataset(data):
+        return _of_dataset(data, folder, settings, tell)
     table = frames.of_memory(data, kinds.parse_given(settings.kinds or ""))
     evaluation = None if settings.evaluation is None else frames.of_memory(settings.evaluation, table.kinds)
     with writer.writing(folder) as place:
         kind, schema, statistics = _pack_table(table, evaluation, settings, place, tell)
-        made_of = {"settings": {name: str(value) for name, value in settings.given().items()}}
-        place.finish(kind=kind, schema=schema, statistics=statistics, source=type(data).__name__, made_of=made_of)
+        _finish(place, data, kind, schema, statistics, settings)
     return reader.open_pack(folder, is_checked=False)
+
+
+def _of_dataset(data: Any, folder: Path, settings: DataSettings, tell: Tell) -> Pack:
+    from samestep.data.tensors import making  # noqa: PLC0415
+
+    how = making.Making(**_chosen(settings, making.Making))
+    with writer.writing(folder) as place:
+        schema, statistics = making.make(data, settings.evaluation, how, place, tell)
+        _finish(place, data, "arrays", schema.as_dict(), statistics, settings)
+    return reader.open_pack(folder, is_checked=False)
+
+
+def _finish(
+    place: writer.Writer, data: Any, kind: str, schema: Mapping[str, Any], statistics: Mapping[str, Any],
+    settings: DataSettings,
+) -> None:  # fmt: skip
+    """What is in memory has no name and no time of change: its pack is made anew whenever it is asked for."""
+    made_of = {"settings": {name: str(value) for name, value in settings.given().items()}}
+    place.finish(kind=kind, schema=schema, statistics=statistics, source=type(data).__name__, made_of=made_of)
 
 
 def describe(source: str, settings: DataSettings) -> dict[str, Any]:

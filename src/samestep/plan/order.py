@@ -172,11 +172,14 @@ def _hash_below(values: _Words, round_key: int, bound: int) -> _Words:
     x ^= x >> np.uint32(13)
     x *= np.uint32(0xC2B2AE35)
     x ^= x >> np.uint32(16)
-    scaled: _Words = (x.astype(np.uint64) * np.uint64(bound)) >> np.uint64(32)
+    scaled: _Words = x.astype(np.uint64)
+    scaled *= np.uint64(bound)
+    scaled >>= np.uint64(32)
     return scaled
 
 
 def _add_modulo(a: _Words, b: _Words, modulus: int) -> _Words:
     total = a + b
-    total -= np.uint64(modulus) * (total >= modulus)
-    return total
+    less = total - np.uint64(modulus)  # wraps around to something large where the sum is below
+    found: _Words = np.minimum(total, less, out=less)
+    return found

@@ -13,17 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from samestep.data.arrays import read_numpy
 from samestep.data.columns import Rows, Samples
 from samestep.data.pictures import schema as pictures
 from samestep.data.table import series
 from samestep.data.table.raw import Raw
 from samestep.data.table.schema import Classes, Columns, Schema, encode_columns
+from samestep.data.tensors import schema as tensors
 from samestep.data.text import schema as texts
 from samestep.errors import DataError, UsageError
 from samestep.run import weights
 from samestep.run.predict import predict
-from samestep.workloads import from_data
-from samestep.workloads.from_data import Network
+from samestep.workloads import from_data, networks
+from samestep.workloads.networks import Network
 
 
 def answer(folder: Path, source: Path) -> str:
@@ -45,7 +47,7 @@ def answer(folder: Path, source: Path) -> str:
     if network.kind == "text":
         answers.writerows(_next_symbols(texts.Schema.from_dict(network.schema), model, source))
         return stream.getvalue()
-    read = {"pictures": _pictures, "series": _series, "table": _table}[network.kind]
+    read = {"pictures": _pictures, "series": _series, "arrays": _arrays, "table": _table}[network.kind]
     names, inputs = read(network, source)
     columns = tuple(from_data.input_column(name, values) for name, values in inputs.items())
     outputs = predict(model, Samples(columns, Rows(values=next(iter(inputs.values())))))
@@ -54,7 +56,7 @@ def answer(folder: Path, source: Path) -> str:
 
 
 def _lines(network: Network, names: Sequence[str], outputs: Tensor) -> Iterator[Sequence[Any]]:
-    target = from_data.target_of(network)
+    target = networks.target_of(network)
     if isinstance(target, Classes):
         yield ("sample", target.name, "probability")
         probabilities, classes = outputs.softmax(dim=1).max(dim=1)
@@ -87,6 +89,17 @@ def _table(network: Network, source: Path) -> tuple[list[str], dict[str, Tensor]
     inputs = {"numbers": torch.from_numpy(rows.numbers), "categories": torch.from_numpy(rows.codes)}
     kept = {name: values for name, values in inputs.items() if values.shape[1]}
     return [str(number) for number in range(raw.num_rows)], kept
+
+
+def _arrays(network: Network, source: Path) -> tuple[list[str], dict[str, Tensor]]:
+    """An array of inputs in a .npy file."""
+    shape = tensors.Schema.from_dict(network.schema).shape
+    inputs = read_numpy(source, None)["train"].inputs if source.suffix == ".npy" else None
+    if inputs is None or inputs.shape[1:] != shape:
+        given = source.suffix or "no ending" if inputs is None else f"shape {inputs.shape}"
+        wanted = f"a .npy file of shape (samples, {', '.join(map(str, shape))})"
+        raise DataError(f"{source.name}: the network takes {wanted}, not {given}")
+    return [str(number) for number in range(len(inputs))], {"inputs": torch.from_numpy(inputs.astype(np.float32))}
 
 
 def _series(network: Network, source: Path) -> tuple[list[str], dict[str, Tensor]]:

@@ -14,7 +14,7 @@ from samestep.data.pack.reader import Pack
 from samestep.data.settings import DataSettings
 from samestep.data.table.series import Schema
 from samestep.errors import DataError, UsageError
-from samestep.workloads import from_data
+from samestep.workloads import from_data, networks
 
 NUM = 100
 
@@ -37,7 +37,7 @@ def packed(source: Path, **settings: Any) -> Pack:
 
 def test_samples_and_their_targets(tmp_path: Path) -> None:
     pack = packed(write(tmp_path), evaluation_frac=0.2)
-    network = from_data.choose(pack)
+    network = networks.choose(pack)
     data = from_data.workload(pack, network).data()
     assert data.evaluation is not None
     target = pack.manifest.schema["target"]

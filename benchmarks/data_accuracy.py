@@ -1,0 +1,191 @@
+"""How good networks are that are trained from data alone, beside scikit-learn on the same rows and the same split.
+
+python -m benchmarks.data_accuracy               what has no result yet, then write the page
+python -m benchmarks.data_accuracy --cases adult measure only these
+python -m benchmarks.data_accuracy --page        only write the page from the results
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import samestep
+from benchmarks import results
+from benchmarks.results import Result
+from benchmarks.rounds import say
+from samestep.data import making
+from samestep.data.columns import Samples
+from samestep.data.settings import DataSettings
+from samestep.data.sources import DATA_VARIABLE
+from samestep.workloads import from_data, networks
+
+FOLDER = results.FOLDER / "data_accuracy"
+PAGE = results.ROOT / "benchmarks" / "DATA_ACCURACY.md"
+
+Arrays = tuple[npt.NDArray[np.float32], npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """Data, what is learned of them, and who else learns it.
+
+    Args:
+        source: Below the folder of data sets.
+        settings: Of the data.
+        run: Settings of the run.
+        peers: By name; each is fitted to the same training rows, as many numbers a row.
+        most: Training rows that peers get, where all would take them too long.
+    """
+
+    source: str
+    settings: Mapping[str, Any]
+    run: Mapping[str, Any] = field(default_factory=dict)
+    peers: Mapping[str, Callable[[], Any]]
+    most: int = 100_000
+
+
+def _sklearn(module: str, name: str, **options: Any) -> Callable[[], Any]:
+    """Builds a model of scikit-learn, which has no types."""
+    return lambda: getattr(import_module(f"sklearn.{module}"), name)(**options)
+
+
+_MLP = {"hidden_layer_sizes": (128, 128), "early_stopping": True, "random_state": 0}
+_CLASSIFIERS: Mapping[str, Callable[[], Any]] = {
+    "LogisticRegression": _sklearn("linear_model", "LogisticRegression", max_iter=500),
+    "MLPClassifier (128, 128)": _sklearn("neural_network", "MLPClassifier", **_MLP),
+    "HistGradientBoosting": _sklearn("ensemble", "HistGradientBoostingClassifier", random_state=0),
+}
+_REGRESSORS: Mapping[str, Callable[[], Any]] = {
+    "Ridge": _sklearn("linear_model", "Ridge"),
+    "MLPRegressor (128, 128)": _sklearn("neural_network", "MLPRegressor", **_MLP),
+    "HistGradientBoosting": _sklearn(
+        "ensemble", "HistGradientBoostingRegressor", loss="absolute_error", random_state=0
+    ),
+}
+CASES: Mapping[str, Case] = {
+    "adult": Case(source="adult/adult.data.gz", settings={"target": "column14"}, peers=_CLASSIFIERS),
+    "covertype": Case(
+        source="covertype-sample/covtype_sample92962.csv.gz", settings={"target": "Cover_Type"}, peers=_CLASSIFIERS
+    ),
+    "beijing-air": Case(
+        source="beijing-air/PRSA_Data_20130301-20170228.tar.gz",
+        settings={"target": "PM2.5", "horizon": 6, "window": 24, "series": "station", "kinds": "No=ignore"},
+        peers=_REGRESSORS,
+        most=60_000,
+    ),
+    "fashion-mnist": Case(
+        source="fashion-mnist",
+        settings={},
+        peers={
+            "LogisticRegression": _sklearn("linear_model", "LogisticRegression", max_iter=100),
+            "MLPClassifier (128, 128)": _sklearn("neural_network", "MLPClassifier", **_MLP),
+        },
+    ),
+}
+
+
+def measure(case: Case) -> Result:
+    """Train ours and the peers'; what each reaches on the evaluation part, and in how many seconds."""
+    source = str(Path(os.environ[DATA_VARIABLE]) / case.source)
+    with tempfile.TemporaryDirectory(prefix="samestep-accuracy-") as name:
+        pack, _ = making.ensure(source, Path(name) / "pack", DataSettings(**case.settings), lambda *told: None)
+        network = networks.choose(pack)
+        workload = from_data.workload(pack, network)
+        start = time.monotonic()
+        result = samestep.train(workload, **case.run)
+        found = {"samestep": {"seconds": time.monotonic() - start, **(result.record.last_evaluation or {})}}
+        data = workload.data()
+        assert data.evaluation is not None
+        sizes = [each["values"] for each in network.schema.get("categories", [])]
+        num_codes = [2 + len(values) for values in sizes]
+        train, test = _arrays(data.train, num_codes, case.most), _arrays(data.evaluation, num_codes, 1 << 62)
+        target = networks.target_of(network)
+        deviation = getattr(target, "deviation", None)
+        for peer, build in case.peers.items():
+            say(f"{case.source}: {peer}")
+            start = time.monotonic()
+            model = build().fit(*train)
+            seconds = time.monotonic() - start
+            answers = model.predict(test[0])
+            found[peer] = {"seconds": seconds, **_score(answers, test[1], deviation)}
+        return {"found": found, "counts": [len(train[1]), len(test[1])], "config": result.record.config}
+
+
+def _score(answers: npt.NDArray[Any], target: npt.NDArray[Any], deviation: float | None) -> dict[str, float]:
+    if deviation is None:
+        return {"accuracy": float((answers == target).mean())}
+    return {"mae": float(np.abs(answers - target).mean() * deviation)}
+
+
+def _arrays(samples: Samples, num_codes: Sequence[int], most: int) -> Arrays:
+    """All inputs of a sample as one row of numbers, categories as marks; at most so many rows, spread over all."""
+    import torch  # noqa: PLC0415
+
+    step = max(1, -(-samples.num_samples // most))
+    indices = torch.arange(0, samples.num_samples, step)
+    columns = []
+    for column in samples.inputs:
+        values = column.gather(indices)
+        if not values.is_floating_point():
+            marks = zip(values.T, num_codes, strict=True)
+            values = torch.cat([torch.nn.functional.one_hot(each, num) for each, num in marks], dim=1).float()
+        columns.append(values.flatten(1))
+    return torch.cat(columns, dim=1).numpy(), samples.target.gather(indices).flatten().numpy()
+
+
+def page(found: Mapping[str, Result]) -> str:
+    """The page."""
+    lines = ["# What is reached from data alone", "", *results.header(list(found.values()), what="one run each"), ""]
+    lines += [
+        (
+            "`samestep train --data` with its own choices, and scikit-learn on the same rows, encoded the same way, "
+            "with the same split. Accuracy is a share of the evaluation part; mae is in the target's own unit."
+        ),
+        "",
+    ]
+    for name, result in found.items():
+        metric = "mae" if "mae" in result["found"]["samestep"] else "accuracy"
+        train, test = result["counts"]
+        lines += [f"## {name}", "", f"{train:,} rows to train the peers on, {test:,} to evaluate on.", ""]
+        lines += [f"| program | {metric} | seconds |", "|---|---|---|"]
+        rows = result["found"].items()
+        lines += [f"| {each} | {values[metric]:.4f} | {values['seconds']:.0f} |" for each, values in rows]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.data_accuracy", description=__doc__)
+    parser.add_argument("--cases", default=",".join(CASES), help="comma separated; default: %(default)s")
+    parser.add_argument("--page", action="store_true", help="only write the page from the results")
+    parser.add_argument("--force", action="store_true", help="measure again what has been measured")
+    arguments = parser.parse_args(words)
+    if DATA_VARIABLE not in os.environ:
+        parser.error(f"{DATA_VARIABLE} names no folder of data sets")
+    for name in arguments.cases.split(",") if not arguments.page else ():
+        path = FOLDER / f"{name}.json"
+        if results.read(path) is None or arguments.force:
+            start = time.monotonic()
+            measured = measure(CASES[name])
+            settings = {"case": name, **CASES[name].settings}
+            seconds = time.monotonic() - start
+            results.write(path, results.new(settings, measured, module="benchmarks.data_accuracy", duration_s=seconds))
+    found = {name: results.read(FOLDER / f"{name}.json") for name in CASES}
+    PAGE.write_text(page({name: result for name, result in found.items() if result is not None}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
