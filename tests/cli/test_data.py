@@ -238,3 +238,13 @@ def test_data_alone_can_be_verified(call_here: Call) -> None:
     finished = call_here("verify", "--data", "titanic.csv", *TARGET, "--workers", "1,2", "--steps", "5", "--json")
     assert finished.code == 0, finished.stderr
     assert json.loads(finished.stdout)["is_same"]
+
+
+def test_a_damaged_pack_is_made_anew(call_here: Call, folder: Path) -> None:
+    assert call_here("pack", "titanic.csv", "packed", *TARGET).code == 0
+    path = folder / "packed" / "train-numbers.npy"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-8])
+    assert "is damaged: it has" in call_here("data", "show", "packed").complaint
+    assert call_here("pack", "titanic.csv", "packed", *TARGET).code == 0
+    assert path.read_bytes() == whole

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from samestep.data import arrays, unpacked
+from samestep.data import arrays, kaggle, unpacked
 from samestep.data import settings as settings_of
 from samestep.data.pack import manifest, reader, writer
 from samestep.data.pack.manifest import EVALUATION, TRAIN
 from samestep.data.pack.reader import Pack
 from samestep.data.pictures import found
 from samestep.data.settings import DataSettings
-from samestep.errors import UsageError
+from samestep.errors import DataError, UsageError
 from samestep.host import files
 from samestep.version import __version__
 
@@ -36,13 +36,19 @@ def ensure(source: str, folder: Path, settings: DataSettings, tell: Tell) -> tup
         DataError: The source cannot be read.
         UsageError: Something cannot be done as asked.
     """
-    made_of = describe(source, settings)
-    if manifest.is_pack(folder):
-        pack = reader.open_pack(folder)
-        if pack.manifest.made_of == made_of:
-            return pack, False
+    path = _located(source)
+    evaluation = None if settings.evaluation is None else _located(settings.evaluation)
+    made_of = {
+        "files": [unpacked.fingerprint(_origins(each)) for each in (path, evaluation) if each is not None],
+        "settings": settings.given(),
+        "samestep": __version__,
+    }
+    whole = _whole(folder)
+    if whole is not None and whole.manifest.made_of == made_of:
+        return whole, False
     with writer.writing(folder) as place:
-        _make(source, settings, place, made_of, tell)
+        kind, schema, statistics = _make(path, evaluation, settings, place, tell)
+        place.finish(kind=kind, schema=schema, statistics=statistics, source=source, made_of=made_of)
     return reader.open_pack(folder, is_checked=False), True
 
 
@@ -53,7 +59,7 @@ def in_cache(source: str, settings: DataSettings, tell: Tell) -> Pack:
         DataError: The source cannot be read.
         UsageError: Something cannot be done as asked; or a pack is asked for another target than its own.
     """
-    path = Path(source)
+    path = _located(source)
     if manifest.is_pack(path):
         pack = reader.open_pack(path)
         _check_same(pack, settings)
@@ -64,6 +70,19 @@ def in_cache(source: str, settings: DataSettings, tell: Tell) -> Pack:
     words = json.dumps([str(path.resolve()), settings.given()], sort_keys=True)
     name = f"{path.name.split('.')[0]}-{hashlib.sha256(words.encode()).hexdigest()[:12]}"
     return ensure(source, cache / "packs" / name, settings, tell)[0]
+
+
+def _located(source: str) -> Path:
+    """Where a source is on this machine; what is Kaggle's is fetched."""
+    return kaggle.fetch(source) if kaggle.is_kaggle(source) else Path(source)
+
+
+def _whole(folder: Path) -> Pack | None:
+    """The pack in a folder; None where there is none, or it is damaged and has to be made anew."""
+    try:
+        return reader.open_pack(folder) if manifest.is_pack(folder) else None
+    except DataError:
+        return None
 
 
 def of_memory(data: Any, folder: Path, settings: DataSettings, tell: Tell) -> Pack:
@@ -104,16 +123,6 @@ def _finish(
     place.finish(kind=kind, schema=schema, statistics=statistics, source=type(data).__name__, made_of=made_of)
 
 
-def describe(source: str, settings: DataSettings) -> dict[str, Any]:
-    """What decides the content of a pack, as plain values."""
-    sources = [source] + ([settings.evaluation] if settings.evaluation else [])
-    return {
-        "files": [unpacked.fingerprint(_origins(Path(each))) for each in sources],
-        "settings": settings.given(),
-        "samestep": __version__,
-    }
-
-
 def _check_same(pack: Pack, settings: DataSettings) -> None:
     """A pack was made as it was made; what is said again must agree."""
     made = pack.manifest.made_of["settings"]
@@ -129,18 +138,14 @@ Made = tuple[str, dict[str, Any], dict[str, Any]]
 """Kind, schema and statistics."""
 
 
-def _make(source: str, settings: DataSettings, place: writer.Writer, made_of: Mapping[str, Any], tell: Tell) -> None:
-    path = Path(source)
+def _make(path: Path, evaluation: Path | None, settings: DataSettings, place: writer.Writer, tell: Tell) -> Made:
     if _is_text(path, settings):
-        made = _make_text(path, settings, place, tell)
-    elif _is_pictures(path):
-        made = _make_pictures(path, settings, place, tell)
-    elif arrays.is_idx(path) or path.suffix in arrays.ENDINGS:
-        made = _make_arrays(path, settings, place, tell)
-    else:
-        made = _make_table(source, settings, place, tell)
-    kind, schema, statistics = made
-    place.finish(kind=kind, schema=schema, statistics=statistics, source=source, made_of=made_of)
+        return _make_text(path, settings, place, tell)
+    if _is_pictures(path):
+        return _make_pictures(path, settings, place, tell)
+    if arrays.is_idx(path) or path.suffix in arrays.ENDINGS:
+        return _make_arrays(path, settings, place, tell)
+    return _make_table(path, evaluation, settings, place, tell)
 
 
 def _origins(path: Path) -> tuple[Path, ...]:
@@ -165,15 +170,14 @@ def _is_pictures(path: Path) -> bool:
     return path.is_dir() and next(found.files(path), None) is not None
 
 
-def _make_table(source: str, settings: DataSettings, place: writer.Writer, tell: Tell) -> Made:
+def _make_table(path: Path, evaluation: Path | None, settings: DataSettings, place: writer.Writer, tell: Tell) -> Made:
     # polars is imported when there is a table to read
     from samestep.data.table import reading  # noqa: PLC0415
 
-    training = reading.table(source, settings, place.scratch / "train")
-    evaluation = None
-    if settings.evaluation:
-        evaluation = reading.table(settings.evaluation, settings, place.scratch / "evaluation", training.kinds)
-    return _pack_table(training, evaluation, settings, place, tell)
+    training, other = reading.table(path, settings, place.scratch / "train"), None
+    if evaluation is not None:
+        other = reading.table(evaluation, settings, place.scratch / "evaluation", training.kinds)
+    return _pack_table(training, other, settings, place, tell)
 
 
 def _pack_table(training: Any, evaluation: Any, settings: DataSettings, place: writer.Writer, tell: Tell) -> Made:

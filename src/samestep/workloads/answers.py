@@ -120,7 +120,7 @@ def _raw(network: Network, columns: Columns, source: Path) -> Raw:
     numbers = [column.name for column in columns.numbers]
     categories = [column.name for column in columns.categories]
     with tempfile.TemporaryDirectory(prefix="samestep-") as scratch:
-        table = reading.table(str(source), DataSettings(**network.reading), Path(scratch), columns.kinds)
+        table = reading.table(source, DataSettings(**network.reading), Path(scratch), columns.kinds)
         lacking = [name for name in columns.names if name not in table.names]
         if lacking:
             raise DataError(f"{source} lacks the columns {', '.join(lacking)}; it has {', '.join(table.names)}")

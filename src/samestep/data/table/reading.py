@@ -13,7 +13,7 @@ from samestep.data.table.kinds import MISSING, Kind, parse_given
 from samestep.data.table.making import Reader
 
 
-def table(source: str, settings: DataSettings, scratch: Path, settled: Mapping[str, Kind] | None = None) -> Reader:
+def table(source: Path, settings: DataSettings, scratch: Path, settled: Mapping[str, Kind] | None = None) -> Reader:
     """A source as a table.
 
     Args:
@@ -24,10 +24,9 @@ def table(source: str, settings: DataSettings, scratch: Path, settled: Mapping[s
     """
     scratch.mkdir(exist_ok=True)
     given = parse_given(settings.kinds or "")
-    path = Path(source)
-    if is_hugging_face(path):
-        return frames.of_hugging_face(path, given)
-    found = unpacked.unpack(path, TABLE_ENDINGS, scratch)
+    if is_hugging_face(source):
+        return frames.of_hugging_face(source, given)
+    found = unpacked.unpack(source, TABLE_ENDINGS, scratch)
     if found[0].suffix in (*PARQUET_ENDINGS, *ARROW_ENDINGS):
         return frames.of_files(found, given)
     reading = Reading(
