@@ -6,7 +6,8 @@ whole batches, with the two operations that samestep uses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -36,7 +37,7 @@ def loaders(peer: str, source: Source, folder: Path) -> list[Loader]:
 
 
 def grain(source: Source, folder: Path) -> list[Loader]:
-    """``MapDataset.source(...).shuffle(...).batch(...)``: with its reading threads (the default), without, in processes.
+    """``MapDataset.source(...).shuffle(...).batch(...)``: with its reading threads (the default), without, in others.
 
     Its processes would be started anew with every iterator, which takes seconds: one iterator goes through all epochs.
     """
@@ -81,42 +82,35 @@ def datasets(source: Source, folder: Path) -> list[Loader]:
     library.Dataset.from_dict(columns, features=features).save_to_disk(folder / "saved")
     data = library.load_from_disk(folder / "saved").with_format("torch")
 
-    def in_loader(loader: Iterable[dict[str, Tensor]]) -> Callable[[int], Iterator[Tensors]]:
-        return lambda _: _scaled(source, ((batch["x"], batch["target"]) for batch in loader))
-
     def by_itself(number: int) -> Iterator[Tensors]:
         batches = data.shuffle(seed=number, keep_in_memory=True).iter(BATCH)
-        return _scaled(source, ((batch["x"], batch["target"]) for batch in batches))
+        return _scaled(source, map(_pair, batches))
 
-    found = [
-        Loader(name=each.name, group=each.group, epoch=in_loader(each.epoch(0)))
-        for each in data_loaders(data, group="datasets")
-    ]
+    found = [_named(source, each) for each in data_loaders(data, group="datasets")]
     return [*found, Loader(name="datasets-iter", group="datasets", epoch=by_itself)]
 
 
 def streaming(source: Source, folder: Path) -> list[Loader]:
-    """Shards in the MDS format, ``StreamingDataset(shuffle=True)``, in a DataLoader."""
+    """Shards in the MDS format on the local disk: LocalDataset, and StreamingDataset, in a DataLoader.
+
+    StreamingDataset may run ahead by a whole epoch; with its default (8 batches) it takes about twice as long.
+    """
     torchvision()  # it imports it
     library = import_module("streaming")
     values, targets = source.inputs[0].numpy(), source.target.tolist()
     shape = ",".join(map(str, values.shape[1:]))
-    columns = {"x": f"ndarray:{values.dtype.name}:{shape}", "target": "int"}
-
-    def loader(number: int) -> Loader:
-        place = str(folder / str(number))
-        with library.MDSWriter(out=place, columns=columns) as writer:
-            for row, target in zip(values, targets, strict=True):
-                writer.write({"x": row, "target": target})
-        data = library.StreamingDataset(local=place, shuffle=True, batch_size=BATCH)
-        batches = DataLoader(data, batch_size=BATCH, num_workers=number, persistent_workers=number > 0)
-        return Loader(
-            name=f"streaming-{number}",
-            group="streaming",
-            epoch=lambda _: _scaled(source, ((batch["x"], batch["target"]) for batch in batches)),
-        )
-
-    return [loader(number) for number in NUM_WORKERS]
+    columns, place = {"x": f"ndarray:{values.dtype.name}:{shape}", "target": "int"}, str(folder / "shards")
+    with library.MDSWriter(out=place, columns=columns) as writer:
+        for row, target in zip(values, targets, strict=True):
+            writer.write({"x": row, "target": target})
+    stream = library.StreamingDataset(
+        local=place, shuffle=True, batch_size=BATCH, predownload=source.num_samples, num_canonical_nodes=1
+    )
+    streams = DataLoader(stream, batch_size=BATCH, num_workers=2, persistent_workers=True)
+    return [
+        *(_named(source, each) for each in data_loaders(library.LocalDataset(place), group="streaming")),
+        _named(source, Loader(name="streaming-dataset-2", group="streaming", epoch=lambda _: streams)),
+    ]
 
 
 def torchdata(source: Source, folder: Path) -> list[Loader]:
@@ -134,15 +128,20 @@ def torchdata(source: Source, folder: Path) -> list[Loader]:
         batches = nodes.Loader(nodes.Prefetcher(node, prefetch_factor=2 * number))
         return Loader(name=f"nodes-{method}-{number}", group="torchdata", epoch=lambda _: _scaled(source, batches))
 
-    found = [
-        Loader(name=each.name, group=each.group, epoch=_again(source, each))
-        for each in data_loaders(data, group="torchdata", kind=kind)
-    ]
+    def stateful(loader: Loader) -> Loader:
+        return replace(loader, epoch=lambda number: _scaled(source, loader.epoch(number)))
+
+    found = [stateful(each) for each in data_loaders(data, group="torchdata", kind=kind)]
     return [*found, composed("thread", 1), composed("process", 2)]
 
 
-def _again(source: Source, loader: Loader) -> Callable[[int], Iterator[Tensors]]:
-    return lambda number: _scaled(source, loader.epoch(number))
+def _named(source: Source, loader: Loader) -> Loader:
+    """A loader whose batches have names, with normalised inputs."""
+    return replace(loader, epoch=lambda number: _scaled(source, map(_pair, loader.epoch(number))))
+
+
+def _pair(batch: Mapping[str, Tensor]) -> Tensors:
+    return batch["x"], batch["target"]
 
 
 def _scaled(source: Source, batches: Iterable[Sequence[Tensor]]) -> Iterator[Tensors]:

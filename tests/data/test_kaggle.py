@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import hashlib
 import io
 import json
@@ -24,8 +25,12 @@ import pytest
 from samestep.data import kaggle
 from samestep.errors import DataError, SamestepError, UsageError
 
-PORT = 7777
-"""Where kagglehub looks for Kaggle with KAGGLE_API_ENVIRONMENT=TEST."""
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+"""kagglehub leaves a connection that broke off to the garbage collector."""
+
+ADDRESS = "http://localhost:7777"
+"""Where kagglehub looks for Kaggle with KAGGLE_API_ENVIRONMENT=TEST. Our server is its proxy, on a port of its own, so that
+tests beside these ones, and whoever has that port, do not matter."""
 
 TABLE = b"x,y\n1,0\n2,1\n"
 TOKEN = "KGAT_0123456789abcdef"
@@ -132,7 +137,7 @@ class Server(HTTPServer):
     """Serves until it is stopped."""
 
     def __init__(self, kaggle: Kaggle) -> None:
-        super().__init__(("127.0.0.1", PORT), Handler)
+        super().__init__(("127.0.0.1", 0), Handler)
         self.kaggle = kaggle
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
@@ -150,12 +155,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         said = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        assert self.path.startswith("/api/v1/"), self.path
-        what = self.path.removeprefix("/api/v1/")
+        assert self.path.startswith(f"{ADDRESS}/api/v1/"), self.path
+        what = self.path.removeprefix(f"{ADDRESS}/api/v1/")
         self._send(cast("Server", self.server).kaggle.answer(what, said, self.headers.get("Authorization", "")))
 
     def do_GET(self) -> None:
-        self._send(cast("Server", self.server).kaggle.stored(self.path.removeprefix("/storage/")))
+        self._send(cast("Server", self.server).kaggle.stored(self.path.removeprefix(f"{ADDRESS}/storage/")))
 
     def _send(self, answer: Answer) -> None:
         self.send_response(answer.status)
@@ -167,6 +172,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         pass
+
+
+@pytest.fixture(autouse=True)
+def no_connections_are_left() -> Iterator[None]:
+    """Those that broke off are collected here, and not in a test of somebody else's, where they would be a warning."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture
@@ -189,11 +201,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def server(home: Path) -> Iterator[Server]:
-    try:
-        server = Server(Kaggle())
-    except OSError as error:
-        pytest.skip(f"port {PORT}, where kagglehub looks for a server of the test's, is taken: {error}")
+def server(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    server = Server(Kaggle())
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{server.server_port}")
     yield server
     server.stop()
 
