@@ -248,7 +248,7 @@ def _differences() -> Lines:
         ),
         "- **grain** gives NumPy arrays, which torch takes over without a copy; a new pipeline an epoch, its seed.",
         "- **datasets**: an Arrow table saved to disk and mapped, with arrays of fixed shape.",
-        "- **mosaicml-streaming**: MDS shards on the local disk, uncompressed. StreamingDataset shuffles within blocks.",
+        "- **mosaicml-streaming**: MDS shards on the local disk, uncompressed; it shuffles within blocks.",
         (
             "- **torchdata**: nodes as in its guide for those who come from DataLoader; their processes are started "
             "anew every epoch."

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset, default_collate
 
-from benchmarks.feed_loaders import BATCH, NUM_WORKERS, Loader, Source, Tensors, data_loaders, torchvision
+from benchmarks.feed_loaders import BATCH, Loader, Source, Tensors, data_loaders, torchvision
 
 PEERS = ("grain", "datasets", "streaming", "torchdata")
 PACKAGES = {"grain": "grain", "datasets": "datasets", "streaming": "mosaicml-streaming", "torchdata": "torchdata"}

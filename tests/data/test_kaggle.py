@@ -29,8 +29,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning
 """kagglehub leaves a connection that broke off to the garbage collector."""
 
 ADDRESS = "http://localhost:7777"
-"""Where kagglehub looks for Kaggle with KAGGLE_API_ENVIRONMENT=TEST. Our server is its proxy, on a port of its own, so that
-tests beside these ones, and whoever has that port, do not matter."""
+"""Where kagglehub looks for Kaggle with KAGGLE_API_ENVIRONMENT=TEST. The server is its proxy, on a port of its own:
+that one may be taken, by the same tests in another checkout for one."""
 
 TABLE = b"x,y\n1,0\n2,1\n"
 TOKEN = "KGAT_0123456789abcdef"

@@ -156,7 +156,7 @@ def _check_token(hub: Any, wanted: Wanted) -> None:
 
 
 # That names from the network do not lead out of the cache is kagglehub's doing: zipfile leaves out what goes upwards
-# and makes no links, tarfile is called with filter="data", and the names in the listing of a folder are checked.
+# and makes no links, tarfile is called with filter="data" (since kagglehub 1.0.2), and names in listings are checked.
 def _fetched(hub: Any, wanted: Wanted) -> tuple[Path, int | None]:
     """Where it lies; and which version it is, where nobody could say which one is the newest."""
     if wanted.owner is None:
