@@ -31,7 +31,7 @@ _MAKE_IT = (
 )
 
 
-def _parse(words: Sequence[str] | None) -> argparse.Namespace:
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     plan = Plan()
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.feed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -41,21 +41,27 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--warm-up", type=int, default=plan.warm_up, help="rounds left out; default: %(default)s")
     parser.add_argument("--slot-s", type=float, default=plan.slot_s, help="shortest slot; default: %(default)s")
     parser.add_argument("--seed", type=int, default=plan.seed, help="of the order within rounds; default: %(default)s")
+    parser.add_argument("--most-samples", type=int, default=plan.most_samples, help="for a trial; default: %(default)s")
     parser.add_argument("--force", action="store_true", help="measure again what has been measured")
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--page", action="store_true", help="only write FEED.md from the results")
     only.add_argument("--list", action="store_true", help="only say which cases are done")
-    arguments = parser.parse_args(words)
-    beginnings = tuple(name for name in arguments.cases.split(",") if name)
-    arguments.chosen = [case for case in CASES if not beginnings or case.name.startswith(beginnings)]
+    arguments = parser.parse_args(argv)
+    words = [word for word in arguments.cases.split(",") if word]
+    arguments.chosen = [case for case in CASES if not words or any(_means(word, case.name) for word in words)]
     if not arguments.chosen:
         parser.error(f"no case begins with {arguments.cases}; the cases: {', '.join(case.name for case in CASES)}")
-    names = ("rounds", "warm_up", "slot_s", "seed")
+    names = ("rounds", "warm_up", "slot_s", "seed", "most_samples")
     try:
         arguments.plan = Plan(**{name: getattr(arguments, name) for name in names})
     except ValueError as error:
         parser.error(str(error))
     return arguments
+
+
+def _means(word: str, name: str) -> bool:
+    """Whether a word is a case's name, or, where no case is called so, the beginning of it."""
+    return name == word or (name.startswith(word) and all(case.name != word for case in CASES))
 
 
 def _measure(arguments: argparse.Namespace) -> bool:

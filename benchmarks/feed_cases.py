@@ -40,12 +40,14 @@ class Plan:
         warm_up: First rounds, run and kept in the results but left out of all statistics.
         slot_s: Shortest slot; a slot holds whole epochs, one at least.
         seed: Of the order within each round.
+        most_samples: Rows or pictures are cut to so many, for a trial.
     """
 
-    rounds: int = 21
+    rounds: int = 17
     warm_up: int = 1
     slot_s: float = 0.3
     seed: int = 0
+    most_samples: int = feed_loaders.NUM_ROWS
 
     def __post_init__(self) -> None:
         if self.warm_up < 0:
@@ -54,6 +56,8 @@ class Plan:
             raise ValueError(f"rounds={self.rounds} leaves nothing after {self.warm_up} rounds of timing warm-up")
         if self.slot_s <= 0:
             raise ValueError(f"slot_s={self.slot_s} is not above 0")
+        if self.most_samples < 2 * BATCH:
+            raise ValueError(f"most_samples={self.most_samples} is below {2 * BATCH}: two batches, to see their order")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +159,7 @@ def _loaders(
 ) -> Result:
     """Check every loader, then deal them."""
     with tempfile.TemporaryDirectory(prefix="samestep-feed-") as folder:
-        samples = source()
+        samples = source().first(plan.most_samples)
         loaders = make(samples, Path(folder))
         for loader in loaders:
             start = time.monotonic()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,10 @@ class Source:
     @property
     def num_samples(self) -> int:
         return len(self.target)
+
+    def first(self, number: int) -> Source:
+        """The first samples."""
+        return replace(self, inputs=tuple(values[:number] for values in self.inputs), target=self.target[:number])
 
     def scaled(self, rows: Tensor) -> Tensor:
         """Rows of an input as a model takes them."""
@@ -167,7 +171,9 @@ def usual_pictures(source: Source, folder: Path, *, is_augmented: bool) -> list[
     random = [transforms.RandomCrop(28, padding=2), transforms.RandomHorizontalFlip()] if is_augmented else []
     steps = transforms.Compose([*random, transforms.ToTensor(), transforms.Normalize((_MEAN,), (_DEVIATION,))])
     _unpack(folder / "FashionMNIST" / "raw")
-    usual = data_loaders(vision.datasets.FashionMNIST(folder, train=True, transform=steps))
+    data = vision.datasets.FashionMNIST(folder, train=True, transform=steps)
+    data.data, data.targets = data.data[: source.num_samples], data.targets[: source.num_samples]
+    usual = data_loaders(data)
     if is_augmented:
         return [*ours(source, augment.parse("shift=2,flip")), *usual]
     return [*ours(source), *usual, by_hand(source)]

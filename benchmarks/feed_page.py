@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks import results
 from benchmarks.feed_bandwidth import SHAPES, TABLE_BYTES
 from benchmarks.feed_cases import CASES, VERSIONS, Case
-from benchmarks.feed_loaders import AT_ONCE, BATCH, BY_HAND, OURS, TWIN
+from benchmarks.feed_loaders import AT_ONCE, BATCH, BY_HAND, NUM_ROWS, OURS, TWIN
 from benchmarks.results import Result
 from samestep.measure import stats
 from samestep.measure.stats import Estimate, Values
@@ -115,6 +115,9 @@ def _header(measured: Sequence[Measured]) -> Lines:
             f"- other processes took {np.median(others):.1%} of the cores in the median slot, "
             f"{np.quantile(others, 0.9):.1%} in the 90th percentile"
         )
+    most = {record["settings"]["most_samples"] for record in records}
+    if min(most) < NUM_ROWS:
+        lines.append(f"- **a trial, with {' or '.join(f'{number:,}' for number in sorted(most))} samples at most**")
     return [*lines, *([f"- **not measured: {', '.join(missing)}**"] if missing else [])]
 
 
@@ -150,8 +153,8 @@ def _targets(loaders: Sequence[Measured], bandwidth: Measured | None) -> Lines:
     if bandwidth is not None:
         for shape in SHAPES:
             share = _of_copy(bandwidth, f"{shape.name}/feed", shape.name)
-            aim = _BANDWIDTH_AIM
-            lines.append(f"| the copy: {shape.label} | ≥ {aim:.0%} | {_percent(share)} | {_verdict(share, aim)} |")
+            cells = [f"the copy: {shape.label}", f"≥ {_BANDWIDTH_AIM:.0%}", _percent(share), _share_verdict(share)]
+            lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
@@ -201,7 +204,7 @@ def _bandwidth(each: Measured) -> Lines:
         feed, gather = (_of_copy(each, f"{shape.name}/{part}", shape.name) for part in ("feed", "gather"))
         moved = each.record["moved_bytes"][shape.name] / each.epoch_s[f"{shape.name}/feed"]
         cells = [f"{np.median(copies) / 1e9:.2f}", f"{np.median(moved) / 1e9:.2f}", _percent(feed), _percent(gather)]
-        lines.append(f"| {shape.label} | {' | '.join(cells)} | {_verdict(feed, _BANDWIDTH_AIM)} |")
+        lines.append(f"| {shape.label} | {' | '.join(cells)} | {_share_verdict(feed)} |")
     return lines
 
 
@@ -277,11 +280,15 @@ def _label(name: str) -> str:
     return f"{_KINDS[kind]}, `num_workers={number}`"
 
 
-def _verdict(found: Estimate, aim: float) -> str:
+def _verdict(found: Estimate, aim: float, unit: str = " ×") -> str:
     """Met only where the whole interval is: what was not shown is not met."""
     if found.low < aim <= found.value:
         return "not shown: the interval reaches below"
-    return results.verdict(found.value, aim, is_least=True)
+    return results.verdict(found.value, aim, is_least=True, unit=unit)
+
+
+def _share_verdict(share: Estimate) -> str:
+    return _verdict(share.scaled(100), 100 * _BANDWIDTH_AIM, " points")
 
 
 def _digits(found: Estimate) -> str:

@@ -6,7 +6,9 @@ whole batches, with the two operations that samestep uses.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
 from itertools import islice
@@ -103,9 +105,8 @@ def streaming(source: Source, folder: Path) -> list[Loader]:
     with library.MDSWriter(out=place, columns=columns) as writer:
         for row, target in zip(values, targets, strict=True):
             writer.write({"x": row, "target": target})
-    stream = library.StreamingDataset(
-        local=place, shuffle=True, batch_size=BATCH, predownload=source.num_samples, num_canonical_nodes=1
-    )
+    with _temporary(folder):
+        stream = library.StreamingDataset(local=place, shuffle=True, batch_size=BATCH, predownload=source.num_samples)
     streams = DataLoader(stream, batch_size=BATCH, num_workers=2, persistent_workers=True)
     return [
         *(_named(source, each) for each in data_loaders(library.LocalDataset(place), group="streaming")),
@@ -133,6 +134,17 @@ def torchdata(source: Source, folder: Path) -> list[Loader]:
 
     found = [stateful(each) for each in data_loaders(data, group="torchdata", kind=kind)]
     return [*found, composed("thread", 1), composed("process", 2)]
+
+
+@contextmanager
+def _temporary(folder: Path) -> Iterator[None]:
+    """Files that a library leaves behind in the folder for temporary files go here."""
+    before = tempfile.tempdir
+    tempfile.tempdir = str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def _named(source: Source, loader: Loader) -> Loader:
