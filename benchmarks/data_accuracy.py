@@ -111,8 +111,8 @@ def measure(case: Case) -> Result:
         sizes = [each["values"] for each in network.schema.get("categories", [])]
         num_codes = [2 + len(values) for values in sizes]
         train, test = _arrays(data.train, num_codes, case.most), _arrays(data.evaluation, num_codes, 1 << 62)
-        target = networks.target_of(network)
-        deviation = getattr(target, "deviation", None)
+        metric = workload.metrics.get("mae")
+        deviation = metric.deviation if isinstance(metric, from_data.AbsoluteError) else None
         for peer, build in case.peers.items():
             say(f"{case.source}: {peer}")
             start = time.monotonic()

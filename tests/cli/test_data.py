@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from PIL import Image
 
@@ -172,6 +173,11 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("train", "--data", "titanic.csv", "--kinds", "Sex=text", *TARGET), "kinds: 'Sex=text' is not COLUMN=KIND"),
     (("train", "--data", "titanic.csv", "--split-by", "Ship", *TARGET), "the split_by 'Ship' is not a column"),
     (("train", "--data", "titanic.csv", "--evaluation-frac", "1.5", *TARGET), "evaluation_frac=1.5 is not in 0 .. 1"),
+    (("train", "--data", "titanic.csv", "--picture-size", "8x8", *TARGET), "picture_size does not go with a table in"),
+    (
+        ("train", "--data", "titanic.csv", "--evaluation", "titanic.csv", "--split-seed", "1", *TARGET),
+        "split_seed does not go with evaluation, which is a table of its own; leave one out",
+    ),
     (("pack", "titanic.csv", "taken", *TARGET), "taken is there already and is no pack"),
     (("pack", "empty.csv", "packed", *TARGET), "empty.csv is empty"),
     (("pack", "infinite.csv", "packed", "--target", "y"), "row 2: x is infinite; take it as a missing value"),
@@ -231,6 +237,30 @@ def test_a_time_series_is_known_ahead(call_here: Call, folder: Path) -> None:
         number, value = rows[1].split(",")
         assert (rows[0], number) == ("sample,wave", "603")
         assert float(value) == pytest.approx(np.sin(603 / 5) * 10 + 50, abs=2.0)
+
+
+def test_every_series_is_known_ahead(call_here: Call, folder: Path) -> None:
+    height = {"north": 50, "south": -50}
+    lines = [f"{where},{n},{height[where] + n % 2}" for n in range(200) for where in height]
+    (folder / "tides.csv").write_text("\n".join(["where,n,tide", *lines]))
+    words = ("train", "--data", "tides.csv", "--target", "tide", "--horizon", "1", "--window", "4", "--series", "where")
+    finished = call_here(*words, "--model", "mlp", "--width", "16", "--steps", "200", "--workers", "1", "--out", "run")
+    assert finished.code == 0, finished.stderr
+    rows = [line.split(",") for line in call_here("predict", "run", "--input", "tides.csv").stdout.splitlines()]
+    assert [name for name, _ in rows] == ["sample", "north 200", "south 200"]
+    assert [float(value) for _, value in rows[1:]] == pytest.approx([50, -50], abs=5)
+
+
+def test_kinds_are_those_of_training_in_every_format(call_here: Call, folder: Path) -> None:
+    lines = [f"{10 * (n % 3)},{'high' if n % 3 == 1 else 'low'}" for n in range(90)]
+    (folder / "zip.csv").write_text("\n".join(["zip,price", *lines]))
+    words = ("train", "--data", "zip.csv", "--target", "price", "--kinds", "zip=category", "--workers", "1")
+    assert call_here(*words, "--steps", "200", "--out", "run").code == 0
+    pl.DataFrame({"zip": [0, 10, 20, 30]}).write_parquet(folder / "new.parquet")
+    (folder / "new.csv").write_text("zip\n0\n10\n20\n30\n")
+    answers = [call_here("predict", "run", "--input", name).stdout for name in ("new.parquet", "new.csv")]
+    assert answers[0] == answers[1]
+    assert [line.split(",")[1] for line in answers[0].splitlines()[1:4]] == ["low", "high", "low"]
 
 
 @pytest.mark.processes

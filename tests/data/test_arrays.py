@@ -47,7 +47,7 @@ def test_idx_files_as_they_are_found(tmp_path: Path, names: str) -> None:
     pack = packed(folder)
     np.testing.assert_array_equal(pack.parts["train"]["pictures"].tensor.numpy(), IMAGES[:50, None])
     np.testing.assert_array_equal(pack.parts["evaluation"]["target"].tensor.numpy(), LABELS[50:])
-    assert pack.manifest.schema["classes"] == ["0", "1", "2"]
+    assert pack.manifest.schema["target"]["values"] == ["0", "1", "2"]
 
 
 def test_pictures_in_npz_with_and_without_parts(tmp_path: Path) -> None:
@@ -71,6 +71,19 @@ def test_rows_of_numbers(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Name it with target; there are column0, column1, column2"):
         packed(tmp_path / "t.npy")
     assert packed(tmp_path / "t.npy", target="column2").manifest.schema["target"]["task"] == "value"
+
+
+def test_settings_that_do_not_go_with_arrays(tmp_path: Path) -> None:
+    np.savez(tmp_path / "pictures.npz", x=IMAGES, y=LABELS)
+    np.savez(tmp_path / "rows.npz", x=IMAGES[:, 0] / 1.0, y=LABELS)
+    np.savez(tmp_path / "parts.npz", x_train=IMAGES[:9], y_train=LABELS[:9], x_test=IMAGES[9:], y_test=LABELS[9:])
+    for name, settings, message in (
+        ("pictures", {"evaluation": str(tmp_path / "parts.npz")}, "evaluation does not go with pictures in arrays"),
+        ("pictures", {"evaluation_frac": -0.1}, "evaluation_frac=-0.1 is not in 0 .. 1"),
+        ("rows", {"delimiter": ","}, "delimiter does not go with a table whose columns have types"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            packed(tmp_path / f"{name}.npz", **settings)
 
 
 def test_what_cannot_be_packed(tmp_path: Path) -> None:

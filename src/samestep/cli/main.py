@@ -271,7 +271,7 @@ def pack(
     from samestep.data import making  # noqa: PLC0415
 
     with Teller() as teller:
-        packed, is_new = making.ensure(source, folder, about, teller.rows)
+        packed, is_new = making.ensure(source, folder, about, teller.packing)
     if not is_new:
         print(f"{folder}: {source} has not changed since it was packed")
     for line in packs.lines(packed):
@@ -354,7 +354,7 @@ def _choose(
     from samestep.workloads import from_data, networks  # noqa: PLC0415
 
     with Teller() as teller:
-        packed = making.in_cache(data, about, teller.rows)
+        packed = making.in_cache(data, about, teller.packing)
         for line in packs.lines(packed):
             teller.line(line)
     network = networks.choose(packed, model=model, width=settings.width, depth=settings.depth)

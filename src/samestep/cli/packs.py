@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from samestep.cli import tables
+from samestep.data import schemas
+from samestep.data.pack.manifest import TRAIN
 from samestep.data.pictures import schema as pictures
-from samestep.data.table import series
-from samestep.data.table.schema import Classes, Columns, Schema, Value
+from samestep.data.series import schema as series
+from samestep.data.table.schema import Columns, Schema
+from samestep.data.target import Classes, Target, Value
 from samestep.data.tensors import schema as tensors
 from samestep.data.text import schema as texts
 
@@ -25,42 +28,25 @@ def lines(pack: Pack) -> Iterator[str]:
     counts = ", ".join(f"{found.num_samples(part):,} {part}" for part in found.parts if part != "rows")
     what = "symbols" if found.kind == "text" else "samples"
     yield f"{found.source}: {counts} {what}, {_size(pack.num_bytes)} in {pack.folder}"
-    if found.kind == "text":
-        yield from _about_text(texts.Schema.from_dict(found.schema))
-    elif found.kind == "arrays":
-        arrays = tensors.Schema.from_dict(found.schema)
-        yield f"arrays of shape {' × '.join(map(str, arrays.shape))}"
-        yield f"target {_target(arrays.target)}"
-    elif found.kind == "series":
-        yield from _about_series(series.Schema.from_dict(found.schema))
-    elif found.kind == "pictures":
-        yield from _about_pictures(pictures.Schema.from_dict(found.schema))
-    else:
-        yield from _about_table(Schema.from_dict(found.schema))
+    yield from _about(schemas.read(found.kind, found.schema))
     if found.statistics["num_dropped"]:
         what = "pictures that cannot be decoded" if found.kind == "pictures" else "rows without a target"
         yield f"{found.statistics['num_dropped']:,} {what} are left out"
 
 
-def _about_pictures(schema: pictures.Schema) -> Iterator[str]:
-    colors = "grey" if schema.channels == 1 else "colours"
-    yield f"{schema.height} × {schema.width} pixels, {colors}"
-    yield f"target {schema.target}: {len(schema.classes)} classes ({_names(schema.classes)})"
-
-
-def _about_text(schema: texts.Schema) -> Iterator[str]:
-    kind = "bytes" if schema.are_bytes else "characters"
-    yield f"{len(schema.symbols)} different {kind}, windows of {schema.window}; target the next one"
-
-
-def _about_table(schema: Schema) -> Iterator[str]:
-    yield f"target {_target(schema.target)}"
-    yield from _about_columns(schema.columns)
-
-
-def _about_series(schema: series.Schema) -> Iterator[str]:
-    yield f"target {_target(schema.target)}, {schema.horizon} rows after {schema.window} rows"
-    yield from _about_columns(schema.columns)
+def _about(schema: schemas.Schema) -> Iterator[str]:
+    if isinstance(schema, texts.Schema):
+        kind = "bytes" if schema.are_bytes else "characters"
+        yield f"{len(schema.symbols)} different {kind}, windows of {schema.window}; target the next one"
+        return
+    ahead = f", {schema.horizon} rows after {schema.window} rows" if isinstance(schema, series.Schema) else ""
+    yield f"target {_target(schema.target)}{ahead}"
+    if isinstance(schema, pictures.Schema):
+        yield f"{schema.height} × {schema.width} pixels, {'grey' if schema.channels == 1 else 'colours'}"
+    elif isinstance(schema, tensors.Schema):
+        yield f"arrays of shape {' × '.join(map(str, schema.shape))}"
+    else:
+        yield from _about_columns(schema.columns)
 
 
 def _about_columns(columns: Columns) -> Iterator[str]:
@@ -75,27 +61,23 @@ def print_pack(pack: Pack, num_rows: int) -> None:
     """Everything about a pack."""
     for line in lines(pack):
         print(line)
-    kind, values, statistics = pack.manifest.kind, pack.manifest.schema, pack.manifest.statistics
-    if statistics["classes"]:
-        name, classes = (
-            (values["target"], values["classes"])
-            if kind == "pictures"
-            else (values["target"]["name"], values["target"]["values"])
-        )
-        _print_classes(name, classes, statistics["classes"])
+    schema = schemas.read(pack.manifest.kind, pack.manifest.schema)
+    statistics = pack.manifest.statistics
+    if not isinstance(schema, texts.Schema) and isinstance(schema.target, Classes):
+        _print_classes(schema.target, statistics["classes"])
     if statistics["missing"]:
         print("missing values: " + ", ".join(f"{name} {count:,}" for name, count in statistics["missing"].items()))
     for part, columns in pack.parts.items():
         for column in columns.values():
             shape = " × ".join(map(str, column.shape))
             print(f"{column.path.name:28} {shape} {column.dtype}, {_size(column.num_bytes)}")
-        if num_rows and kind == "table" and part == "train":
-            _print_rows(Schema.from_dict(values), columns, num_rows)
+        if num_rows and isinstance(schema, Schema) and part == TRAIN:
+            _print_rows(schema, columns, num_rows)
 
 
-def _print_classes(target: str, classes: Sequence[str], counts: Mapping[str, list[int]]) -> None:
-    table = tables.new(target, *counts)
-    for number, name in enumerate(classes):
+def _print_classes(target: Classes, counts: Mapping[str, list[int]]) -> None:
+    table = tables.new(target.name, *counts)
+    for number, name in enumerate(target.values):
         table.add_row(name, *(f"{per_class[number]:,}" for per_class in counts.values()))
     tables.show(table)
 
@@ -138,7 +120,7 @@ def _plain(value: float, mean: float, deviation: float) -> str:
     return f"{round(value * deviation + mean, last_digit) + 0.0:.6g}"  # + 0.0: no -0
 
 
-def _target(target: Classes | Value) -> str:
+def _target(target: Target) -> str:
     if isinstance(target, Value):
         return f"{target.name}: a value, mean {target.mean:.6g}, deviation {target.deviation:.6g}"
     return f"{target.name}: {len(target.values)} classes ({_names(target.values)})"

@@ -59,6 +59,6 @@ class Teller:
             self._last_s = time.monotonic()
             self.line(f"{text} ({done}/{total})" + (f", {left}" if left else ""))
 
-    def rows(self, what: str, done: int, total: int) -> None:
-        """How many rows of a table are read or written."""
-        self.phase(f"{what} rows", done, total, None)
+    def packing(self, what: str, done: int, total: int) -> None:
+        """How far packing is; how long the rest takes is not known."""
+        self.phase(what, done, total, None)

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from samestep.data import arrays, kaggle, unpacked
-from samestep.data import settings as settings_of
+from samestep.data import arrays, kaggle, schemas, unpacked
 from samestep.data.pack import manifest, reader, writer
 from samestep.data.pack.manifest import EVALUATION, TRAIN
 from samestep.data.pack.reader import Pack
+from samestep.data.pack.writer import Tell, Writer
 from samestep.data.pictures import found
-from samestep.data.settings import DataSettings
+from samestep.data.settings import TABLE_ENDINGS, TEXT_ENDINGS, DataSettings, is_hugging_face
 from samestep.errors import DataError, UsageError
 from samestep.host import files
 from samestep.version import __version__
 
-Tell = Callable[[str, int, int], None]
-"""tell(what, done, in all): how far packing is."""
+if TYPE_CHECKING:
+    from samestep.data.table.making import Reader
+
+How = TypeVar("How")
+
+_READING = ("delimiter", "header", "missing", "encoding")
+"""Settings of tables in text files."""
+
+Made = tuple[str, schemas.Schema, dict[str, Any]]
+"""Kind, schema and statistics."""
 
 
 def ensure(source: str, folder: Path, settings: DataSettings, tell: Tell) -> tuple[Pack, bool]:
@@ -48,7 +55,7 @@ def ensure(source: str, folder: Path, settings: DataSettings, tell: Tell) -> tup
         return whole, False
     with writer.writing(folder) as place:
         kind, schema, statistics = _make(path, evaluation, settings, place, tell)
-        place.finish(kind=kind, schema=schema, statistics=statistics, source=source, made_of=made_of)
+        place.finish(kind=kind, schema=schema.as_dict(), statistics=statistics, source=source, made_of=made_of)
     return reader.open_pack(folder, is_checked=False), True
 
 
@@ -88,39 +95,25 @@ def _whole(folder: Path) -> Pack | None:
 def of_memory(data: Any, folder: Path, settings: DataSettings, tell: Tell) -> Pack:
     """The pack of a data frame, a mapping of columns, an array or a map-style data set, in a folder.
 
+    What is in memory has no name and no time of change, so its pack is made anew whenever it is asked for.
+
     Raises:
         DataError: It is no table, or cannot be learned from.
+        UsageError: Something cannot be done as asked.
     """
-    from samestep.data.table import frames, kinds  # noqa: PLC0415
     from samestep.data.tensors import making as tensors  # noqa: PLC0415
 
-    if tensors.is_dataset(data):
-        return _of_dataset(data, folder, settings, tell)
-    table = frames.of_memory(data, kinds.parse_given(settings.kinds or ""))
-    evaluation = None if settings.evaluation is None else frames.of_memory(settings.evaluation, table.kinds)
     with writer.writing(folder) as place:
-        kind, schema, statistics = _pack_table(table, evaluation, settings, place, tell)
-        _finish(place, data, kind, schema, statistics, settings)
+        if tensors.is_dataset(data):
+            how = _how(tensors.Making, settings, "a data set of torch", "evaluation")
+            made: Made = ("arrays", *tensors.make(data, settings.evaluation, how, place, tell))
+        else:
+            made = _make_frame(data, settings, place, tell)
+        said = {name: value for name, value in settings.given().items() if name != "evaluation"}
+        made_of, source = {"settings": said, "samestep": __version__}, type(data).__name__
+        kind, schema, statistics = made
+        place.finish(kind=kind, schema=schema.as_dict(), statistics=statistics, source=source, made_of=made_of)
     return reader.open_pack(folder, is_checked=False)
-
-
-def _of_dataset(data: Any, folder: Path, settings: DataSettings, tell: Tell) -> Pack:
-    from samestep.data.tensors import making  # noqa: PLC0415
-
-    how = making.Making(**_chosen(settings, making.Making))
-    with writer.writing(folder) as place:
-        schema, statistics = making.make(data, settings.evaluation, how, place, tell)
-        _finish(place, data, "arrays", schema.as_dict(), statistics, settings)
-    return reader.open_pack(folder, is_checked=False)
-
-
-def _finish(
-    place: writer.Writer, data: Any, kind: str, schema: Mapping[str, Any], statistics: Mapping[str, Any],
-    settings: DataSettings,
-) -> None:  # fmt: skip
-    """What is in memory has no name and no time of change: its pack is made anew whenever it is asked for."""
-    made_of = {"settings": {name: str(value) for name, value in settings.given().items()}}
-    place.finish(kind=kind, schema=schema, statistics=statistics, source=type(data).__name__, made_of=made_of)
 
 
 def _check_same(pack: Pack, settings: DataSettings) -> None:
@@ -134,11 +127,21 @@ def _check_same(pack: Pack, settings: DataSettings) -> None:
             )
 
 
-Made = tuple[str, dict[str, Any], dict[str, Any]]
-"""Kind, schema and statistics."""
+def _how(kind: type[How], settings: DataSettings, what: str, *also: str) -> How:
+    """What was said, as one of the dataclasses that say how something is packed.
+
+    Raises:
+        UsageError: Something was said that does not go with such data.
+    """
+    given, names = settings.given(), {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    unused = [name for name in given if name not in names and name not in also]
+    if unused:
+        goes, them = ("does not go", "it") if len(unused) == 1 else ("do not go", "them")
+        raise UsageError(f"{' and '.join(unused)} {goes} with {what}; leave {them} out")
+    return kind(**{name: value for name, value in given.items() if name in names})
 
 
-def _make(path: Path, evaluation: Path | None, settings: DataSettings, place: writer.Writer, tell: Tell) -> Made:
+def _make(path: Path, evaluation: Path | None, settings: DataSettings, place: Writer, tell: Tell) -> Made:
     if _is_text(path, settings):
         return _make_text(path, settings, place, tell)
     if _is_pictures(path):
@@ -154,9 +157,9 @@ def _origins(path: Path) -> tuple[Path, ...]:
         return (*found.files(path), *sorted(path.glob("*.csv")))
     if arrays.is_idx(path):
         return tuple(arrays.idx_files(path))
-    if settings_of.is_hugging_face(path):
+    if is_hugging_face(path):
         return tuple(sorted(each for each in path.iterdir() if each.is_file()))
-    return unpacked.origins(path, settings_of.TABLE_ENDINGS)
+    return unpacked.origins(path, TABLE_ENDINGS)
 
 
 def _is_text(path: Path, settings: DataSettings) -> bool:
@@ -170,56 +173,65 @@ def _is_pictures(path: Path) -> bool:
     return path.is_dir() and next(found.files(path), None) is not None
 
 
-def _make_table(path: Path, evaluation: Path | None, settings: DataSettings, place: writer.Writer, tell: Tell) -> Made:
+def _make_table(path: Path, evaluation: Path | None, settings: DataSettings, place: Writer, tell: Tell) -> Made:
     # polars is imported when there is a table to read
     from samestep.data.table import reading  # noqa: PLC0415
 
     training, other = reading.table(path, settings, place.scratch / "train"), None
     if evaluation is not None:
         other = reading.table(evaluation, settings, place.scratch / "evaluation", training.kinds)
-    return _pack_table(training, other, settings, place, tell)
+    also = _READING if reading.is_text(training) else ()
+    return _pack_table(training, other, settings, place, tell, "kinds", "evaluation", *also)
 
 
-def _pack_table(training: Any, evaluation: Any, settings: DataSettings, place: writer.Writer, tell: Tell) -> Made:
-    from samestep.data.table import making  # noqa: PLC0415
+def _make_frame(data: Any, settings: DataSettings, place: Writer, tell: Tell) -> Made:
+    from samestep.data.table import frames, kinds  # noqa: PLC0415
+
+    table = frames.of_memory(data, kinds.parse_given(settings.kinds or ""))
+    evaluation = None
+    if settings.evaluation is not None:
+        evaluation = frames.of_memory(settings.evaluation, {}, table.kinds)
+    return _pack_table(table, evaluation, settings, place, tell, "kinds", "evaluation")
+
+
+def _pack_table(
+    training: Reader, evaluation: Reader | None, settings: DataSettings, place: Writer, tell: Tell, *also: str
+) -> Made:
+    from samestep.data.series import making as series  # noqa: PLC0415
+    from samestep.data.table import making, reading  # noqa: PLC0415
 
     if settings.target is None:
         raise UsageError(f"which column is to be learned? Name it with target; there are {', '.join(training.names)}")
     if settings.horizon is not None:
-        return _pack_series(training, settings, place, tell)
-    how = making.Making(**_chosen(settings, making.Making))
-    made = making.make(training, evaluation, how, place, tell)
-    return "table", {**made.schema.as_dict(), "left_out": dict(made.left_out)}, made.as_dict()
+        named = [name for name in also if name != "evaluation"]
+        what = "a time series, the end of which is kept for evaluation"
+        return "series", *series.make(training, _how(series.Making, settings, what, *named), place, tell)
+    what = "a table in text files" if reading.is_text(training) else "a table whose columns have types"
+    how = _how(making.Making, settings, what, *also)
+    if evaluation is not None:
+        for name in ("evaluation_frac", "split_by", "split_seed"):
+            if getattr(settings, name) is not None:
+                raise UsageError(f"{name} does not go with evaluation, which is a table of its own; leave one out")
+    return "table", *making.make(training, evaluation, how, place, tell)
 
 
-def _pack_series(table: Any, settings: DataSettings, place: writer.Writer, tell: Tell) -> Made:
-    from samestep.data.table import series  # noqa: PLC0415
-
-    for name in ("split_by", "evaluation", "task"):
-        if getattr(settings, name) is not None:
-            raise UsageError(f"{name} does not go with horizon: the end of every series is kept for evaluation")
-    schema, statistics = series.make(table, series.Making(**_chosen(settings, series.Making)), place, tell)
-    return "series", schema.as_dict(), statistics
-
-
-def _make_pictures(path: Path, settings: DataSettings, place: writer.Writer, tell: Tell) -> Made:
+def _make_pictures(path: Path, settings: DataSettings, place: Writer, tell: Tell) -> Made:
     from samestep.data.pictures import making  # noqa: PLC0415 (needs Pillow)
 
-    size = None if settings.picture_size is None else making.parse_size(settings.picture_size)
-    how = making.Making(size=size, **_chosen(settings, making.Making))
-    schema, statistics = making.make(found.find(path, settings.target), how, place, tell)
-    return "pictures", schema.as_dict(), statistics
+    how = _how(making.Making, settings, "pictures", "target", "picture_size")
+    if settings.picture_size is not None:
+        how = replace(how, size=making.parse_size(settings.picture_size))
+    return "pictures", *making.make(found.find(path, settings.target), how, place, tell)
 
 
-def _make_text(path: Path, settings: DataSettings, place: writer.Writer, tell: Tell) -> Made:
+def _make_text(path: Path, settings: DataSettings, place: Writer, tell: Tell) -> Made:
     from samestep.data.text import making  # noqa: PLC0415
 
-    paths = unpacked.unpack(path, (path.suffix, *settings_of.TEXT_ENDINGS), place.scratch)
-    schema, statistics = making.make(paths, making.Making(**_chosen(settings, making.Making)), place, tell)
-    return "text", schema.as_dict(), statistics
+    paths = unpacked.unpack(path, (path.suffix, *TEXT_ENDINGS), place.scratch)
+    return "text", *making.make(paths, _how(making.Making, settings, "text"), place, tell)
 
 
-def _make_arrays(path: Path, settings: DataSettings, place: writer.Writer, tell: Tell) -> Made:
+def _make_arrays(path: Path, settings: DataSettings, place: Writer, tell: Tell) -> Made:
     from samestep.data.pictures import making  # noqa: PLC0415
     from samestep.data.table import frames, kinds  # noqa: PLC0415
 
@@ -228,17 +240,10 @@ def _make_arrays(path: Path, settings: DataSettings, place: writer.Writer, tell:
         pixels = np.concatenate([part.pixels for part in parts.values()])
         labels = [str(label) for part in parts.values() for label in np.asarray(part.target).tolist()]
         names = [name for name, part in parts.items() for _ in range(len(part.inputs))] if len(parts) > 1 else None
-        how = making.Making(**_chosen(settings, making.Making))
-        schema, statistics = making.write(pixels, labels, names, how, place)
-        return "pictures", schema.as_dict(), statistics
+        how = _how(making.Making, settings, "pictures in arrays", "target")
+        return "pictures", *making.write(pixels, labels, names, how, place)
     given = kinds.parse_given(settings.kinds or "")
     target = settings.target or "target"
     tables = {name: frames.of_memory(part.columns(target), given) for name, part in parts.items()}
     named = settings if parts[TRAIN].target is None else replace(settings, target=target)
-    return _pack_table(tables[TRAIN], tables.get(EVALUATION), named, place, tell)
-
-
-def _chosen(settings: DataSettings, kind: type[Any]) -> dict[str, Any]:
-    """What was said of the fields of a dataclass."""
-    names = {field.name for field in fields(kind)}
-    return {name: value for name, value in settings.given().items() if name in names}
+    return _pack_table(tables[TRAIN], tables.get(EVALUATION), named, place, tell, "kinds")

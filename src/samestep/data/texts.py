@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from samestep.data import sources
+from samestep.data.text.schema import points_of
 from samestep.errors import DataError
 
 
@@ -31,7 +32,7 @@ class Text:
             >>> Text.encode("abba").codes.tolist()
             [0, 1, 1, 0]
         """
-        points, codes = np.unique(np.frombuffer(text.encode("utf-32-le"), np.uint32), return_inverse=True)
+        points, codes = np.unique(points_of(text), return_inverse=True)
         return cls(codes.astype(np.int64), tuple(chr(point) for point in points))
 
     def decode(self, codes: npt.NDArray[np.int64]) -> str:

@@ -15,16 +15,18 @@ from torch import Tensor, nn
 
 from samestep.data.arrays import read_numpy
 from samestep.data.columns import Rows, Samples
+from samestep.data.pack.manifest import TRAIN
 from samestep.data.pictures import schema as pictures
-from samestep.data.table import series
+from samestep.data.series import schema as series
+from samestep.data.table import schema as tables
 from samestep.data.table.raw import Raw
-from samestep.data.table.schema import Classes, Columns, Schema, encode_columns
+from samestep.data.target import Classes, Target
 from samestep.data.tensors import schema as tensors
 from samestep.data.text import schema as texts
 from samestep.errors import DataError, UsageError
 from samestep.run import weights
 from samestep.run.predict import predict
-from samestep.workloads import from_data, networks
+from samestep.workloads import from_data
 from samestep.workloads.networks import Network
 
 
@@ -40,23 +42,34 @@ def answer(folder: Path, source: Path) -> str:
         DataError: A column is not there, or a picture is broken.
     """
     network = Network.load(folder)
-    model = network.build()
+    about, model = network.about, network.build()
     weights.load_into(model, folder / "weights.safetensors")
     stream = io.StringIO()
-    answers = csv.writer(stream, lineterminator="\n")
-    if network.kind == "text":
-        answers.writerows(_next_symbols(texts.Schema.from_dict(network.schema), model, source))
-        return stream.getvalue()
-    read = {"pictures": _pictures, "series": _series, "arrays": _arrays, "table": _table}[network.kind]
-    names, inputs = read(network, source)
-    columns = tuple(from_data.input_column(name, values) for name, values in inputs.items())
-    outputs = predict(model, Samples(columns, Rows(values=next(iter(inputs.values())))))
-    answers.writerows(_lines(network, names, outputs))
+    lines = csv.writer(stream, lineterminator="\n")
+    if isinstance(about, texts.Schema):
+        lines.writerows(_next_symbols(about, model, source))
+    else:
+        names, inputs = _inputs(about, network, source)
+        columns = tuple(from_data.input_column(name, values) for name, values in inputs.items())
+        outputs = predict(model, Samples(columns, Rows(values=next(iter(inputs.values())))))
+        lines.writerows(_lines(about.target, names, outputs))
     return stream.getvalue()
 
 
-def _lines(network: Network, names: Sequence[str], outputs: Tensor) -> Iterator[Sequence[Any]]:
-    target = networks.target_of(network)
+Answerable = tables.Schema | series.Schema | pictures.Schema | tensors.Schema
+New = tuple[list[str], dict[str, Tensor]]
+"""What new samples are called, and their columns."""
+
+
+def _inputs(about: Answerable, network: Network, source: Path) -> New:
+    if isinstance(about, tables.Schema):
+        return _table(about, network, source)
+    if isinstance(about, series.Schema):
+        return _series(about, network, source)
+    return _pictures(about, network, source) if isinstance(about, pictures.Schema) else _arrays(about, source)
+
+
+def _lines(target: Target, names: Sequence[str], outputs: Tensor) -> Iterator[Sequence[Any]]:
     if isinstance(target, Classes):
         yield ("sample", target.name, "probability")
         probabilities, classes = outputs.softmax(dim=1).max(dim=1)
@@ -82,60 +95,70 @@ def _next_symbols(schema: texts.Schema, model: nn.Module, source: Path) -> Itera
         yield (number, schema.symbols[int(code)], f"{float(probability):.6f}")
 
 
-def _table(network: Network, source: Path) -> tuple[list[str], dict[str, Tensor]]:
-    columns = Schema.from_dict(network.schema).columns
-    raw = _raw(network, columns, source)
-    rows = encode_columns(columns, raw, slice(None))
+def _table(about: tables.Schema, network: Network, source: Path) -> New:
+    raw = _raw(network, about.columns, source)
+    rows = tables.encode(about.columns, raw, slice(None))
     inputs = {"numbers": torch.from_numpy(rows.numbers), "categories": torch.from_numpy(rows.codes)}
     kept = {name: values for name, values in inputs.items() if values.shape[1]}
     return [str(number) for number in range(raw.num_rows)], kept
 
 
-def _arrays(network: Network, source: Path) -> tuple[list[str], dict[str, Tensor]]:
+def _arrays(about: tensors.Schema, source: Path) -> New:
     """An array of inputs in a .npy file."""
-    shape = tensors.Schema.from_dict(network.schema).shape
-    inputs = read_numpy(source, None)["train"].inputs if source.suffix == ".npy" else None
-    if inputs is None or inputs.shape[1:] != shape:
+    inputs = read_numpy(source, None)[TRAIN].inputs if source.suffix == ".npy" else None
+    if inputs is None or inputs.shape[1:] != about.shape:
         given = source.suffix or "no ending" if inputs is None else f"shape {inputs.shape}"
-        wanted = f"a .npy file of shape (samples, {', '.join(map(str, shape))})"
+        wanted = f"a .npy file of shape (samples, {', '.join(map(str, about.shape))})"
         raise DataError(f"{source.name}: the network takes {wanted}, not {given}")
     return [str(number) for number in range(len(inputs))], {"inputs": torch.from_numpy(inputs.astype(np.float32))}
 
 
-def _series(network: Network, source: Path) -> tuple[list[str], dict[str, Tensor]]:
-    """What follows the last rows of a table that holds one series."""
-    schema = series.Schema.from_dict(network.schema)
-    raw = _raw(network, schema.columns, source)
-    if raw.num_rows < schema.window:
-        raise DataError(f"{source.name} has {raw.num_rows:,} rows, and a sample is {schema.window:,} rows")
-    rows = schema.rows(raw, slice(raw.num_rows - schema.window, raw.num_rows))
-    return [str(raw.num_rows - 1 + schema.horizon)], {"values": torch.from_numpy(rows).unsqueeze(0)}
+def _series(about: series.Schema, network: Network, source: Path) -> New:
+    """What follows the last rows of every series in a table."""
+    raw = _raw(network, about.columns, source, about.series)
+    order, ends = series.in_series(raw, about.series)
+    names, stretches, begin = [], [], 0
+    for end in np.unique(ends).tolist():
+        name = str(end - begin - 1 + about.horizon)
+        if about.series is not None:
+            values = next(values for values in raw.values if values.name == about.series)
+            place = raw.values.index(values)
+            name = f"{[*values.codes][raw.codes[order[begin], place]]} {name}"
+        if end - begin < about.window:
+            raise DataError(f"{source.name}: {end - begin:,} rows before {name}, and a sample is {about.window:,} rows")
+        names.append(name)
+        stretches.append(about.rows(raw, order[end - about.window : end]))
+        begin = end
+    return names, {"values": torch.from_numpy(np.stack(stretches))}
 
 
-def _raw(network: Network, columns: Columns, source: Path) -> Raw:
+def _raw(network: Network, columns: tables.Columns, source: Path, series_column: str | None = None) -> Raw:
     """The rows of a table that is to be answered for."""
     from samestep.data.settings import DataSettings  # noqa: PLC0415
     from samestep.data.table import gather, reading  # noqa: PLC0415 (polars)
 
     numbers = [column.name for column in columns.numbers]
     categories = [column.name for column in columns.categories]
+    if series_column is not None and series_column not in categories:
+        categories.append(series_column)
+    kinds = columns.kinds | dict.fromkeys(categories, "category")
     with tempfile.TemporaryDirectory(prefix="samestep-") as scratch:
-        table = reading.table(source, DataSettings(**network.reading), Path(scratch), columns.kinds)
-        lacking = [name for name in columns.names if name not in table.names]
+        table = reading.table(source, DataSettings(**network.reading), Path(scratch), kinds)
+        lacking = [name for name in kinds if name not in table.names]
         if lacking:
             raise DataError(f"{source} lacks the columns {', '.join(lacking)}; it has {', '.join(table.names)}")
-        return gather.in_memory(table.chunks(columns.names), numbers, categories)
+        return gather.in_memory(table.chunks([*numbers, *categories]), numbers, categories)
 
 
-def _pictures(network: Network, source: Path) -> tuple[list[str], dict[str, Tensor]]:
+def _pictures(about: pictures.Schema, network: Network, source: Path) -> New:
     from samestep.data.pictures import decode, found  # noqa: PLC0415 (Pillow)
 
-    schema = pictures.Schema.from_dict(network.schema)
     paths = [source] if source.is_file() else list(found.files(source))
     if not paths:
         raise UsageError(f"{source} holds no pictures ({', '.join(found.ENDINGS)})")
-    shape = decode.Shape(height=schema.height, width=schema.width, channels=schema.channels, is_resized=True)
-    pixels = np.empty((len(paths), schema.channels, schema.height, schema.width), np.uint8)
+    is_resized = "picture_size" in network.reading
+    shape = decode.Shape(height=about.height, width=about.width, channels=about.channels, is_resized=is_resized)
+    pixels = np.empty((len(paths), about.channels, about.height, about.width), np.uint8)
     for number, path in enumerate(paths):
         try:
             pixels[number] = decode.decode(path, shape).transpose(2, 0, 1)

@@ -14,16 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from samestep.data import making
+from samestep.data import making, schemas
 from samestep.data.columns import Column, Dataset, Rows, Samples, Scale, Stretches, Windows
 from samestep.data.pack.manifest import EVALUATION, TRAIN
 from samestep.data.pack.mapped import Mapped
 from samestep.data.pack.reader import Pack
+from samestep.data.series import schema as series
+from samestep.data.series.schema import ROWS, STARTS, TARGET, VALUES
 from samestep.data.settings import DataSettings
-from samestep.data.table import series
-from samestep.data.table.schema import Classes, Value
+from samestep.data.target import Classes, Value
 from samestep.data.text import schema as texts
-from samestep.data.text.making import num_windows
+from samestep.data.text.schema import num_windows
 from samestep.errors import DataError
 from samestep.run.metrics import accuracy
 from samestep.run.workload import Metric, Workload
@@ -110,16 +111,17 @@ def workload(pack: Pack, network: Network) -> Workload:
     """
     if TRAIN not in pack.parts:
         raise DataError(f"{pack.folder} holds no samples to train on")
-    if network.kind == "text":
-        return _text_workload(pack, network)
-    target = networks.target_of(network)
+    about = network.about
+    if isinstance(about, texts.Schema):
+        return _text_workload(pack, network, about)
+    target = about.target
     metrics: dict[str, Metric] = {"accuracy": accuracy}
     if isinstance(target, Value):
         metrics = {"mae": AbsoluteError(target.deviation)}
     return Workload(
         name=f"{pack.folder.name} → {target.name}",
         model=network.build,
-        data=partial(_dataset, pack, network),
+        data=partial(_dataset, pack),
         loss=nn.CrossEntropyLoss() if isinstance(target, Classes) else nn.MSELoss(),
         metrics=metrics,
         class_names=target.values if isinstance(target, Classes) else (),
@@ -127,13 +129,12 @@ def workload(pack: Pack, network: Network) -> Workload:
     )
 
 
-def _text_workload(pack: Pack, network: Network) -> Workload:
-    window = texts.Schema.from_dict(network.schema).window
-    num_samples = num_windows(pack.manifest.num_samples(TRAIN), window)
+def _text_workload(pack: Pack, network: Network, about: texts.Schema) -> Workload:
+    num_samples = num_windows(pack.manifest.num_samples(TRAIN), about.window)
     return Workload(
         name=f"{pack.folder.name} → next symbol",
         model=network.build,
-        data=partial(_dataset, pack, network),
+        data=partial(_dataset, pack),
         loss=token_loss,
         metrics={"accuracy": accuracy},
         recipe={**recipe(num_samples), "global_batch": 64, "lr": 4e-3, "weight_decay": 0.1, "clip_norm": 1.0},
@@ -173,32 +174,34 @@ class AbsoluteError:
         return (output - target).abs().flatten() * self.deviation
 
 
-def _dataset(pack: Pack, network: Network) -> Dataset:
-    evaluation = pack.parts.get(EVALUATION)
-    if network.kind == "series":
-        schema, rows = series.Schema.from_dict(network.schema), pack.parts[series.ROWS]
-        train = _stretches(schema, rows, pack.parts[TRAIN][series.STARTS])
-        return Dataset(train, _stretches(schema, rows, evaluation[series.STARTS]) if evaluation else None)
-    if evaluation and network.kind == "text":
-        window = texts.Schema.from_dict(network.schema).window
-        if not num_windows(evaluation["codes"].shape[0], window):
-            evaluation = None  # shorter than a window
-    return Dataset(_samples(pack.parts[TRAIN], network), _samples(evaluation, network) if evaluation else None)
+def _dataset(pack: Pack) -> Dataset:
+    """The samples of both parts; an evaluation part that holds none (a text shorter than a window) is left out."""
+    about = schemas.read(pack.manifest.kind, pack.manifest.schema)
+    train, evaluation = _samples(pack, TRAIN, about), None
+    if EVALUATION in pack.parts and _num_samples(pack, EVALUATION, about):
+        evaluation = _samples(pack, EVALUATION, about)
+    return Dataset(train, evaluation)
 
 
-def _samples(columns: Mapping[str, Mapped], network: Network) -> Samples:
-    if network.kind == "text":
-        return _windows(columns["codes"], texts.Schema.from_dict(network.schema).window)
-    inputs = tuple(
-        input_column(name, columns[name]) for name in ("numbers", "categories", "pictures", "inputs") if name in columns
-    )
+def _num_samples(pack: Pack, part: str, about: schemas.Schema) -> int:
+    count = pack.manifest.num_samples(part)
+    return num_windows(count, about.window) if isinstance(about, texts.Schema) else count
+
+
+def _samples(pack: Pack, part: str, about: schemas.Schema) -> Samples:
+    columns = pack.parts[part]
+    if isinstance(about, texts.Schema):
+        return _windows(columns["codes"], about.window)
+    if isinstance(about, series.Schema):
+        return _stretches(about, pack.parts[ROWS], columns[STARTS])
+    inputs = tuple(input_column(name, values) for name, values in columns.items() if name != "target")
     return Samples(inputs, Rows(values=columns["target"]))
 
 
 def _stretches(schema: series.Schema, rows: Mapping[str, Mapped], starts: Mapped) -> Samples:
-    inputs = Stretches(values=rows[series.VALUES], starts=starts, length=schema.window)
+    inputs = Stretches(values=rows[VALUES], starts=starts, length=schema.window)
     goal = schema.window - 1 + schema.horizon
-    return Samples((inputs,), Stretches(values=rows[series.TARGET], starts=starts, length=None, offset=goal))
+    return Samples((inputs,), Stretches(values=rows[TARGET], starts=starts, length=None, offset=goal))
 
 
 def _windows(codes: Mapped, length: int) -> Samples:

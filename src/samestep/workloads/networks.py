@@ -8,15 +8,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
+from samestep.data import schemas
 from samestep.data.pack.manifest import TRAIN
 from samestep.data.pack.reader import Pack
 from samestep.data.pictures import schema as pictures
-from samestep.data.table import series
-from samestep.data.table.schema import Classes, Schema, Value
+from samestep.data.series import schema as series
+from samestep.data.table import schema as tables
 from samestep.data.tensors import schema as tensors
 from samestep.data.text import schema as texts
 from samestep.errors import DataError, UsageError
@@ -43,7 +44,7 @@ _BY_DIMENSIONS: Mapping[int, tuple[Model, ...]] = {2: ("lstm", "mlp"), 3: ("cnn"
 FILENAME = "network.json"
 """In a run's folder: what was trained, so that it can answer for new samples."""
 
-_READING = ("delimiter", "header", "missing", "encoding")
+_READING = ("delimiter", "header", "missing", "encoding", "picture_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,17 +87,33 @@ class Network:
         except (ValueError, TypeError) as error:
             raise DataError(f"{path} is damaged ({error})") from None
 
+    @property
+    def about(self) -> schemas.Schema:
+        """What the data are."""
+        return schemas.read(self.kind, self.schema)
+
     def build(self) -> nn.Module:
         """The module, with new weights."""
-        if self.kind == "text":
-            return _text_net(texts.Schema.from_dict(self.schema), self)
-        if self.kind == "arrays":
-            return _array_net(tensors.Schema.from_dict(self.schema), self)
-        if self.kind == "series":
-            return _series_net(series.Schema.from_dict(self.schema), self)
-        if self.kind == "pictures":
-            return _picture_net(pictures.Schema.from_dict(self.schema), self)
-        return _table_net(Schema.from_dict(self.schema), self)
+        about, sizes = self.about, Sizes(self.width, self.depth)
+        if isinstance(about, texts.Schema):
+            return _text_net(about, self.model, sizes)
+        if isinstance(about, tables.Schema):
+            return _table_net(about, sizes)
+        return _array_net(shape_of(about), about.target.num_outputs, self.model, sizes)
+
+
+class Sizes(NamedTuple):
+    """Of a network: see `Network`."""
+
+    width: int
+    depth: int
+
+
+def shape_of(about: pictures.Schema | series.Schema | tensors.Schema) -> tuple[int, ...]:
+    """The shape of a sample's input: (channels, height, width), (rows, numbers of a row), or anything else."""
+    if isinstance(about, pictures.Schema):
+        return (about.channels, about.height, about.width)
+    return (about.window, about.row_size) if isinstance(about, series.Schema) else about.shape
 
 
 def choose(pack: Pack, *, model: Model | None = None, width: int | None = None, depth: int | None = None) -> Network:
@@ -114,7 +131,7 @@ def choose(pack: Pack, *, model: Model | None = None, width: int | None = None, 
     kind = pack.manifest.kind
     fitting = _MODELS[kind]
     if kind == "arrays":
-        num_dims = len(tensors.Schema.from_dict(pack.manifest.schema).shape)
+        num_dims = len(pack.manifest.schema["shape"])
         fitting = _BY_DIMENSIONS.get(num_dims, ("mlp",))
     if model is not None and model not in fitting:
         raise UsageError(f"model {model} does not go with {kind}; take {' or '.join(fitting)}")
@@ -132,72 +149,30 @@ def choose(pack: Pack, *, model: Model | None = None, width: int | None = None, 
     )
 
 
-def target_of(network: Network) -> Classes | Value:
-    """What is learned, of all but texts."""
-    if network.kind == "arrays":
-        return tensors.Schema.from_dict(network.schema).target
-    if network.kind == "series":
-        return series.Schema.from_dict(network.schema).target
-    if network.kind == "pictures":
-        found = pictures.Schema.from_dict(network.schema)
-        return Classes(name=found.target, values=found.classes, is_numeric=False)
-    return Schema.from_dict(network.schema).target
-
-
-def _picture_net(schema: pictures.Schema, network: Network) -> nn.Module:
-    num_classes, sides = len(schema.classes), (schema.height, schema.width)
-    if network.model == "cnn":
-        return plain_cnn(
-            sides=sides,
-            kernel=3,
-            width=network.width,
-            depth=network.depth,
-            num_classes=num_classes,
-            channels=schema.channels,
-        )
-    if network.model == "lstm":
-        row_size = schema.channels * schema.width
-        reader = RowReader(row_size=row_size, width=network.width, depth=network.depth, num_classes=num_classes)
+def _array_net(shape: tuple[int, ...], num_outputs: int, model: Model, sizes: Sizes) -> nn.Module:
+    """For samples that are one array; an LSTM reads pictures row by row."""
+    if model == "cnn":
+        channels, height, width = shape
+        return plain_cnn(sides=(height, width), channels=channels, kernel=3, num_classes=num_outputs, **sizes._asdict())
+    if model == "lstm" and len(shape) == 3:
+        reader = RowReader(row_size=shape[0] * shape[2], num_classes=num_outputs, **sizes._asdict())
         return nn.Sequential(RowsOfPixels(), reader)
-    num_inputs = schema.channels * schema.height * schema.width
-    hidden = layers(num_inputs, width=network.width, depth=network.depth, num_classes=num_classes)
-    return nn.Sequential(nn.Flatten(), *hidden)
+    if model == "lstm":
+        return RowReader(row_size=shape[1], num_classes=num_outputs, **sizes._asdict())
+    return nn.Sequential(nn.Flatten(), *layers(math.prod(shape), num_classes=num_outputs, **sizes._asdict()))
 
 
-def _array_net(schema: tensors.Schema, network: Network) -> nn.Module:
-    num_outputs, sizes = _num_outputs(schema.target), {"width": network.width, "depth": network.depth}
-    if network.model == "cnn":
-        channels, height, width = schema.shape
-        return plain_cnn(sides=(height, width), channels=channels, kernel=3, num_classes=num_outputs, **sizes)
-    if network.model == "lstm":
-        return RowReader(row_size=schema.shape[1], num_classes=num_outputs, **sizes)
-    return nn.Sequential(nn.Flatten(), *layers(math.prod(schema.shape), num_classes=num_outputs, **sizes))
+def _text_net(about: texts.Schema, model: Model, sizes: Sizes) -> nn.Module:
+    num_symbols = len(about.symbols)
+    if model == "lstm":
+        return SymbolReader(num_symbols=num_symbols, **sizes._asdict())
+    return language_model(num_symbols=num_symbols, context=about.window, dropout=0.1, **sizes._asdict())
 
 
-def _num_outputs(target: Classes | Value) -> int:
-    return len(target.values) if isinstance(target, Classes) else 1
-
-
-def _series_net(schema: series.Schema, network: Network) -> nn.Module:
-    if network.model == "lstm":
-        return RowReader(row_size=schema.row_size, width=network.width, depth=network.depth, num_classes=1)
-    hidden = layers(schema.window * schema.row_size, width=network.width, depth=network.depth, num_classes=1)
-    return nn.Sequential(nn.Flatten(), *hidden)
-
-
-def _text_net(schema: texts.Schema, network: Network) -> nn.Module:
-    num_symbols = len(schema.symbols)
-    if network.model == "lstm":
-        return SymbolReader(num_symbols=num_symbols, width=network.width, depth=network.depth)
-    return language_model(
-        num_symbols=num_symbols, context=schema.window, width=network.width, depth=network.depth, dropout=0.1
-    )
-
-
-def _table_net(schema: Schema, network: Network) -> nn.Module:
-    num_outputs = _num_outputs(schema.target)
-    build: Callable[..., nn.Module] = partial(layers, schema.columns.num_inputs)
-    if schema.columns.categories:
-        cardinalities = [category.num_codes for category in schema.columns.categories]
-        build = partial(TableNet, num_numeric=schema.columns.num_inputs, cardinalities=cardinalities)
-    return build(width=network.width, depth=network.depth, num_classes=num_outputs)
+def _table_net(about: tables.Schema, sizes: Sizes) -> nn.Module:
+    num_outputs, columns = about.target.num_outputs, about.columns
+    build: Callable[..., nn.Module] = partial(layers, columns.num_inputs)
+    if columns.categories:
+        cardinalities = [category.num_codes for category in columns.categories]
+        build = partial(TableNet, num_numeric=columns.num_inputs, cardinalities=cardinalities)
+    return build(num_classes=num_outputs, **sizes._asdict())

@@ -46,7 +46,7 @@ def folders(tmp_path: Path) -> Path:
 @pytest.mark.processes
 def test_folders_are_classes_and_pixels_are_exact(folders: Path) -> None:
     pack = packed(folders, evaluation_frac=0.2)
-    assert pack.manifest.schema["classes"] == ["cat", "dog"]
+    assert pack.manifest.schema["target"]["values"] == ["cat", "dog"]
     total = 0
     for part in ("train", "evaluation"):
         columns = pack.parts[part]
@@ -118,5 +118,5 @@ def test_what_holds_no_pictures(tmp_path: Path) -> None:
         found.find(tmp_path, None)
     (tmp_path / "one").mkdir()
     save(tmp_path / "one" / "a.png", 0)
-    with pytest.raises(DataError, match="all pictures have one label"):
+    with pytest.raises(DataError, match="the target label has one class only"):
         packed(tmp_path / "one" / "..")

@@ -73,6 +73,21 @@ class TestRows:
         assert table["when"].to_list() == [1.0, 2.5, None]
         assert table["who"].to_list() == ["a", None, "b"]
 
+    @pytest.mark.parametrize("end", ["\n", "\r\n"])
+    def test_empty_lines_are_no_rows(self, tmp_path: Path, end: str) -> None:
+        path = tmp_path / "t.csv"
+        path.write_bytes(end.join(["a,b", "1,x", "", "2,y", ",", "", ""]).encode())
+        assert whole(path).rows() == [(1.0, "x"), (2.0, "y")]
+        path.write_bytes(end.join(["a,b", "1,x", ",", "2,y"]).encode())
+        assert whole(path).rows() == [(1.0, "x"), (None, None), (2.0, "y")]
+
+    def test_an_empty_line_does_not_hide_a_short_one(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="line 4: 1 fields, and the table has 2 columns"):
+            whole(written(tmp_path, "a,b\n1,2\n\n3\n4,5\n"))
+
+    def test_numbers_in_quotes_are_numbers(self, tmp_path: Path) -> None:
+        assert whole(written(tmp_path, 'a,b\n"1","x"\n"2.5","3"\n')).rows() == [(1.0, "x"), (2.5, "3")]
+
     def test_quotes_and_line_ends(self, tmp_path: Path) -> None:
         path = tmp_path / "t.csv"
         path.write_bytes(b'a,b\r\n1,"x,\ny"\r\n2,"say ""hi"""\r\n')

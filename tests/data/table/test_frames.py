@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
 import torch
@@ -81,17 +82,29 @@ def test_arrays_tensors_and_columns() -> None:
         assert rows(frames.of_memory(data, {})) == {"column0": [1.0, 3.0], "column1": [2.0, 4.0]}
 
 
+def test_objects_that_are_missing() -> None:
+    columns = {"n": np.array([1, None], object), "color": np.array(["r", np.nan], object)}
+    assert rows(frames.of_memory(columns, {})) == {"n": [1.0, None], "color": ["r", None]}
+
+
 def test_a_frame_of_pandas() -> None:
-    class Column(list[Any]):
-        """As much of a pandas series as is looked at."""
-
-    class Pandas:
-        columns, dtypes = ("n", "color"), ()
-
-        def __getitem__(self, name: str) -> Any:
-            return {"n": np.array([1.5, np.nan]), "color": np.array(["r", None], object)}[name]
-
-    assert rows(frames.of_memory(Pandas(), {})) == {"n": [1.5, None], "color": ["r", None]}
+    days = pd.to_datetime(["1970-01-02", "NaT"])
+    frame = pd.DataFrame(
+        {
+            "n": [1.5, np.nan],
+            "whole": pd.array([1, None], dtype="Int64"),
+            "is_old": pd.array([True, None], dtype="boolean"),
+            "color": ["r", None],
+            "size": pd.Categorical(["s", None]),
+            "mixed": pd.Series([1, "a"], dtype=object),
+            "when": days,
+            "there": days.tz_localize("UTC"),
+        }
+    )
+    assert rows(frames.of_memory(frame, {})) == {
+        "n": [1.5, None], "whole": [1.0, None], "is_old": [1.0, None], "color": ["r", None], "size": ["s", None],
+        "mixed": ["1", "a"], "when": [1.0, None], "there": [1.0, None],
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import pytest
 
 from samestep.data.table import choice, gather, schema
 from samestep.data.table.raw import Raw
-from samestep.data.table.schema import Classes, Schema, Value
+from samestep.data.table.schema import Schema
+from samestep.data.target import Classes, Value
 from samestep.errors import DataError, UsageError
 
 ALL = slice(None)
@@ -51,7 +52,6 @@ class TestFit:
             ("color", ("b", "g", "r"), 5)
         ]
         assert found.columns.left_out == {
-            "y": "is the target",
             "same": "has one value only",
             "id": "numbers the rows",
             "none": "holds no value",
@@ -117,7 +117,7 @@ class TestFit:
 
     def test_nothing_to_learn_from(self) -> None:
         raw = raw_of(id=[1, 2, 3], y=[0, 1, 0])
-        with pytest.raises(DataError, match=r"no column is left to learn from: y is the target; id numbers the rows"):
+        with pytest.raises(DataError, match=r"no column is left to learn from: id numbers the rows"):
             fitted(raw)
 
 
@@ -125,13 +125,13 @@ class TestEncode:
     def test_numbers_marks_codes_and_targets(self) -> None:
         raw = raw_of(x=[1, 3, None, 1, 3, 2], color=["r", None, "g", "r", "g", "r"], y=["no", "yes"] * 3)
         found = schema.fit(raw, everything(raw), "y")
-        rows = schema.encode(found, raw, ALL)
+        rows = schema.encode(found.columns, raw, ALL)
         deviation = np.std([1, 3, 1, 3, 2])
         x, marks = np.array([-1.0, 1, 0, -1, 1, 0]) / deviation, np.array([0, 0, 1, 0, 0, 0])
         np.testing.assert_allclose(rows.numbers, np.stack([x, marks], axis=1), rtol=1e-6)
         assert rows.numbers.dtype == np.float32
         assert rows.codes.tolist() == [[2], [3], [1], [2], [1], [2]]
-        assert rows.target.tolist() == [0, 1] * 3
+        assert schema.encode_target(found.target, raw, ALL).tolist() == [0, 1] * 3
 
     def test_what_training_has_not_seen(self) -> None:
         raw = raw_of(x=[1, 2, 3.5, 4], color=["r", "g", "r", "g"], y=[0, 1, 0, 1])
@@ -140,20 +140,20 @@ class TestEncode:
             [pl.DataFrame({"x": [None, 2.0], "color": ["violet", None]}, schema={"x": pl.Float64, "color": pl.String})],
             ["x"], ["color"],
         )  # fmt: skip
-        rows = schema.encode_columns(found.columns, new, ALL)
+        rows = schema.encode(found.columns, new, ALL)
         assert rows.codes.tolist() == [[0], [0]]
         assert rows.numbers[0, 0] == 0.0
 
     def test_codes_do_not_depend_on_the_order_of_rows(self) -> None:
         colors = ["r", "g", "b", "r"]
         one, other = raw_of(c=colors, y=[0, 1, 0, 1]), raw_of(c=colors[::-1], y=[1, 0, 1, 0])
-        first = schema.encode(schema.fit(one, everything(one), "y"), one, ALL).codes
-        second = schema.encode(schema.fit(other, everything(other), "y"), other, ALL).codes
+        first = schema.encode(schema.fit(one, everything(one), "y").columns, one, ALL).codes
+        second = schema.encode(schema.fit(other, everything(other), "y").columns, other, ALL).codes
         np.testing.assert_array_equal(first, second[::-1])
 
     def test_a_value_is_standardised(self) -> None:
         raw = raw_of(x=[3, 1, 4, 1], y=[0.5, 1.5, 2.5, 3.5])
         found = schema.fit(raw, everything(raw), "y")
-        target = schema.encode(found, raw, ALL).target
+        target = schema.encode_target(found.target, raw, ALL)[:, 0]
         assert isinstance(found.target, Value)
         np.testing.assert_allclose(target * found.target.deviation + found.target.mean, [0.5, 1.5, 2.5, 3.5], rtol=1e-6)

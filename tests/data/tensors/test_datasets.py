@@ -15,7 +15,7 @@ import samestep
 from samestep.data import making
 from samestep.data.pack.reader import Pack
 from samestep.data.settings import DataSettings
-from samestep.errors import DataError
+from samestep.errors import DataError, UsageError
 
 NUM = 120
 X = torch.from_numpy(np.random.default_rng(0).normal(size=(NUM, 2, 8, 8)).astype(np.float32))
@@ -74,10 +74,26 @@ def test_a_value_and_a_data_set_of_its_own_to_evaluate_on() -> None:
     torch.testing.assert_close(target[:, 0], (y[:100] - y[:100].mean()) / y[:100].std(correction=0))
 
 
+@pytest.mark.parametrize("of_type", [bool, np.bool_, torch.tensor])
+def test_truths_are_classes(tmp_path: Path, of_type: Callable[[bool], Any]) -> None:
+    pack = packed(tmp_path, Counting(lambda number: of_type(number % 2 == 0)))
+    assert pack.manifest.schema["target"]["values"] == ["0", "1"]
+
+
+def test_settings_that_do_not_go_with_a_data_set(tmp_path: Path) -> None:
+    for settings, message in (
+        ({"horizon": 2}, "horizon does not go with a data set of torch"),
+        ({"delimiter": ";", "horizon": 2}, "delimiter and horizon do not go with a data set of torch; leave them out"),
+        ({"evaluation_frac": 1.5}, "evaluation_frac=1.5 is not in 0 .. 1"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            packed(tmp_path, Counting(), **settings)
+
+
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        (lambda number: 1, "all samples have one class (1)"),
+        (lambda number: 1, "the target target has one class only (1)"),
         (lambda number: 1.5, "the target is 1.5 in every sample"),
         (lambda number: [1, 2], "the target of sample 0 is a list; it must be a class or a number"),
     ],

@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from samestep.data.pack.manifest import ColumnFile, Manifest
 from samestep.data.pack.mapped import HEADER_BYTES, header
 from samestep.errors import StateError, UsageError
 from samestep.host import files
+
+Tell = Callable[[str, int, int], None]
+"""tell(what is done, how many of them are, how many there are, about): how far packing is."""
 
 
 class Writer:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from samestep.data import keeping
 from samestep.data.pack.manifest import EVALUATION, TRAIN
-from samestep.data.pack.writer import Writer
+from samestep.data.pack.writer import Tell, Writer
 from samestep.data.pictures import decode
 from samestep.data.pictures.decode import Broken, Shape
 from samestep.data.pictures.found import Labelled
 from samestep.data.pictures.schema import Schema
+from samestep.data.target import Classes, at_least_two
 from samestep.errors import DataError, UsageError
 from samestep.host.cores import num_cores
 
@@ -26,8 +27,6 @@ PICTURES, TARGET = "pictures", "target"
 Pixels = npt.NDArray[np.uint8]
 
 _AT_ONCE = 1024
-
-Tell = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +44,9 @@ class Making:
     broken_pictures: Literal["stop", "skip"] = "stop"
     evaluation_frac: float = 0.1
     split_seed: int = 0
+
+    def __post_init__(self) -> None:
+        keeping.check_frac(self.evaluation_frac)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -98,8 +100,7 @@ def write(
     classes = _classes(labels)
     is_broken = np.zeros(len(pixels), np.bool_) if is_broken is None else is_broken
     is_kept = _is_evaluation(parts, pixels, making)
-    numbers = {name: number for number, name in enumerate(classes)}
-    targets = np.array([numbers[label] for label in labels], np.int64)
+    targets = classes.of_texts(labels)
     counts = {}
     for part, chosen in ((TRAIN, ~is_kept & ~is_broken), (EVALUATION, is_kept & ~is_broken)):
         places = np.flatnonzero(chosen)
@@ -108,19 +109,18 @@ def write(
             writer.append(part, PICTURES, pixels[some].transpose(0, 3, 1, 2))
             writer.append(part, TARGET, targets[some])
         if len(places):
-            counts[part] = np.bincount(targets[places], minlength=len(classes)).tolist()
+            counts[part] = np.bincount(targets[places], minlength=classes.num_outputs).tolist()
     _, height, width, channels = pixels.shape
-    schema = Schema(height=height, width=width, channels=channels, target="label", classes=classes)
+    schema = Schema(height=height, width=width, channels=channels, target=classes)
     return schema, {"classes": counts, "missing": {}, "num_dropped": int(is_broken.sum())}
 
 
-def _classes(labels: Sequence[str]) -> tuple[str, ...]:
+def _classes(labels: Sequence[str]) -> Classes:
     """In the order of numbers where all are whole ones, of texts otherwise."""
     different = set(labels)
-    if len(different) < 2:
-        raise DataError(f"all pictures have one label ({', '.join(different)}): there is nothing to learn")
-    is_numbered = all(label.isascii() and label.isdigit() for label in different)
-    return tuple(sorted(different, key=int) if is_numbered else sorted(different))
+    is_numeric = all(label.isascii() and label.isdigit() for label in different)
+    values = tuple(sorted(different, key=int) if is_numeric else sorted(different))
+    return at_least_two(Classes(name="label", values=values, is_numeric=is_numeric))
 
 
 def _shape(first: Path, making: Making) -> Shape:
@@ -140,7 +140,7 @@ def _decoded(paths: Sequence[Path], shape: Shape, raw: Path, making: Making, tel
                 raise _complaint(paths, min(broken, key=lambda found: found.number))
             is_broken[[found.number for found in broken]] = True
             num_done += num
-            tell("decoding", num_done, len(paths))
+            tell("decoding pictures", num_done, len(paths))
     if is_broken.all():
         raise DataError(f"none of the {len(paths):,} pictures can be decoded")
     return is_broken
@@ -151,12 +151,7 @@ def _complaint(paths: Sequence[Path], broken: Broken) -> DataError:
 
 
 def _is_evaluation(parts: Sequence[str] | None, pixels: Pixels, making: Making) -> npt.NDArray[np.bool_]:
-    """By what is said where it is; otherwise by what a picture shows, so that equal ones go the same way."""
+    """By what is said where it is; otherwise by what a picture shows."""
     if parts is not None:
         return np.array([part == EVALUATION for part in parts])
-    limit, key = making.evaluation_frac * 2.0**64, f"samestep {making.split_seed}".encode()
-
-    def word(picture: Pixels) -> int:
-        return int.from_bytes(hashlib.blake2b(picture.tobytes(), digest_size=8, key=key).digest(), "little")
-
-    return np.array([word(picture) < limit for picture in pixels])
+    return keeping.by_content(pixels, frac=making.evaluation_frac, seed=making.split_seed)

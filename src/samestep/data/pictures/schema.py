@@ -1,10 +1,13 @@
-"""What packed pictures are: their size, and the names of their classes."""
+"""What packed pictures are: their size, and their classes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
+
+from samestep.data import target as targets
+from samestep.data.target import Classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,21 +18,22 @@ class Schema:
         height: Rows of pixels.
         width: Pixels of a row.
         channels: 1 for grey, 3 for colours.
-        target: Name of the target.
-        classes: Names of the classes; a class's number is its place.
+        target: Their classes.
     """
 
     height: int
     width: int
     channels: int
-    target: str
-    classes: tuple[str, ...]
+    target: Classes
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values for JSON."""
+        sizes = {"height": self.height, "width": self.width, "channels": self.channels}
+        return {**sizes, "target": targets.as_dict(self.target)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Schema:
         """The schema that `as_dict` was made of."""
-        return cls(**{**values, "classes": tuple(values["classes"])})
-
-    def as_dict(self) -> dict[str, Any]:
-        """As plain values for JSON."""
-        return asdict(self)
+        target = targets.from_dict(values["target"])
+        assert isinstance(target, Classes)
+        return cls(**{**values, "target": target})

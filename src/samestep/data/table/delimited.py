@@ -16,7 +16,7 @@ from pathlib import Path
 import polars as pl
 
 from samestep.data.table import kinds
-from samestep.data.table.kinds import MISSING, PADDING, Kind
+from samestep.data.table.kinds import MICROSECONDS_A_DAY, MISSING, PADDING, Kind
 from samestep.errors import DataError, UsageError
 
 _DELIMITERS = (",", "\t", ";", "|")
@@ -132,11 +132,11 @@ class Delimited:
         )
         inside = [pl.col(name).str.count_matches(self.form.delimiter, literal=True).fill_null(0) for name in texts]
         columns = [self._expression(name) for name in wanted]
-        times = [name for name in wanted if self.kinds[name] == "time"]
-        columns.append((pl.sum_horizontal(inside) if inside else pl.lit(0)).alias("\0inside"))
-        columns.append(
-            pl.sum_horizontal(map(self._is_lost, times)).alias("\0lost") if times else pl.lit(0).alias("\0lost")
-        )
+        lost = [self._is_lost(name) for name in wanted if self.kinds[name] == "time"]
+        columns += [_sum(inside).alias("\0inside"), _sum(lost).alias("\0lost")]
+        num_delimiters, has_empty_lines = _counted(path, self.form.delimiter)
+        if has_empty_lines:  # of which polars makes rows of missing values
+            table = table.filter(~pl.all_horizontal(self._text(name).is_null() for name in self.names))
         num_rows = num_inside = 0
         for frame in table.select(columns).collect_batches(maintain_order=True):
             num_rows += len(frame)
@@ -144,7 +144,7 @@ class Delimited:
             if frame["\0lost"].sum():
                 raise self._fault(path) or DataError(f"{path.name}: a time cannot be read")
             yield frame.drop("\0inside", "\0lost")
-        self._check_delimiters(path, num_rows, num_inside)
+        self._check_delimiters(path, num_rows, num_delimiters - num_inside)
 
     def _expression(self, name: str) -> pl.Expr:
         column, kind = self._text(name), self.kinds[name]
@@ -162,9 +162,8 @@ class Delimited:
         """Whether a text was to be a time and is none."""
         return (self._expression(name).is_null() & ~self._text(name).is_null()).cast(pl.Int32)
 
-    def _check_delimiters(self, path: Path, num_rows: int, num_inside: int) -> None:
+    def _check_delimiters(self, path: Path, num_rows: int, found: int) -> None:
         """Every row needs as many delimiters as every other; polars would fill a short one up."""
-        found = _count(path, self.form.delimiter) - num_inside
         header = 0
         if self.form.has_header:
             num_rows += 1
@@ -220,16 +219,19 @@ def look_at(path: Path, reading: Reading) -> Form:
     values = [row for row in rows[has_header:] if len(row) == len(names)]
     if not values:
         raise DataError(f"{path.name} has a header and no rows" if has_header else f"{path.name} holds no rows")
-    settled = {name: kind for name, kind in reading.settled.items() if name in names}
     num_chars = sum(sum(map(len, row)) + len(row) for row in values)
     return Form(
         delimiter=delimiter,
         has_header=has_header,
         names=names,
-        kinds=kinds.of_columns(values, names, reading.kinds, reading.missing) | settled,
+        kinds=kinds.settle(kinds.of_columns(values, names, reading.missing), reading.kinds, reading.settled),
         is_padded=any(field != field.strip(PADDING) for row in values[:1000] for field in row),
         bytes_per_row=num_chars / len(values),
     )
+
+
+def _sum(counts: Sequence[pl.Expr]) -> pl.Expr:
+    return pl.sum_horizontal(counts) if counts else pl.lit(0)
 
 
 def _days(texts: pl.Expr) -> pl.Expr:
@@ -237,7 +239,7 @@ def _days(texts: pl.Expr) -> pl.Expr:
     plain = texts.str.replace("T", " ", literal=True).str.strip_chars_end("Z")
     forms = ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S%.f")
     times = pl.coalesce(plain.str.to_datetime(form, time_unit="us", strict=False) for form in forms)
-    return times.dt.epoch("us").cast(pl.Float64) / 86_400e6
+    return times.dt.epoch("us").cast(pl.Float64) / MICROSECONDS_A_DAY
 
 
 def _decoded(path: Path, head: bytes, *, is_whole: bool) -> str:
@@ -292,12 +294,16 @@ def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
             line = reader.line_num + 1
 
 
-def _count(path: Path, delimiter: str) -> int:
-    total, byte = 0, delimiter.encode()
+def _counted(path: Path, delimiter: str) -> tuple[int, bool]:
+    """How many delimiters there are in a file, and whether it has empty lines."""
+    total, byte, has_empty_lines, before = 0, delimiter.encode(), False, b""
     with open(path, "rb") as file:
         while block := file.read(_COUNTED_AT_ONCE):
             total += block.count(byte)
-    return total
+            seam = before + block[:2]
+            has_empty_lines |= any(empty in part for part in (seam, block) for empty in (b"\n\n", b"\n\r\n"))
+            before = block[-2:]
+    return total, has_empty_lines
 
 
 def _first_line(error: Exception) -> str:

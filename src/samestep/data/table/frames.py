@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,8 @@ import numpy as np
 import polars as pl
 
 from samestep.data.settings import PARQUET_ENDINGS
-from samestep.data.table.kinds import Kind, check_given
+from samestep.data.table.kinds import MICROSECONDS_A_DAY, Kind, settle
 from samestep.errors import DataError
-
-_DAYS = 86_400e6
 
 
 class Frame:
@@ -24,21 +23,22 @@ class Frame:
         table: The rows, read when they are asked for.
         num_rows: How many there are.
         given: Kinds of columns, where the types do not say what is meant.
+        settled: Kinds that another table has settled.
 
     Raises:
         DataError: A column holds something that is neither a number, a time nor a text.
     """
 
-    def __init__(self, table: pl.LazyFrame, num_rows: int, given: Mapping[str, Kind]) -> None:
-        schema = table.collect_schema()
-        check_given(given, schema.names())
+    def __init__(
+        self, table: pl.LazyFrame, num_rows: int, given: Mapping[str, Kind], settled: Mapping[str, Kind] | None = None
+    ) -> None:
         self._table, self.num_rows_about = table, num_rows
-        self._types = dict(schema)
-        self.kinds: Mapping[str, Kind] = {name: given.get(name) or _kind(kind) for name, kind in self._types.items()}
+        found = {name: _kind(kind) for name, kind in table.collect_schema().items()}
+        self.kinds: Mapping[str, Kind] = settle(found, given, settled or {})
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(self._types)
+        return tuple(self.kinds)
 
     def chunks(self, wanted: Sequence[str]) -> Iterator[pl.DataFrame]:
         """The rows in their order, some thousands at a time: Float64 and String columns, null where a value is missing.
@@ -54,11 +54,12 @@ class Frame:
     def _expression(self, name: str) -> pl.Expr:
         column, kind = pl.col(name), self.kinds[name]
         if kind == "time":
-            return column.cast(pl.Datetime("us")).dt.epoch("us").cast(pl.Float64).truediv(_DAYS).alias(name)
+            microseconds = column.cast(pl.Datetime("us")).dt.epoch("us").cast(pl.Float64)
+            return (microseconds / MICROSECONDS_A_DAY).alias(name)
         return column.cast(pl.Float64).fill_nan(None) if kind == "number" else column.cast(pl.String)
 
 
-def of_files(paths: Sequence[Path], given: Mapping[str, Kind]) -> Frame:
+def of_files(paths: Sequence[Path], given: Mapping[str, Kind], settled: Mapping[str, Kind] | None = None) -> Frame:
     """Parquet or Arrow files with the same columns, one after the other.
 
     Raises:
@@ -69,12 +70,12 @@ def of_files(paths: Sequence[Path], given: Mapping[str, Kind]) -> Frame:
             table = pl.scan_parquet(list(paths), glob=False)
         else:
             table = pl.concat([_arrow(path) for path in paths])
-        return Frame(table, _num_rows(table), given)
+        return Frame(table, _num_rows(table), given, settled)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{paths[0].name} cannot be read: {str(error).splitlines()[0]}") from error
 
 
-def of_hugging_face(folder: Path, given: Mapping[str, Kind]) -> Frame:
+def of_hugging_face(folder: Path, given: Mapping[str, Kind], settled: Mapping[str, Kind] | None = None) -> Frame:
     """A data set that ``datasets.Dataset.save_to_disk`` has written.
 
     Raises:
@@ -85,19 +86,19 @@ def of_hugging_face(folder: Path, given: Mapping[str, Kind]) -> Frame:
         paths = [folder / each["filename"] for each in state["_data_files"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder / 'state.json'} is damaged ({error})") from None
-    return of_files(paths, given)
+    return of_files(paths, given, settled)
 
 
-def of_memory(data: Any, given: Mapping[str, Kind]) -> Frame:
+def of_memory(data: Any, given: Mapping[str, Kind], settled: Mapping[str, Kind] | None = None) -> Frame:
     """A frame of polars or pandas, a mapping of columns, or an array of shape (rows, columns).
 
     Raises:
         DataError: It is none of them.
     """
     if isinstance(data, pl.DataFrame):
-        return Frame(data.lazy(), len(data), given)
+        return Frame(data.lazy(), len(data), given, settled)
     if isinstance(data, pl.LazyFrame):
-        return Frame(data, _num_rows(data), given)
+        return Frame(data, _num_rows(data), given, settled)
     if hasattr(data, "columns") and hasattr(data, "dtypes"):
         data = {str(name): data[name] for name in data.columns}
     if isinstance(data, Mapping):
@@ -105,13 +106,13 @@ def of_memory(data: Any, given: Mapping[str, Kind]) -> Frame:
         if len({len(column) for column in columns.values()}) > 1:
             lengths = ", ".join(f"{name} {len(column)}" for name, column in columns.items())
             raise DataError(f"the columns have different lengths: {lengths}")
-        return of_memory(pl.DataFrame(list(columns.values())), given)
+        return of_memory(pl.DataFrame(list(columns.values())), given, settled)
     array = np.asarray(data)
     if array.ndim != 2 or array.dtype.kind not in "fiub":
         raise DataError(
             f"an array of shape {array.shape} and dtype {array.dtype} is no table; give numbers, shape (rows, columns)"
         )
-    return of_memory({f"column{place}": array[:, place] for place in range(array.shape[1])}, given)
+    return of_memory({f"column{place}": array[:, place] for place in range(array.shape[1])}, given, settled)
 
 
 def _series(name: str, values: Any) -> pl.Series:
@@ -120,12 +121,18 @@ def _series(name: str, values: Any) -> pl.Series:
         return values.alias(name)
     array = np.asarray(values)
     if array.dtype == object:
-        known = [None if value is None or value != value else value for value in array.tolist()]  # noqa: PLR0124 (NaN)
+        # pandas says itself what is missing: its NA cannot even be compared
+        missing = values.isna() if hasattr(values, "isna") else map(_is_missing, array)
+        known = [None if is_missing else value for value, is_missing in zip(array.tolist(), missing, strict=True)]
         try:
             return pl.Series(name, known, strict=True)
         except (TypeError, pl.exceptions.PolarsError):
             return pl.Series(name, [None if value is None else str(value) for value in known])
     return pl.Series(name, array)
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _arrow(path: Path) -> pl.LazyFrame:

@@ -12,12 +12,16 @@ from samestep.errors import UsageError
 Kind = Literal["number", "time", "category", "ignore"]
 """number: standardised. time: days since 1970, then a number. category: a code. ignore: not looked at."""
 
+NUMBER_KINDS: tuple[Kind, ...] = ("number", "time")
+"""Those whose values become numbers."""
+
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "?")
 """Texts that stand for a value that is not known."""
 
-
 PADDING = " \t"
 """What may stand around a field and does not belong to it."""
+
+MICROSECONDS_A_DAY = 86_400e6
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d{1,6})?)?Z?)?")
 
@@ -43,25 +47,31 @@ def of_column(values: Sequence[str], missing: Sequence[str] = MISSING) -> Kind:
 
 
 def of_columns(
-    rows: Sequence[Sequence[str]], names: Sequence[str], given: Mapping[str, Kind], missing: Sequence[str] = MISSING
+    rows: Sequence[Sequence[str]], names: Sequence[str], missing: Sequence[str] = MISSING
 ) -> dict[str, Kind]:
-    """The kind of every column: as given, otherwise from the first rows.
+    """What every column holds, from the first rows."""
+    return {name: of_column([row[number].strip(PADDING) for row in rows], missing) for number, name in enumerate(names)}
+
+
+def settle(found: Mapping[str, Kind], given: Mapping[str, Kind], settled: Mapping[str, Kind]) -> dict[str, Kind]:
+    """The kinds of a table's columns.
+
+    Args:
+        found: What its values say, by column.
+        given: What a person says of some of them.
+        settled: What another table has settled, which may have had other columns; it wins.
 
     Raises:
         UsageError: A kind is given to a column that is not there.
+
+    Example:
+        >>> settle({"zip": "number", "x": "number"}, {"zip": "category"}, {"y": "number"})
+        {'zip': 'category', 'x': 'number'}
     """
-    check_given(given, names)
-    return {
-        name: given.get(name) or of_column([row[number].strip(PADDING) for row in rows], missing)
-        for number, name in enumerate(names)
-    }
-
-
-def check_given(given: Mapping[str, Kind], names: Sequence[str]) -> None:
-    """Refuse a kind for a column that is not there."""
     for name in given:
-        if name not in names:
-            raise UsageError(f"kinds names the column {name!r}, which is not there; there are {', '.join(names)}")
+        if name not in found:
+            raise UsageError(f"kinds names the column {name!r}, which is not there; there are {', '.join(found)}")
+    return {name: settled.get(name) or given.get(name) or kind for name, kind in found.items()}
 
 
 def parse_given(text: str) -> dict[str, Kind]:

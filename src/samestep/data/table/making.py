@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -10,20 +10,21 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from samestep.data import keeping
 from samestep.data.pack.manifest import EVALUATION, TRAIN
-from samestep.data.pack.writer import Writer
+from samestep.data.pack.writer import Tell, Writer
 from samestep.data.table import choice, split
 from samestep.data.table import schema as schemas
 from samestep.data.table.gather import Gathering
-from samestep.data.table.kinds import Kind
+from samestep.data.table.kinds import NUMBER_KINDS, Kind
 from samestep.data.table.raw import ROWS_AT_ONCE, Raw
-from samestep.data.table.schema import Classes, Schema, Task
+from samestep.data.table.schema import Schema, Task
+from samestep.data.target import Classes
 from samestep.errors import DataError, UsageError
 
-NUMBERS, CATEGORIES, TARGET = "numbers", "categories", "target"
+Made = tuple[Schema, dict[str, Any]]
 
-Tell = Callable[[str, int, int], None]
-"""tell(what, rows done, rows in all, about)"""
+NUMBERS, CATEGORIES, TARGET = "numbers", "categories", "target"
 
 
 class Reader(Protocol):
@@ -62,12 +63,11 @@ class Making:
     rows_without_target: Literal["stop", "drop"] = "stop"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.evaluation_frac < 1:
-            raise UsageError(f"evaluation_frac={self.evaluation_frac:g} is not in 0 .. 1; 0 keeps nothing apart")
+        keeping.check_frac(self.evaluation_frac)
 
 
-def make(training: Reader, evaluation: Reader | None, making: Making, writer: Writer, tell: Tell) -> Statistics:
-    """Write a table's columns.
+def make(training: Reader, evaluation: Reader | None, making: Making, writer: Writer, tell: Tell) -> Made:
+    """Write a table's columns; the schema, and statistics for people.
 
     Args:
         training: The table.
@@ -82,10 +82,8 @@ def make(training: Reader, evaluation: Reader | None, making: Making, writer: Wr
     """
     _check_names(training, evaluation, making)
     chosen = [name for name in training.names if training.kinds[name] != "ignore" or name == making.target]
-    by_kind = {name: training.kinds[name] for name in chosen}
-    number_names = [name for name, kind in by_kind.items() if kind in ("number", "time")]
-    category_names = [name for name, kind in by_kind.items() if kind not in ("number", "time")]
-    with Gathering(writer.scratch, number_names, category_names) as gathering:
+    numbers = [name for name in chosen if training.kinds[name] in NUMBER_KINDS]
+    with Gathering(writer.scratch, numbers, [name for name in chosen if name not in numbers]) as gathering:
         num_dropped = _gather(training, chosen, making, gathering, tell)
         num_training = gathering.num_rows
         if evaluation is not None:
@@ -93,7 +91,8 @@ def make(training: Reader, evaluation: Reader | None, making: Making, writer: Wr
         raw = gathering.finish()
     if raw.num_rows == 0:
         raise DataError("there are no rows with a target" if num_dropped else "there are no rows")
-    left_out = choice.left_out(raw, making.target)
+    ignored = {name: "is to be ignored" for name in training.names if name not in chosen}
+    left_out = ignored | choice.left_out(raw, making.target)
     if evaluation is None:
         by = [making.split_by] if making.split_by else [name for name in chosen if name not in left_out]
         kept = split.is_evaluation(raw, by, frac=making.evaluation_frac, seed=making.split_seed)
@@ -105,37 +104,22 @@ def make(training: Reader, evaluation: Reader | None, making: Making, writer: Wr
     schema = schemas.fit(raw, ~kept, making.target, task=making.task, times=times, left_out=left_out)
     rows = {TRAIN: np.flatnonzero(~kept), EVALUATION: np.flatnonzero(kept)}
     counts = {part: _write(schema, raw, places, part, writer, tell) for part, places in rows.items() if len(places)}
-    ignored = {name: "is to be ignored" for name in training.names if name not in chosen}
-    return Statistics(schema, {**ignored, **left_out}, counts, _num_missing(raw), num_dropped)
+    return schema, {"classes": counts, "missing": _num_missing(raw), "num_dropped": num_dropped}
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """What was made.
+def check_named(table: Reader, **columns: str | None) -> None:
+    """Refuse what is to be a column and is none.
 
-    Args:
-        schema: What the columns are.
-        left_out: Why columns are not looked at.
-        classes: Samples of every class, by part; empty where the target is a value.
-        missing: Missing values by column, over all rows.
-        num_dropped: Rows without a target that were left out.
+    Raises:
+        UsageError: A column is not there.
     """
-
-    schema: Schema
-    left_out: Mapping[str, str]
-    classes: Mapping[str, Sequence[int]]
-    missing: Mapping[str, int]
-    num_dropped: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """Without the schema, which has a place of its own."""
-        return {"classes": dict(self.classes), "missing": dict(self.missing), "num_dropped": self.num_dropped}
+    for what, name in columns.items():
+        if name is not None and name not in table.names:
+            raise UsageError(f"the {what} {name!r} is not a column; there are {', '.join(table.names)}")
 
 
 def _check_names(training: Reader, evaluation: Reader | None, making: Making) -> None:
-    for what, name in (("target", making.target), ("split_by", making.split_by)):
-        if name is not None and name not in training.names:
-            raise UsageError(f"the {what} {name!r} is not a column; there are {', '.join(training.names)}")
+    check_named(training, target=making.target, split_by=making.split_by)
     if evaluation is not None and set(evaluation.names) != set(training.names):
         other = sorted(set(evaluation.names) ^ set(training.names))
         raise DataError(f"the evaluation table has other columns than the training table: {', '.join(other)}")
@@ -151,7 +135,7 @@ def _gather(reader: Reader, chosen: list[str], making: Making, gathering: Gather
             num_dropped += len(frame) - len(kept)
             frame = kept  # noqa: PLW2901
         gathering.add(frame)
-        tell("reading", num_read, max(num_read, reader.num_rows_about))
+        tell("reading rows", num_read, max(num_read, reader.num_rows_about))
     return num_dropped
 
 
@@ -160,16 +144,16 @@ def _write(schema: Schema, raw: Raw, places: npt.NDArray[np.int64], part: str, w
     counts = np.zeros(len(schema.target.values) if isinstance(schema.target, Classes) else 0, np.int64)
     code_type = np.min_scalar_type(max((category.num_codes for category in schema.columns.categories), default=1))
     for start in range(0, len(places), ROWS_AT_ONCE):
-        rows = schemas.encode(schema, raw, places[start : start + ROWS_AT_ONCE])
+        some = places[start : start + ROWS_AT_ONCE]
+        inputs, target = schemas.encode(schema.columns, raw, some), schemas.encode_target(schema.target, raw, some)
         if schema.columns.num_inputs:
-            writer.append(part, NUMBERS, rows.numbers)
+            writer.append(part, NUMBERS, inputs.numbers)
         if schema.columns.categories:
-            writer.append(part, CATEGORIES, rows.codes.astype(code_type))
-        # A value is compared with an output of one number: shape (n, 1).
-        writer.append(part, TARGET, rows.target if len(counts) else rows.target[:, np.newaxis])
+            writer.append(part, CATEGORIES, inputs.codes.astype(code_type))
+        writer.append(part, TARGET, target)
         if len(counts):
-            counts += np.bincount(rows.target, minlength=len(counts))
-        tell("writing", min(start + ROWS_AT_ONCE, len(places)), len(places))
+            counts += np.bincount(target, minlength=len(counts))
+        tell("writing rows", min(start + ROWS_AT_ONCE, len(places)), len(places))
     return counts.tolist()
 
 

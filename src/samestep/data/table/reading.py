@@ -25,10 +25,10 @@ def table(source: Path, settings: DataSettings, scratch: Path, settled: Mapping[
     scratch.mkdir(exist_ok=True)
     given = parse_given(settings.kinds or "")
     if is_hugging_face(source):
-        return frames.of_hugging_face(source, given)
+        return frames.of_hugging_face(source, given, settled)
     found = unpacked.unpack(source, TABLE_ENDINGS, scratch)
     if found[0].suffix in (*PARQUET_ENDINGS, *ARROW_ENDINGS):
-        return frames.of_files(found, given)
+        return frames.of_files(found, given, settled)
     reading = Reading(
         delimiter=settings.delimiter,
         header=settings.header,
@@ -37,3 +37,8 @@ def table(source: Path, settings: DataSettings, scratch: Path, settled: Mapping[
         settled=settled or {},
     )
     return Delimited(unpacked.transcoded(found, scratch, settings.encoding or "utf-8"), reading)
+
+
+def is_text(table: Reader) -> bool:
+    """Whether a table is in text files, which settings of their own say how to read."""
+    return isinstance(table, Delimited)

@@ -12,9 +12,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from samestep.data import target as targets
 from samestep.data.table.choice import parts
 from samestep.data.table.kinds import Kind
 from samestep.data.table.raw import MOST_CATEGORIES, Raw, Values
+from samestep.data.target import Classes, Target, Value
 from samestep.errors import DataError, UsageError
 
 Task = Literal["classes", "value"]
@@ -59,36 +61,6 @@ class Category:
     @property
     def num_codes(self) -> int:
         return 1 + len(self.values) + self.has_missing
-
-
-@dataclass(frozen=True, kw_only=True)
-class Classes:
-    """A target of classes.
-
-    Args:
-        name: The column.
-        values: As texts; a class's number is its place.
-        is_numeric: Whether the column holds numbers, and the classes are in their order.
-    """
-
-    name: str
-    values: tuple[str, ...]
-    is_numeric: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Value:
-    """A target that is a number: learned as ``(y - mean) / deviation``.
-
-    Args:
-        name: The column.
-        mean: Of the training part.
-        deviation: Standard deviation of the training part.
-    """
-
-    name: str
-    mean: float
-    deviation: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,21 +119,16 @@ class Schema:
     """
 
     columns: Columns
-    target: Classes | Value
+    target: Target
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values for JSON."""
-        task = "classes" if isinstance(self.target, Classes) else "value"
-        return {**self.columns.as_dict(), "target": {"task": task, **asdict(self.target)}}
+        return {**self.columns.as_dict(), "target": targets.as_dict(self.target)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Schema:
         """The schema that `as_dict` was made of."""
-        target = {key: value for key, value in values["target"].items() if key != "task"}
-        if values["target"]["task"] == "value":
-            return cls(columns=Columns.from_dict(values), target=Value(**target))
-        classes = Classes(**{**target, "values": tuple(target["values"])})
-        return cls(columns=Columns.from_dict(values), target=classes)
+        return cls(columns=Columns.from_dict(values), target=targets.from_dict(values["target"]))
 
 
 @dataclass(frozen=True)
@@ -175,21 +142,6 @@ class Inputs:
 
     numbers: npt.NDArray[np.float32]
     codes: npt.NDArray[np.int32]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows with their target.
-
-    Args:
-        numbers: Shape (n, columns.num_inputs), float32.
-        codes: Shape (n, number of categories), int32.
-        target: Classes, int64, or standardised values, float32; shape (n,).
-    """
-
-    numbers: npt.NDArray[np.float32]
-    codes: npt.NDArray[np.int32]
-    target: npt.NDArray[np.int64] | npt.NDArray[np.float32]
 
 
 def fit(
@@ -214,12 +166,17 @@ def fit(
     Raises:
         DataError: The target lacks values, or has one class only; or no column is left to learn from.
     """
-    columns = fit_columns(raw, is_training, {target: "is the target", **(left_out or {})}, times)
+    columns = fit_columns(raw, is_training, left_out or {}, times=times, but=target)
     return Schema(columns=columns, target=_target(raw, target, task, _moments(raw, is_training)))
 
 
 def fit_columns(
-    raw: Raw, is_training: npt.NDArray[np.bool_], left_out: Mapping[str, str], times: Collection[str] = ()
+    raw: Raw,
+    is_training: npt.NDArray[np.bool_],
+    left_out: Mapping[str, str],
+    *,
+    times: Collection[str] = (),
+    but: str | None = None,
 ) -> Columns:
     """The columns of a table that are not left out.
 
@@ -228,6 +185,7 @@ def fit_columns(
         is_training: Which of them statistics may be taken from, shape (n,).
         left_out: Columns that are not looked at, and why.
         times: Columns of numbers that are points in time.
+        but: A column that is the target alone.
 
     Raises:
         DataError: No column is left to learn from.
@@ -242,27 +200,32 @@ def fit_columns(
             is_time=name in times,
         )
         for place, name in enumerate(raw.number_names)
-        if name not in left_out
+        if name != but and name not in left_out
     )
     categories = tuple(
         _category(raw, place, values, is_training)
         for place, values in enumerate(raw.values)
-        if values.name not in left_out
+        if values.name != but and values.name not in left_out
     )
     if not numbers and not categories:
-        raise DataError("no column is left to learn from: " + "; ".join(f"{n} {why}" for n, why in left_out.items()))
+        why = "; ".join(f"{name} {reason}" for name, reason in left_out.items()) or f"{but} is the only one"
+        raise DataError(f"no column is left to learn from: {why}")
     return Columns(numbers=numbers, categories=categories, left_out=dict(left_out))
 
 
-def encode(schema: Schema, raw: Raw, rows: slice | npt.NDArray[np.int64]) -> Rows:
+def encode(columns: Columns, raw: Raw, rows: slice | npt.NDArray[np.int64]) -> Inputs:
     """Some rows as a network takes them."""
-    inputs = encode_columns(schema.columns, raw, rows)
-    return Rows(inputs.numbers, inputs.codes, _encoded_target(schema.target, raw, rows))
-
-
-def encode_columns(columns: Columns, raw: Raw, rows: slice | npt.NDArray[np.int64]) -> Inputs:
-    """Some rows without a target."""
     return Inputs(_numbers(columns, raw, rows), _codes(columns, raw, rows))
+
+
+def encode_target(
+    target: Target, raw: Raw, rows: slice | npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
+    """The target of some rows: classes, shape (n,), or standardised values, shape (n, 1)."""
+    if isinstance(target, Value) or target.is_numeric:
+        return target.of_numbers(raw.numbers[rows, raw.number_names.index(target.name)])
+    place, values = next((place, values) for place, values in enumerate(raw.values) if values.name == target.name)
+    return target.of_texts(values.codes)[raw.codes[rows, place]]
 
 
 @dataclass(frozen=True)
@@ -302,7 +265,7 @@ def _category(raw: Raw, place: int, values: Values, is_training: npt.NDArray[np.
     return Category(name=values.name, values=tuple(sorted(seen)), has_missing=bool(counts[0]))
 
 
-def _target(raw: Raw, name: str, task: Task | None, sums: _Moments) -> Classes | Value:
+def _target(raw: Raw, name: str, task: Task | None, sums: _Moments) -> Target:
     for place, values in enumerate(raw.values):
         if values.name == name:
             _check_whole(name, raw.codes[:, place] < 0)
@@ -310,27 +273,18 @@ def _target(raw: Raw, name: str, task: Task | None, sums: _Moments) -> Classes |
                 raise UsageError(f"the target {name} holds texts, which are classes and no value: leave out task value")
             if not values.is_open or len(values.codes) > MOST_CATEGORIES:
                 raise DataError(f"the target {name} has more than {MOST_CATEGORIES:,} different texts: no classes")
-            return _at_least_two(Classes(name=name, values=tuple(sorted(values.codes)), is_numeric=False))
+            return targets.at_least_two(Classes(name=name, values=tuple(sorted(values.codes)), is_numeric=False))
     place = raw.number_names.index(name)
     _check_whole(name, np.isnan(raw.numbers[:, place]))
     if task != "value":
         different = _different(raw, place)
         if different is not None:
-            return _at_least_two(Classes(name=name, values=tuple(map(_as_text, different)), is_numeric=True))
+            return targets.at_least_two(Classes(name=name, values=tuple(map(_as_text, different)), is_numeric=True))
         if task == "classes":
             raise DataError(f"the target {name} has more than {MOST_CATEGORIES:,} different numbers: no classes")
     if sums.deviation[place] == 0.0:
         raise DataError(f"the target {name} is {sums.mean[place]:g} in every row: there is nothing to learn")
     return Value(name=name, mean=float(sums.mean[place]), deviation=float(sums.deviation[place]))
-
-
-def _at_least_two(classes: Classes) -> Classes:
-    if len(classes.values) < 2:
-        raise DataError(
-            f"the target {classes.name} has one class only ({', '.join(classes.values) or 'none'}): "
-            "there is nothing to learn"
-        )
-    return classes
 
 
 def _different(raw: Raw, place: int) -> npt.NDArray[np.float64] | None:
@@ -383,17 +337,3 @@ def _recoding(category: Category, values: Values) -> npt.NDArray[np.int32]:
     places = {text: 1 + place for place, text in enumerate(category.values)}
     missing = category.num_codes - 1 if category.has_missing else 0
     return np.array([*(places.get(text, 0) for text in values.codes), missing], np.int32)
-
-
-def _encoded_target(
-    target: Classes | Value, raw: Raw, rows: slice | npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
-    if isinstance(target, Value):
-        numbers = raw.numbers[rows, raw.number_names.index(target.name)]
-        return ((numbers - target.mean) / target.deviation).astype(np.float32)
-    if target.is_numeric:
-        numbers = raw.numbers[rows, raw.number_names.index(target.name)]
-        return np.searchsorted(np.array([float(text) for text in target.values]), numbers).astype(np.int64)
-    place, values = next((place, values) for place, values in enumerate(raw.values) if values.name == target.name)
-    numbered = {text: number for number, text in enumerate(target.values)}
-    return np.array([numbered[text] for text in values.codes], np.int64)[raw.codes[rows, place]]

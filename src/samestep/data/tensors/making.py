@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from samestep.data import keeping
 from samestep.data.pack.manifest import EVALUATION, TRAIN
-from samestep.data.pack.writer import Writer
-from samestep.data.table.schema import Classes, Value
+from samestep.data.pack.writer import Tell, Writer
+from samestep.data.target import Classes, Target, Value, at_least_two
 from samestep.data.tensors.schema import Schema
 from samestep.errors import DataError
 
@@ -22,7 +22,6 @@ INPUTS, TARGET = "inputs", "target"
 
 _AT_ONCE = 1024
 
-Tell = Callable[[str, int, int], None]
 Inputs = npt.NDArray[np.float32]
 
 
@@ -38,6 +37,9 @@ class Making:
     evaluation_frac: float = 0.1
     split_seed: int = 0
 
+    def __post_init__(self) -> None:
+        keeping.check_frac(self.evaluation_frac)
+
 
 def is_dataset(data: Any) -> bool:
     """Whether something is a map-style data set: it has a length, and gives pairs of an input and a target."""
@@ -52,22 +54,24 @@ def make(training: Any, evaluation: Any, making: Making, writer: Writer, tell: T
     Raises:
         DataError: A sample is no pair of an array and a target, or differs from the others in its shape.
     """
-    inputs, targets = _read(training, writer.scratch / "train.raw", tell)
-    parts = {TRAIN: (inputs, targets)}
+    inputs, goals = _read(training, writer.scratch / "train.raw", tell)
     if evaluation is not None:
-        parts[EVALUATION] = _read(evaluation, writer.scratch / "evaluation.raw", tell)
+        others, other_goals = _read(evaluation, writer.scratch / "evaluation.raw", tell)
+        everyone = (np.arange(len(goals)), np.arange(len(other_goals)))
+        kept = {TRAIN: (inputs, goals, everyone[0]), EVALUATION: (others, other_goals, everyone[1])}
     else:
-        is_kept = _is_evaluation(inputs, making)
-        parts = {TRAIN: (inputs[~is_kept], targets[~is_kept]), EVALUATION: (inputs[is_kept], targets[is_kept])}
-    target = _target(parts[TRAIN][1], np.concatenate([each for _, each in parts.values()]))
+        is_kept = keeping.by_content(inputs, frac=making.evaluation_frac, seed=making.split_seed)
+        kept = {TRAIN: (inputs, goals, np.flatnonzero(~is_kept)), EVALUATION: (inputs, goals, np.flatnonzero(is_kept))}
+    everything = np.concatenate([each for _, each, _ in kept.values()])
+    target = _target(goals[kept[TRAIN][2]], everything)
     counts = {}
-    for part, (some, goals) in parts.items():
-        encoded = _encoded(target, goals)
-        for start in range(0, len(some), _AT_ONCE):
-            writer.append(part, INPUTS, np.asarray(some[start : start + _AT_ONCE]))
+    for part, (some, its_goals, places) in kept.items():
+        encoded = _encoded(target, its_goals[places])
+        for start in range(0, len(places), _AT_ONCE):
+            writer.append(part, INPUTS, np.asarray(some[places[start : start + _AT_ONCE]]))
             writer.append(part, TARGET, encoded[start : start + _AT_ONCE])
-        if isinstance(target, Classes) and len(some):
-            counts[part] = np.bincount(encoded, minlength=len(target.values)).tolist()
+        if isinstance(target, Classes) and len(places):
+            counts[part] = np.bincount(encoded, minlength=target.num_outputs).tolist()
     return Schema(shape=inputs.shape[1:], target=target), {"classes": counts, "missing": {}, "num_dropped": 0}
 
 
@@ -85,9 +89,11 @@ def _read(data: Any, raw: Path, tell: Tell) -> tuple[Inputs, npt.NDArray[Any]]:
             file.write(np.ascontiguousarray(values).data)
             targets.append(target)
             if not len(targets) % _AT_ONCE or len(targets) == len(data):
-                tell("reading", len(targets), len(data))
+                tell("reading samples", len(targets), len(data))
     assert shape is not None
-    return np.memmap(raw, np.float32, "r", shape=(len(targets), *shape)), np.array(targets)
+    goals = np.array(targets)
+    goals = goals.astype(np.int64) if goals.dtype == np.bool_ else goals
+    return np.memmap(raw, np.float32, "r", shape=(len(targets), *shape)), goals
 
 
 def _pairs(data: Any) -> Iterator[tuple[Inputs, Any]]:
@@ -99,7 +105,7 @@ def _pairs(data: Any) -> Iterator[tuple[Inputs, Any]]:
         if values.dtype.kind not in "fiub":
             raise DataError(f"the input of sample {number:,} has dtype {values.dtype}, which is not a number")
         target = pair[1].item() if isinstance(pair[1], Tensor) and pair[1].numel() == 1 else pair[1]
-        if not isinstance(target, int | float | np.integer | np.floating | str):
+        if not isinstance(target, int | float | np.bool_ | np.integer | np.floating | str):
             raise DataError(
                 f"the target of sample {number:,} is a {type(target).__name__}; it must be a class or a number"
             )
@@ -110,26 +116,17 @@ def _is_pair(sample: Any) -> bool:
     return isinstance(sample, tuple | list) and len(sample) == 2
 
 
-def _is_evaluation(inputs: Inputs, making: Making) -> npt.NDArray[np.bool_]:
-    limit, key = making.evaluation_frac * 2.0**64, f"samestep {making.split_seed}".encode()
-    words = (hashlib.blake2b(values.tobytes(), digest_size=8, key=key).digest() for values in inputs)
-    return np.array([int.from_bytes(word, "little") < limit for word in words])
-
-
-def _target(training: npt.NDArray[Any], everything: npt.NDArray[Any]) -> Classes | Value:
+def _target(training: npt.NDArray[Any], everything: npt.NDArray[Any]) -> Target:
     if training.dtype.kind == "f":
         deviation = float(training.std())
         if deviation == 0.0:
             raise DataError(f"the target is {training[0]:g} in every sample: there is nothing to learn")
         return Value(name="target", mean=float(training.mean()), deviation=deviation)
-    different = np.unique(everything)
-    if len(different) < 2:
-        raise DataError(f"all samples have one class ({different[0]}): there is nothing to learn")
-    return Classes(name="target", values=tuple(map(str, different.tolist())), is_numeric=everything.dtype.kind in "iu")
+    values = tuple(map(str, np.unique(everything).tolist()))
+    return at_least_two(Classes(name="target", values=values, is_numeric=everything.dtype.kind in "iu"))
 
 
-def _encoded(target: Classes | Value, goals: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    if isinstance(target, Value):
-        return ((goals - target.mean) / target.deviation).astype(np.float32)[:, np.newaxis]
-    known = np.array([int(text) if target.is_numeric else text for text in target.values])
-    return np.searchsorted(known, goals).astype(np.int64)
+def _encoded(target: Target, goals: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if isinstance(target, Value) or target.is_numeric:
+        return target.of_numbers(goals)
+    return target.of_texts(goals.tolist())

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from samestep.data.table.schema import Classes, Value
+from samestep.data import target as targets
+from samestep.data.target import Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,17 +20,13 @@ class Schema:
     """
 
     shape: tuple[int, ...]
-    target: Classes | Value
+    target: Target
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values for JSON."""
+        return {"shape": list(self.shape), "target": targets.as_dict(self.target)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Schema:
         """The schema that `as_dict` was made of."""
-        target = dict(values["target"])
-        if target.pop("task") == "value":
-            return cls(shape=tuple(values["shape"]), target=Value(**target))
-        return cls(shape=tuple(values["shape"]), target=Classes(**{**target, "values": tuple(target["values"])}))
-
-    def as_dict(self) -> dict[str, Any]:
-        """As plain values for JSON."""
-        task = "classes" if isinstance(self.target, Classes) else "value"
-        return {"shape": list(self.shape), "target": {"task": task, **asdict(self.target)}}
+        return cls(shape=tuple(values["shape"]), target=targets.from_dict(values["target"]))

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from samestep.data import keeping
 from samestep.data.pack.manifest import EVALUATION, TRAIN
-from samestep.data.pack.writer import Writer
+from samestep.data.pack.writer import Tell, Writer
 from samestep.data.text.schema import Schema, points_of
 from samestep.errors import DataError, UsageError
 
 CODES = "codes"
 
 _AT_ONCE = 1 << 20
-
-Tell = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +40,7 @@ class Making:
     def __post_init__(self) -> None:
         if self.window < 1:
             raise UsageError(f"window={self.window} is below 1; take the number of symbols of a sample")
-        if not 0 <= self.evaluation_frac < 1:
-            raise UsageError(f"evaluation_frac={self.evaluation_frac:g} is not in 0 .. 1; 0 keeps nothing apart")
+        keeping.check_frac(self.evaluation_frac)
 
 
 def make(paths: Sequence[Path], making: Making, writer: Writer, tell: Tell) -> tuple[Schema, dict[str, Any]]:
@@ -66,18 +64,9 @@ def make(paths: Sequence[Path], making: Making, writer: Writer, tell: Tell) -> t
             if len(some):
                 writer.append(part, CODES, some)
         done += len(codes)
-        tell("encoding", done, num_symbols)
+        tell("encoding symbols", done, num_symbols)
     schema = Schema(symbols="".join(map(chr, known.tolist())), are_bytes=making.text == "bytes", window=making.window)
     return schema, {"classes": {}, "missing": {}, "num_dropped": 0}
-
-
-def num_windows(num_symbols: int, window: int) -> int:
-    """Windows that do not overlap, each with a symbol behind it.
-
-    >>> num_windows(65, 64), num_windows(64, 64)
-    (1, 0)
-    """
-    return (num_symbols - 1) // window
 
 
 def _pieces(paths: Sequence[Path], making: Making) -> Iterator[str]:

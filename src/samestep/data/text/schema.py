@@ -58,3 +58,12 @@ class Schema:
 def points_of(text: str) -> npt.NDArray[np.uint32]:
     """The code points of a text."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
+def num_windows(num_symbols: int, window: int) -> int:
+    """Windows that do not overlap, each with a symbol behind it.
+
+    >>> num_windows(65, 64), num_windows(64, 64)
+    (1, 0)
+    """
+    return (num_symbols - 1) // window

@@ -11,8 +11,8 @@ import torch
 
 from samestep.data import making
 from samestep.data.pack.reader import Pack
+from samestep.data.series.schema import Schema
 from samestep.data.settings import DataSettings
-from samestep.data.table.series import Schema
 from samestep.errors import DataError, UsageError
 from samestep.workloads import from_data, networks
 
@@ -79,7 +79,7 @@ def test_statistics_come_from_the_past(tmp_path: Path) -> None:
         ({"horizon": 0}, UsageError, "horizon=0 is below 1"),
         ({"series": "ship"}, UsageError, "the series 'ship' is not a column"),
         ({"target": "wind"}, DataError, "the target wind holds texts"),
-        ({"split_by": "hour"}, UsageError, "split_by does not go with horizon"),
+        ({"split_by": "hour"}, UsageError, "split_by does not go with a time series"),
     ],
 )
 def test_mistakes(tmp_path: Path, settings: dict[str, Any], error: type[Exception], message: str) -> None:

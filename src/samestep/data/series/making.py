@@ -6,25 +6,24 @@ once. The last part of every series is kept for evaluation: what is learned from
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from samestep.data import keeping
 from samestep.data.pack.manifest import EVALUATION, TRAIN
-from samestep.data.pack.writer import Writer
+from samestep.data.pack.writer import Tell, Writer
+from samestep.data.series.schema import ROWS, STARTS, TARGET, VALUES, Schema, in_series
 from samestep.data.table import choice
 from samestep.data.table import schema as schemas
 from samestep.data.table.gather import Gathering
-from samestep.data.table.making import Reader, Tell
+from samestep.data.table.kinds import NUMBER_KINDS
+from samestep.data.table.making import Reader, check_named
 from samestep.data.table.raw import ROWS_AT_ONCE, Raw
-from samestep.data.table.schema import Value
+from samestep.data.target import Value
 from samestep.errors import DataError, UsageError
-
-ROWS, VALUES, TARGET, STARTS = "rows", "values", "target", "starts"
-"""The part that both others take rows from, and the columns."""
 
 _MOST_MARKED = 64
 """Categories with more different values would make rows too wide."""
@@ -52,58 +51,7 @@ class Making:
         for name in ("horizon", "window"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name}={getattr(self, name)} is below 1; take a number of rows")
-        if not 0 <= self.evaluation_frac < 1:
-            raise UsageError(f"evaluation_frac={self.evaluation_frac:g} is not in 0 .. 1; 0 keeps nothing apart")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schema:
-    """What the samples are.
-
-    Args:
-        columns: What is learned from; the target is one of the numbers too, for its past is known.
-        target: What is learned.
-        window: Rows of a sample.
-        horizon: Rows from the last one of a sample to its target.
-    """
-
-    columns: schemas.Columns
-    target: Value
-    window: int
-    horizon: int
-
-    @property
-    def row_size(self) -> int:
-        """Numbers of a row: the columns of numbers with their marks, then a mark for every code of a category."""
-        return self.columns.num_inputs + sum(category.num_codes for category in self.columns.categories)
-
-    def as_dict(self) -> dict[str, Any]:
-        """As plain values for JSON."""
-        return {
-            "columns": self.columns.as_dict(),
-            "target": asdict(self.target),
-            "window": self.window,
-            "horizon": self.horizon,
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Schema:
-        """The schema that `as_dict` was made of."""
-        return cls(
-            columns=schemas.Columns.from_dict(values["columns"]),
-            target=Value(**values["target"]),
-            window=values["window"],
-            horizon=values["horizon"],
-        )
-
-    def rows(self, raw: Raw, places: slice | npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Some rows as a network takes them, shape (n, row_size)."""
-        encoded = schemas.encode_columns(self.columns, raw, places)
-        marks = [
-            np.eye(category.num_codes, dtype=np.float32)[encoded.codes[:, number]]
-            for number, category in enumerate(self.columns.categories)
-        ]
-        return np.concatenate([encoded.numbers, *marks], axis=1)
+        keeping.check_frac(self.evaluation_frac)
 
 
 def make(table: Reader, making: Making, writer: Writer, tell: Tell) -> tuple[Schema, dict[str, Any]]:
@@ -114,19 +62,19 @@ def make(table: Reader, making: Making, writer: Writer, tell: Tell) -> tuple[Sch
         UsageError: A named column is not there.
     """
     raw = _gathered(table, making, writer, tell)
-    order, ends = _in_series(raw, making.series)
+    order, ends = in_series(raw, making.series)
     is_late = _is_late(ends, making.evaluation_frac)
     is_training = np.empty(raw.num_rows, np.bool_)
     is_training[order] = ~is_late
     schema = _schema(raw, is_training, table, making)
     place = raw.number_names.index(making.target)
-    target = ((raw.numbers[order, place] - schema.target.mean) / schema.target.deviation).astype(np.float32)
+    target = schema.target.of_numbers(raw.numbers[order, place])
     for start in range(0, raw.num_rows, ROWS_AT_ONCE):
         some = slice(start, start + ROWS_AT_ONCE)
         writer.append(ROWS, VALUES, schema.rows(raw, order[some]))
-        writer.append(ROWS, TARGET, np.nan_to_num(target[some])[:, np.newaxis])
-        tell("writing", min(start + ROWS_AT_ONCE, raw.num_rows), raw.num_rows)
-    starts = _starts(ends, ~np.isnan(target), making)
+        writer.append(ROWS, TARGET, np.nan_to_num(target[some]))
+        tell("writing rows", min(start + ROWS_AT_ONCE, raw.num_rows), raw.num_rows)
+    starts = _starts(ends, ~np.isnan(target[:, 0]), making)
     goals = starts + making.window - 1 + making.horizon
     for part, chosen in ((TRAIN, starts[~is_late[goals]]), (EVALUATION, starts[is_late[goals]])):
         if len(chosen):
@@ -138,30 +86,17 @@ def make(table: Reader, making: Making, writer: Writer, tell: Tell) -> tuple[Sch
 
 
 def _gathered(table: Reader, making: Making, writer: Writer, tell: Tell) -> Raw:
-    for what, name in (("target", making.target), ("series", making.series)):
-        if name is not None and name not in table.names:
-            raise UsageError(f"the {what} {name!r} is not a column; there are {', '.join(table.names)}")
+    check_named(table, target=making.target, series=making.series)
     if table.kinds[making.target] != "number":
         raise DataError(f"the target {making.target} holds texts; a time series is learned of numbers")
     chosen = [name for name in table.names if table.kinds[name] != "ignore" or name in (making.target, making.series)]
-    numbers = [name for name in chosen if table.kinds[name] in ("number", "time") and name != making.series]
+    numbers = [name for name in chosen if table.kinds[name] in NUMBER_KINDS and name != making.series]
     with Gathering(writer.scratch, numbers, [name for name in chosen if name not in numbers]) as gathering:
         for frame in table.chunks(chosen):
             texts = [making.series] if making.series is not None else []
             gathering.add(frame.with_columns(frame[name].cast(str) for name in texts))
-            tell("reading", gathering.num_rows, max(gathering.num_rows, table.num_rows_about))
+            tell("reading rows", gathering.num_rows, max(gathering.num_rows, table.num_rows_about))
         return gathering.finish()
-
-
-def _in_series(raw: Raw, series: str | None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The rows, series by series; and for each of them in that order where its series ends."""
-    if series is None:
-        return np.arange(raw.num_rows), np.full(raw.num_rows, raw.num_rows)
-    place = next(place for place, values in enumerate(raw.values) if values.name == series)
-    codes = np.asarray(raw.codes[:, place])
-    order = np.argsort(codes, kind="stable")
-    ends = np.searchsorted(codes[order], codes[order], side="right")
-    return order, ends
 
 
 def _is_late(ends: npt.NDArray[np.int64], frac: float) -> npt.NDArray[np.bool_]:
@@ -185,12 +120,12 @@ def _schema(raw: Raw, is_training: npt.NDArray[np.bool_], table: Reader, making:
     known = is_training & ~np.isnan(raw.numbers[:, raw.number_names.index(making.target)])
     if not known.any():
         raise DataError(f"the target {making.target} holds no number to train on")
-    fitted = schemas.fit_columns(raw, is_training, left_out, times)
+    fitted = schemas.fit_columns(raw, is_training, left_out, times=times)
     target = next((column for column in fitted.numbers if column.name == making.target), None)
     if target is None:
         raise DataError(f"the target {making.target} is the same in every row: there is nothing to learn")
     value = Value(name=target.name, mean=target.mean, deviation=target.deviation)
-    return Schema(columns=fitted, target=value, window=making.window, horizon=making.horizon)
+    return Schema(columns=fitted, target=value, window=making.window, horizon=making.horizon, series=making.series)
 
 
 def _starts(ends: npt.NDArray[np.int64], has_target: npt.NDArray[np.bool_], making: Making) -> npt.NDArray[np.int64]:
