@@ -36,8 +36,7 @@ def lines(pack: Pack) -> Iterator[str]:
 
 def _about(schema: schemas.Schema) -> Iterator[str]:
     if isinstance(schema, texts.Schema):
-        kind = "bytes" if schema.are_bytes else "characters"
-        yield f"{len(schema.symbols)} different {kind}, windows of {schema.window}; target the next one"
+        yield f"{len(schema.numbers):,} different {schema.unit}, windows of {schema.window}; target the next one"
         return
     ahead = f", {schema.horizon} rows after {schema.window} rows" if isinstance(schema, series.Schema) else ""
     yield f"target {_target(schema.target)}{ahead}"

@@ -60,6 +60,11 @@ class Part:
         return found if self.target is None else {**found, target: self.target}
 
 
+def are_tokens(data: Any) -> bool:
+    """Whether an array (or tensor) is a row of whole numbers: a text that was cut into tokens."""
+    return getattr(data, "ndim", None) == 1 and np.asarray(data).dtype.kind in "iu"
+
+
 def is_idx(folder: Path) -> bool:
     """Whether a folder holds IDX files."""
     return next(idx_files(folder), None) is not None

@@ -45,8 +45,9 @@ def ensure(source: str, folder: Path, settings: DataSettings, tell: Tell) -> tup
     """
     path = _located(source)
     evaluation = None if settings.evaluation is None else _located(settings.evaluation)
+    tokenizer = None if settings.tokenizer is None else Path(settings.tokenizer)
     made_of = {
-        "files": [unpacked.fingerprint(_origins(each)) for each in (path, evaluation) if each is not None],
+        "files": [unpacked.fingerprint(_origins(each)) for each in (path, evaluation, tokenizer) if each is not None],
         "settings": settings.given(),
         "samestep": __version__,
     }
@@ -104,9 +105,11 @@ def of_memory(data: Any, folder: Path, settings: DataSettings, tell: Tell) -> Pa
     from samestep.data.tensors import making as tensors  # noqa: PLC0415
 
     with writer.writing(folder) as place:
-        if tensors.is_dataset(data):
+        if arrays.are_tokens(data):
+            made: Made = _make_tokens(np.asarray(data), settings, place, tell)
+        elif tensors.is_dataset(data):
             how = _how(tensors.Making, settings, "a data set of torch", "evaluation")
-            made: Made = ("arrays", *tensors.make(data, settings.evaluation, how, place, tell))
+            made = ("arrays", *tensors.make(data, settings.evaluation, how, place, tell))
         else:
             made = _make_frame(data, settings, place, tell)
         said = {name: value for name, value in settings.given().items() if name != "evaluation"}
@@ -165,7 +168,7 @@ def _origins(path: Path) -> tuple[Path, ...]:
 def _is_text(path: Path, settings: DataSettings) -> bool:
     """Whether a source is a text to be learned symbol by symbol."""
     is_named_so = path.name.removesuffix(".gz").endswith(".txt")
-    return settings.text is not None or (is_named_so and settings.target is None)
+    return bool(settings.text or settings.tokenizer) or (is_named_so and settings.target is None)
 
 
 def _is_pictures(path: Path) -> bool:
@@ -228,7 +231,16 @@ def _make_text(path: Path, settings: DataSettings, place: Writer, tell: Tell) ->
     from samestep.data.text import making  # noqa: PLC0415
 
     paths = unpacked.unpack(path, (path.suffix, *TEXT_ENDINGS), place.scratch)
-    return "text", *making.make(paths, _how(making.Making, settings, "text"), place, tell)
+    reading = _how(making.Reading, settings, "text", *making.CUT)
+    cut = _how(making.Cut, settings, "text", *making.READING)
+    return "text", *making.make(paths, reading, cut, place, tell)
+
+
+def _make_tokens(numbers: Any, settings: DataSettings, place: Writer, tell: Tell) -> Made:
+    from samestep.data.text import making  # noqa: PLC0415
+
+    cut = _how(making.Cut, settings, "numbers of tokens")
+    return "text", *making.make_of_numbers(numbers, cut, place, tell)
 
 
 def _make_arrays(path: Path, settings: DataSettings, place: Writer, tell: Tell) -> Made:
@@ -236,6 +248,8 @@ def _make_arrays(path: Path, settings: DataSettings, place: Writer, tell: Tell) 
     from samestep.data.table import frames, kinds  # noqa: PLC0415
 
     parts = arrays.read_idx(path) if path.is_dir() else arrays.read_numpy(path, settings.target)
+    if arrays.are_tokens(parts[TRAIN].inputs) and parts[TRAIN].target is None:
+        return _make_tokens(parts[TRAIN].inputs, settings, place, tell)
     if all(part.are_pictures for part in parts.values()):
         pixels = np.concatenate([part.pixels for part in parts.values()])
         labels = [str(label) for part in parts.values() for label in np.asarray(part.target).tolist()]

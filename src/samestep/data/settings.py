@@ -57,6 +57,9 @@ class DataSettings:
     text: Literal["characters", "bytes"] | None = None
     """A text file is learned symbol by symbol: what they are; default for .txt without a target: characters."""
 
+    tokenizer: str | None = None
+    """A file tokenizer.json: a text file is learned token by token."""
+
     window: int | None = None
     """Symbols of a sample of text, default: 64; rows of a sample of a time series, default: 24."""
 

@@ -83,16 +83,16 @@ def _lines(target: Target, names: Sequence[str], outputs: Tensor) -> Iterator[Se
 
 def _next_symbols(schema: texts.Schema, model: nn.Module, source: Path) -> Iterator[Sequence[Any]]:
     """For every line of a text the symbol that follows most likely."""
-    encoding = "latin-1" if schema.are_bytes else "utf-8"
+    encoding = "latin-1" if schema.unit == "bytes" else "utf-8"
     model.eval()
     yield ("sample", "symbol", "probability")
     for number, line in enumerate(source.read_text(encoding).splitlines()):
-        codes = torch.from_numpy(schema.codes(line[-schema.window :]))
+        codes = torch.from_numpy(schema.codes(line)[-schema.window :])
         if not len(codes):
             raise DataError(f"{source.name}: line {number + 1} is empty: there is nothing to continue")
         with torch.no_grad():
             probability, code = model(codes.unsqueeze(0))[0, -1].softmax(dim=0).max(dim=0)
-        yield (number, schema.symbols[int(code)], f"{float(probability):.6f}")
+        yield (number, schema.symbol(int(code)), f"{float(probability):.6f}")
 
 
 def _table(about: tables.Schema, network: Network, source: Path) -> New:

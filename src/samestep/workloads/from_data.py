@@ -49,7 +49,8 @@ def from_data(
 
     Args:
         source: A path (a table, an archive, a folder of pictures, a text, a pack), a data frame, a mapping of columns,
-            an array, or a map-style data set of torch, whose samples are read once.
+            an array (of one dimension and whole numbers: the tokens of a text), or a map-style data set of torch, whose
+            samples are read once.
         model: The family of the network; None: what suits the data.
         width: None: by the number of samples.
         depth: None: what suits the family.

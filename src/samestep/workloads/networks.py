@@ -163,7 +163,7 @@ def _array_net(shape: tuple[int, ...], num_outputs: int, model: Model, sizes: Si
 
 
 def _text_net(about: texts.Schema, model: Model, sizes: Sizes) -> nn.Module:
-    num_symbols = len(about.symbols)
+    num_symbols = len(about.numbers)
     if model == "lstm":
         return SymbolReader(num_symbols=num_symbols, **sizes._asdict())
     return language_model(num_symbols=num_symbols, context=about.window, dropout=0.1, **sizes._asdict())
