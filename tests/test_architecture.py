@@ -26,7 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("report",),
     ("workloads",),
     ("demo",),
-    ("cli",),
+    ("cli", "__main__"),
 )
 """A part imports only from its own floor and those above it in this list."""
 LEVEL = {part: level for level, parts in enumerate(FLOORS) for part in parts}

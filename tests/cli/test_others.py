@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,10 @@ class TestSmallCommands:
     def test_version(self, command: Command) -> None:
         finished = command.run("--version")
         assert (finished.code, finished.stdout.strip(), finished.stderr) == (0, __version__, "")
+
+    def test_as_a_module(self) -> None:
+        words = [sys.executable, "-m", "samestep", "--version"]
+        assert subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip() == __version__
 
     def test_workloads(self, call: Call) -> None:
         finished = call("workloads")

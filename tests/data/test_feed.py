@@ -12,7 +12,7 @@ from torch import Tensor
 
 from samestep.data import feed as feeds
 from samestep.data.ahead import ReadAhead
-from samestep.data.columns import Batch, Rows, Samples, Scale, Windows
+from samestep.data.columns import Column, Rows, Samples, Scale, Windows
 from samestep.data.feed import Feed
 from samestep.data.pack import reader, writer
 from samestep.data.pack.mapped import Mapped
@@ -50,18 +50,27 @@ def test_batches_hold_what_loads_hold(width: int, microbatch: int) -> None:
 
 def test_small_microbatches_are_gathered_together_and_large_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     gathered: list[int] = []
-    load = Feed.load
+    gather = Feed._gather
 
-    def counted(self: Feed, epoch: int, start: int, stop: int) -> Batch:
-        gathered.append(stop - start)
-        return load(self, epoch, start, stop)
+    def counted(self: Feed, column: Column, indices: Tensor, epoch: int) -> Tensor:
+        if column is self.samples.target:
+            gathered.append(len(indices))
+        return gather(self, column, indices, epoch)
 
-    monkeypatch.setattr(Feed, "load", counted)
+    monkeypatch.setattr(Feed, "_gather", counted)
     monkeypatch.setattr(feeds, "_GATHERED_BYTES", 100 * (4 * 5 + 7 * 8 + 8))
     for microbatch, expected in ((20, [100] * 10), (100, [100] * 10), (400, [400, 400, 200])):
         gathered.clear()
         list(Feed(samples(5), Order(num_samples=NUM, seed=0)).batches(0, cut(0, NUM, microbatch)))
         assert gathered == expected
+
+
+def test_microbatches_that_do_not_follow_each_other() -> None:
+    """A rank's part of several steps: the others' lie between."""
+    feed = Feed(samples(5), Order(num_samples=NUM, seed=0))
+    parts = [part for part in cut(0, NUM, 30) if part.index % 3 == 1]
+    for part, batch in zip(parts, feed.batches(1, iter(parts)), strict=True):
+        assert torch.equal(batch.target, feed.load(1, part.start, part.stop).target)
 
 
 def test_a_transform_of_the_users_meets_one_microbatch_at_a_time() -> None:

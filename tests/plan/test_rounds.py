@@ -74,7 +74,7 @@ def test_num_slots_must_look_at_smaller_world_sizes_and_counts_too() -> None:
 @given(st.integers(0, 300), st.integers(1, 40), st.integers(1, 20))
 def test_an_evaluation_is_shared_out_once_and_evenly(num_samples: int, microbatch: int, world_size: int) -> None:
     microbatches = cut(0, num_samples, microbatch)
-    shares = [rounds.evaluation_share(microbatches, world_size, rank) for rank in range(world_size)]
+    shares = [rounds.own(microbatches, world_size, rank) for rank in range(world_size)]
     assert tuple(part for share in shares for part in share) == microbatches
     lengths = [len(share) for share in shares]
     assert max(lengths) - min(lengths) <= 1

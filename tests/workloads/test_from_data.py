@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -41,6 +42,36 @@ def test_a_frame_of_its_own_to_evaluate_on() -> None:
     data = samestep.from_data(frame[:150], target="y", evaluation=frame[150:]).data()
     assert data.evaluation is not None
     assert (data.train.num_samples, data.evaluation.num_samples) == (150, 50)
+
+
+@pytest.mark.processes
+def test_blocks_and_augmentation_give_the_same_bits(tmp_path: Path) -> None:
+    """Rows in a pack, read in blocks and changed: by a thread on one worker, by two and by three."""
+    x = np.random.default_rng(0).normal(size=(700, 300)).astype(np.float32)
+    columns = {f"x{number}": x[:, number] for number in range(x.shape[1])}
+    workload = samestep.from_data({**columns, "y": x[:, 0] > 0}, target="y", folder=tmp_path / "pack")
+    settings: dict[str, Any] = {"steps": 25, "global_batch": 60, "microbatch": 10, "augment": "noise=0.1"}
+    found = {
+        (block, workers): samestep.train(workload, workers=workers, shuffle_block=block, **settings).record
+        for block, workers in ((16, 1), (16, 2), (16, 3), (None, 1), (None, 3), (17, 1))
+    }
+    sums = {key: record.weights_sha256 for key, record in found.items()}
+    assert sums[16, 1] == sums[16, 2] == sums[16, 3]
+    assert sums[None, 1] == sums[None, 3]
+    assert len({sums[16, 1], sums[17, 1], sums[None, 1]}) == 3
+
+
+@pytest.mark.processes
+def test_blocks_go_on_in_the_middle_of_an_epoch_with_other_workers(tmp_path: Path) -> None:
+    workload = samestep.from_data(table(), target="y", folder=tmp_path / "pack")
+    settings: dict[str, Any] = {"shuffle_block": 8, "global_batch": 24, "microbatch": 6, "steps": 300}
+    whole = samestep.train(workload, workers=1, **settings).record.weights_sha256
+    folder = tmp_path / "run"
+    samestep.train(workload, workers=2, checkpoint=folder, checkpoint_every_s=0.02, **settings)
+    sorted(folder.glob("step-*.json"))[-1].unlink()
+    resumed = samestep.train(workload, workers=1, checkpoint=folder, resume=True, **settings).record
+    assert 0 < resumed.first_step < 300
+    assert resumed.weights_sha256 == whole
 
 
 def test_what_does_not_go() -> None:

@@ -43,18 +43,10 @@ class Scale:
     dtype: torch.dtype = torch.float32
 
     def __call__(self, rows: Tensor) -> Tensor:
-        if rows.dtype == torch.uint8 and self.dtype == torch.float32 and not self.shift:
-            return self._bytes(rows)
         rows = rows.to(self.dtype)
         if self.factor != 1.0:
             rows = rows.mul_(self.factor)
         return rows.add_(self.shift) if self.shift else rows
-
-    def _bytes(self, rows: Tensor) -> Tensor:
-        """Cast and scaled in one pass, which NumPy does in pieces that stay in the cache."""
-        scaled = torch.empty(rows.shape, dtype=self.dtype)
-        np.multiply(rows.numpy(), np.float32(self.factor), out=scaled.numpy(), dtype=np.float32)
-        return scaled
 
 
 @dataclass(frozen=True, kw_only=True)

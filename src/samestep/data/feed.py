@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -17,8 +18,8 @@ from samestep.plan.order import Order
 _CHUNK = 8192
 """Positions whose order is computed at once: NumPy's cost per call is spread over them."""
 
-_GATHERED_BYTES = 1 << 18
-"""Consecutive microbatches are gathered together up to this size: small ones cost a call, not work."""
+_GATHERED_BYTES = 1 << 22
+"""Microbatches are gathered together up to this size, those of several steps too: a gather costs calls, then work."""
 
 
 class Feed:
@@ -38,30 +39,48 @@ class Feed:
         self._ahead = _read_ahead(columns, order)
         self._bytes_per_sample = sum(map(_bytes_per_sample, columns)) if all(map(_is_ours, columns)) else None
 
+    @property
+    def num_bytes_per_sample(self) -> int | None:
+        """Of what is loaded; None: a column is not ours, and may draw when it is read."""
+        return self._bytes_per_sample
+
+    @property
+    def may_draw(self) -> bool:
+        """Whether a column is not ours: it may draw random numbers when it is read, so it is read just in time."""
+        return self._bytes_per_sample is None
+
+    @property
+    def reads_blocks(self) -> bool:
+        """Whether blocks of files are read, for which a disk may have to be waited."""
+        return self._ahead is not None
+
     def load(self, epoch: int, start: int, stop: int) -> Batch:
         """The samples at positions ``start .. stop - 1`` of an epoch."""
+        return self._load(epoch, [(start, stop)])
+
+    def batches(self, epoch: int, microbatches: Iterable[Microbatch]) -> Iterator[Batch]:
+        """Microbatches of an epoch, each when it is asked for; small ones are gathered together with those that follow.
+
+        To gather costs calls more than work where they are small.
+        """
+        left = iter(microbatches)
+        for first in left:
+            group = [first, *islice(left, self._num_together(first) - 1)]
+            together = self._load(epoch, _ranges(group))
+            yield from [together] if len(group) == 1 else _parts(together, group)
+
+    def _num_together(self, microbatch: Microbatch) -> int:
+        if self._bytes_per_sample is None:
+            return 1
+        return max(1, _GATHERED_BYTES // max(1, self._bytes_per_sample * microbatch.num_samples))
+
+    def _load(self, epoch: int, ranges: Sequence[tuple[int, int]]) -> Batch:
         if self._ahead is not None:
-            self._ahead.at(epoch, start)
-        indices = self.indices(epoch, start, stop)
+            self._ahead.at(epoch, ranges[0][0])
+        found = [self.indices(epoch, start, stop) for start, stop in ranges]
+        indices = found[0] if len(found) == 1 else torch.cat(found)
         inputs = tuple(self._gather(column, indices, epoch) for column in self.samples.inputs)
-        return Batch(inputs, self._gather(self.samples.target, indices, epoch), stop - start)
-
-    def batches(self, epoch: int, microbatches: Sequence[Microbatch]) -> Iterator[Batch]:
-        """Consecutive microbatches of an epoch, each when it is asked for; small ones are gathered together."""
-        for group in self._groups(microbatches):
-            if len(group) == 1:
-                yield self.load(epoch, group[0].start, group[0].stop)
-            else:
-                together = self.load(epoch, group[0].start, group[-1].stop)
-                yield from (_part(together, microbatch, group[0].start) for microbatch in group)
-
-    def _groups(self, microbatches: Sequence[Microbatch]) -> Iterator[Sequence[Microbatch]]:
-        """Microbatches that are gathered together; one each where a column is not ours, for it may draw."""
-        most = 1
-        if self._bytes_per_sample is not None and microbatches:
-            most = max(1, _GATHERED_BYTES // max(1, self._bytes_per_sample * microbatches[0].num_samples))
-        for first in range(0, len(microbatches), most):
-            yield microbatches[first : first + most]
+        return Batch(inputs, self._gather(self.samples.target, indices, epoch), len(indices))
 
     def _gather(self, column: Column, indices: Tensor, epoch: int) -> Tensor:
         if isinstance(column, Rows) and column.changes:
@@ -104,10 +123,25 @@ def _read_ahead(columns: Sequence[Column], order: Order) -> ReadAhead | None:
     return ReadAhead(found, order) if found and order.block is not None else None
 
 
-def _part(together: Batch, microbatch: Microbatch, start: int) -> Batch:
-    rows = slice(microbatch.start - start, microbatch.stop - start)
-    inputs = tuple(aligned(values[rows]) for values in together.inputs)
-    return Batch(inputs, aligned(together.target[rows]), microbatch.num_samples)
+def _ranges(microbatches: Sequence[Microbatch]) -> list[tuple[int, int]]:
+    """The positions of microbatches, those that follow each other joined.
+
+    >>> _ranges([Microbatch(index=0, start=0, stop=4), Microbatch(index=1, start=4, stop=8)])
+    [(0, 8)]
+    """
+    found: list[tuple[int, int]] = []
+    for microbatch in microbatches:
+        start = found.pop()[0] if found and found[-1][1] == microbatch.start else microbatch.start
+        found.append((start, microbatch.stop))
+    return found
+
+
+def _parts(together: Batch, microbatches: Sequence[Microbatch]) -> Iterator[Batch]:
+    """Views of what was gathered together; copies where a view would not be aligned."""
+    sizes = [microbatch.num_samples for microbatch in microbatches]
+    inputs = zip(*(torch.split(values, sizes) for values in together.inputs), strict=True)
+    for size, some, target in zip(sizes, inputs, torch.split(together.target, sizes), strict=True):
+        yield Batch(tuple(map(aligned, some)), aligned(target), size)
 
 
 def _is_ours(column: Column) -> bool:

@@ -23,8 +23,6 @@ class RoundPlan:
         num_elements: int,
     ) -> None:
         self.local = share.local
-        computed = (each for each in share.local.instructions if isinstance(each, tree.Compute))
-        self.own_microbatches = [each.microbatch for each in computed]
         cross = share.cross
         self._changes = (cross, contributions, num_elements)
         self._sums: list[tuple[list[tuple[Tensor, Tensor]], Tensor]] = []

@@ -200,7 +200,7 @@ class Loop:
         self.rank.enter(Phase.EVALUATION, self.step)
         table = self.memory["evaluated"].numpy()
         microbatches = evaluation.microbatches
-        for microbatch in rounds.evaluation_share(microbatches, self.rank.world_size, self.rank.index):
+        for microbatch in rounds.own(microbatches, self.rank.world_size, self.rank.index):
             table[microbatch.index] = self.stepper.evaluate(microbatch, self._evaluation_feed)
         self._barrier()
         totals = table.sum(axis=0)

@@ -20,6 +20,7 @@ from samestep.engine.combine import RoundPlan
 from samestep.engine.events import Enter, Phase
 from samestep.engine.flat import FlatModel
 from samestep.engine.job import LOSS, SAMPLES, WEIGHT, Job
+from samestep.engine.loading import Loading
 from samestep.engine.losses import as_sums
 from samestep.engine.randomness import KeyedRandomness
 from samestep.engine.slots import make_slots
@@ -101,7 +102,7 @@ class Stepper:
         self.owned = OwnedUpdate(job.update, self._segments, live["parameters"], live)
         self.parameters: list[Tensor] = list(self.owned.parameters)
         self.gradients = self.owned.gradients
-        self._feed = Feed(job.samples, job.order)
+        self._loading = Loading(job, rank.world_size, rank.index)
         self._randomness = KeyedRandomness(job.model, job.seed)
         self._table = memory["table"].numpy()
         self._used_table = memory["used_table"]
@@ -130,8 +131,9 @@ class Stepper:
         self._leave_unused_alone()
 
     def close(self) -> None:
-        """Take the hooks off the model."""
+        """Take the hooks off the model, and stop what is loaded ahead."""
         self._randomness.close()
+        self._loading.close()
 
     def run(self, step: int) -> Sums:
         """Run one step up to and including this rank's update; a barrier and `confirm` must follow.
@@ -210,9 +212,7 @@ class Stepper:
             if not isinstance(instruction, tree.Compute):
                 continue
             microbatch = microbatches[instruction.microbatch]
-            loss, _ = self._forward_backward(
-                step, number, microbatch, self._feed.batches(self._epoch(step), [microbatch])
-            )
+            loss, _ = self._forward_backward(step, number, microbatch, self._loading.again(step, microbatch))
             gradients = self._model.gradients()
             self._model.drop_gradients()
             if not math.isfinite(loss):
@@ -241,7 +241,7 @@ class Stepper:
         """Contributions, their sum over what this rank owns, and what all ranks learn from it."""
         microbatches = self._job.batches.microbatches(step)
         plan = self._plan(len(microbatches))
-        batches = self._feed.batches(self._epoch(step), [microbatches[each] for each in plan.own_microbatches])
+        batches = self._loading.batches(step, number)
         for instruction in plan.local.instructions:
             if isinstance(instruction, tree.Compute):
                 self._contribute(step, number, microbatches[instruction.microbatch], batches, instruction)
@@ -274,9 +274,6 @@ class Stepper:
         squares = np.square(self._norms, dtype=np.float64)  # summed by NumPy: BLAS would depend on its threads
         return math.sqrt(float(squares.sum()))
 
-    def _epoch(self, step: int) -> int:
-        return step // self._job.batches.steps_per_epoch
-
     def _contribute(
         self, step: int, number: int, microbatch: Microbatch, batches: Iterator[Batch], where: tree.Compute
     ) -> None:
@@ -296,9 +293,12 @@ class Stepper:
         self, step: int, number: int, microbatch: Microbatch, batches: Iterator[Batch]
     ) -> tuple[float, float]:
         self._rank.enter(Phase.DATA, step)
-        self._randomness.begin(step, number, microbatch.index)  # first: a transform of the data may draw too
+        if self._loading.may_draw:
+            self._randomness.begin(step, number, microbatch.index)
         batch = next(batches)
         self._rank.enter(Phase.FORWARD, step)
+        if not self._loading.may_draw:
+            self._randomness.begin(step, number, microbatch.index)
         self._model.begin_microbatch()
         with self._autocast():
             output = self._forward(batch)

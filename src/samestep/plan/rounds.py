@@ -44,7 +44,7 @@ def num_slots(counts: frozenset[int], world_size: int) -> int:
     )
 
 
-def evaluation_share(microbatches: tuple[Microbatch, ...], world_size: int, rank: int) -> tuple[Microbatch, ...]:
-    """The microbatches of an evaluation that a rank computes: its sums go to a table, so no tree is needed."""
+def own(microbatches: tuple[Microbatch, ...], world_size: int, rank: int) -> tuple[Microbatch, ...]:
+    """The microbatches that a rank computes, in the order in which it does."""
     start, stop = layout.blocks_of_microbatches(len(microbatches), world_size)[rank]
     return microbatches[start:stop]

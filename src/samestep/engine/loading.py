@@ -1,0 +1,95 @@
+"""What a rank loads: its microbatches step by step, ahead of the computation where that pays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+
+from samestep.data.columns import Batch
+from samestep.data.feed import Feed
+from samestep.data.prefetch import Prefetch
+from samestep.engine.job import Job
+from samestep.host.cores import num_cores
+from samestep.plan import rounds
+from samestep.plan.batch import Microbatch
+
+_WORTH_A_THREAD_BYTES = 1 << 16
+"""What a rank loads in a step, at least, for a thread to load it: to hand a batch over costs microseconds, too."""
+
+
+class Loading:
+    """Loads microbatches for one rank.
+
+    The first rounds of the steps are read as one stream, so that what is small is gathered over several steps at once.
+    Another step than the next one, or one that was left half-read, starts the stream anew.
+
+    Args:
+        job: Of which data.
+        world_size: Number of ranks.
+        rank: Which one.
+    """
+
+    def __init__(self, job: Job, world_size: int, rank: int) -> None:
+        self._job, self._world_size, self._rank = job, world_size, rank
+        self._feed = Feed(job.samples, job.order)
+        self._has_thread = self._is_worth_a_thread()
+        self._stream: Iterator[Batch] = iter(())
+        self._expected = -1
+
+    @property
+    def may_draw(self) -> bool:
+        """Whether loading a microbatch may draw random numbers, which have to be keyed by it."""
+        return self._feed.may_draw
+
+    def batches(self, step: int, number: int) -> Iterator[Batch]:
+        """The microbatches of a step's round."""
+        return self._from_stream(step) if number == 0 else self._feed.batches(self._epoch(step), self._own(step))
+
+    def again(self, step: int, microbatch: Microbatch) -> Iterator[Batch]:
+        """A microbatch of a step alone."""
+        return self._feed.batches(self._epoch(step), [microbatch])
+
+    def close(self) -> None:
+        """Stop what is loaded ahead."""
+        if isinstance(self._stream, Prefetch):
+            self._stream.close()
+        self._stream, self._expected = iter(()), -1
+
+    def _from_stream(self, step: int) -> Iterator[Batch]:
+        if step != self._expected:
+            self.close()
+            self._stream = self._from(step)
+            if self._has_thread:
+                self._stream = Prefetch(self._stream)
+        self._expected = -1  # until this step has been read to its end
+        num_left = len(self._own(step))
+        while num_left:
+            num_left -= 1
+            batch = next(self._stream)
+            if not num_left:
+                self._expected = step + 1
+            yield batch
+
+    def _from(self, step: int) -> Iterator[Batch]:
+        """This rank's microbatches of all steps from one on."""
+        feed = Feed(self._job.samples, self._job.order) if self._has_thread else self._feed
+        num_steps, per_epoch = self._job.num_steps, self._job.batches.steps_per_epoch
+        for epoch in range(self._epoch(step), self._epoch(num_steps - 1) + 1):
+            steps = range(max(step, epoch * per_epoch), min((epoch + 1) * per_epoch, num_steps))
+            yield from feed.batches(epoch, chain.from_iterable(map(self._own, steps)))
+
+    def _own(self, step: int) -> tuple[Microbatch, ...]:
+        """This rank's microbatches of a step."""
+        return rounds.own(self._job.batches.microbatches(step), self._world_size, self._rank)
+
+    def _epoch(self, step: int) -> int:
+        return step // self._job.batches.steps_per_epoch
+
+    def _is_worth_a_thread(self) -> bool:
+        """Whether a thread pays: a core is free for it, or it waits for a disk in the place of the computation."""
+        size = self._feed.num_bytes_per_sample
+        if size is None:
+            return False
+        has_free_core = num_cores() > self._world_size * self._job.switches.intra_op_threads
+        share_bytes = size * self._job.batches.num_samples_of(0) // self._world_size
+        return self._feed.reads_blocks or (has_free_core and share_bytes >= _WORTH_A_THREAD_BYTES)
