@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import feed_loaders
-from benchmarks.feed_loaders import AT_ONCE, BATCH, OURS, Loader
+from benchmarks.feed_loaders import BATCH, BY_STEP, OURS, Loader
 from samestep.data.columns import Column, Samples, Scale
+from samestep.data.feed import GATHERED_BYTES
 from samestep.host import peaks
 from samestep.plan.order import Order
 
@@ -92,26 +93,26 @@ def bandwidth_runs(copies: Copies) -> Runs:
 
 
 def time_runs() -> Runs:
-    """The feed of a table of 60,000 × 20, asked by the step and by the epoch; its order alone; its gathering alone."""
+    """The feed of a table of 60,000 × 20, asked for a stream and for each step; order and gathering alone."""
     source = feed_loaders.table()
     samples = source.samples()
     columns = [*samples.inputs, samples.target]
     loaders: dict[str, Loader] = {loader.name: loader for loader in feed_loaders.ours(source)}
     return {
         OURS: loaders[OURS].run,
-        AT_ONCE: loaders[AT_ONCE].run,
+        BY_STEP: loaders[BY_STEP].run,
         "order": lambda number: ordering(number, samples),
-        f"{OURS}/gather": gathering(columns, BATCH),
-        f"{AT_ONCE}/gather": gathering(columns, BATCH * num_together(samples)),
+        f"{OURS}/gather": gathering(columns, BATCH * num_together(samples)),
+        f"{BY_STEP}/gather": gathering(columns, BATCH),
     }
 
 
 def num_together(samples: Samples) -> int:
-    """How many microbatches the feed gathers at once: up to 256 KB, as long as that is more than one."""
+    """How many microbatches the feed gathers at once."""
     num_bytes = sum(
         column.gather(torch.zeros(1, dtype=torch.int64)).nbytes for column in (*samples.inputs, samples.target)
     )
-    return max(1, (1 << 18) // (BATCH * num_bytes))
+    return max(1, GATHERED_BYTES // (BATCH * num_bytes))
 
 
 def ordering(epoch: int, samples: Samples) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,12 @@ from samestep.data import augment, images, sources
 from samestep.data.augment import Change
 from samestep.data.columns import Batch, Rows, Samples, Scale
 from samestep.data.feed import Feed
-from samestep.plan.batch import BatchPlan, cut
+from samestep.plan.batch import BatchPlan
 from samestep.plan.order import Order
 
 BATCH, NUM_ROWS, NUM_COLUMNS = 256, 60_000, 20
 NUM_WORKERS = (0, 1, 2)
-OURS, TWIN, AT_ONCE, BY_HAND = "samestep", "samestep-twin", "samestep-epoch", "by-hand"
+OURS, TWIN, BY_STEP, BY_HAND = "samestep", "samestep-twin", "samestep-step", "by-hand"
 
 _SEED = 1
 _MEAN, _DEVIATION = 0.2860, 0.3530
@@ -109,20 +110,21 @@ def fashion() -> Source:
 
 
 def ours(source: Source, changes: tuple[Change, ...] = ()) -> list[Loader]:
-    """The feed, asked a step at a time as samestep's engine asks it; once more; and asked for an epoch at once."""
+    """The feed, asked for a stream of steps as samestep's engine asks it; once more; and asked for each step alone."""
     samples = source.samples(changes)
+    plan = BatchPlan(num_samples=samples.num_samples, global_batch=BATCH, microbatch=BATCH)
+    steps = [plan.microbatches(step) for step in range(plan.steps_per_epoch)]
+
+    def stream(number: int) -> Iterator[Batch]:
+        feed = Feed(samples, Order(num_samples=samples.num_samples, seed=_SEED))
+        return feed.batches(number, chain.from_iterable(steps))
 
     def by_step(number: int) -> Iterator[Batch]:
         feed = Feed(samples, Order(num_samples=samples.num_samples, seed=_SEED))
-        plan = BatchPlan(num_samples=samples.num_samples, global_batch=BATCH, microbatch=BATCH)
-        for step in range(plan.steps_per_epoch):
-            yield from feed.batches(number, plan.microbatches(step))
+        for step in steps:
+            yield from feed.batches(number, step)
 
-    def at_once(number: int) -> Iterator[Batch]:
-        feed = Feed(samples, Order(num_samples=samples.num_samples, seed=_SEED))
-        return feed.batches(number, cut(0, samples.num_samples, BATCH))
-
-    ways = ((OURS, by_step), (TWIN, by_step), (AT_ONCE, at_once))
+    ways = ((OURS, stream), (TWIN, stream), (BY_STEP, by_step))
     return [Loader(name=name, group=name, epoch=epoch, tensors=_tensors) for name, epoch in ways]
 
 

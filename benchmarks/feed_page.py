@@ -10,16 +10,16 @@ import numpy as np
 from benchmarks import results
 from benchmarks.feed_bandwidth import SHAPES, TABLE_BYTES
 from benchmarks.feed_cases import CASES, VERSIONS, Case
-from benchmarks.feed_loaders import AT_ONCE, BATCH, BY_HAND, NUM_ROWS, OURS, TWIN
+from benchmarks.feed_loaders import BATCH, BY_HAND, BY_STEP, NUM_ROWS, OURS, TWIN
 from benchmarks.results import Result
 from samestep.measure import stats
 from samestep.measure.stats import Estimate, Values
 
 _BANDWIDTH_AIM = 0.6
 _LABELS = {
-    OURS: "samestep, asked by the step",
+    OURS: "samestep",
     TWIN: "the same once more",
-    AT_ONCE: "samestep, asked by the epoch",
+    BY_STEP: "samestep, asked for each step",
     BY_HAND: "by hand: `randperm`, then indexing",
     "batch-sampler": "DataLoader, `batch_size=None` and a BatchSampler as `sampler`",
     "grain-threads": "MapDataset, its 16 reading threads (default)",
@@ -222,7 +222,7 @@ def _time(each: Measured) -> Lines:
         "|---|---|---|---|---|",
     ]
     scale = 1e6 / each.num_batches
-    for name in (OURS, AT_ONCE):
+    for name in (OURS, BY_STEP):
         whole, order, gather = (each.epoch_s[part] for part in (name, "order", f"{name}/gather"))
         parts: list[Values] = [whole, order, gather, whole - order - gather]
         cells = [f"{stats.median(part).scaled(scale).text(2)} ({np.median(part / whole):.0%})" for part in parts]
@@ -235,9 +235,9 @@ def _differences() -> Lines:
         "## How each is used",
         "",
         (
-            "- **samestep, asked by the step**: one call for each step of one microbatch, as its engine asks. *By the "
-            "epoch*: all microbatches in one call; small ones are then gathered together. Tensors start on 64-byte "
-            "boundaries; nobody else sees to that."
+            "- **samestep**: asked for a stream of steps of one microbatch each, as its engine asks; small ones are "
+            "gathered together. *For each step*: one call a step. Tensors start on 64-byte boundaries; nobody else "
+            "sees to that."
         ),
         (
             "- **DataLoader**: `TensorDataset` for rows; for pictures torchvision's `FashionMNIST` with `ToTensor` and "

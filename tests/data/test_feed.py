@@ -58,7 +58,7 @@ def test_small_microbatches_are_gathered_together_and_large_ones_are_not(monkeyp
         return gather(self, column, indices, epoch)
 
     monkeypatch.setattr(Feed, "_gather", counted)
-    monkeypatch.setattr(feeds, "_GATHERED_BYTES", 100 * (4 * 5 + 7 * 8 + 8))
+    monkeypatch.setattr(feeds, "GATHERED_BYTES", 100 * (4 * 5 + 7 * 8 + 8))
     for microbatch, expected in ((20, [100] * 10), (100, [100] * 10), (400, [400, 400, 200])):
         gathered.clear()
         list(Feed(samples(5), Order(num_samples=NUM, seed=0)).batches(0, cut(0, NUM, microbatch)))

@@ -18,7 +18,7 @@ from samestep.plan.order import Order
 _CHUNK = 8192
 """Positions whose order is computed at once: NumPy's cost per call is spread over them."""
 
-_GATHERED_BYTES = 1 << 22
+GATHERED_BYTES = 1 << 22
 """Microbatches are gathered together up to this size, those of several steps too: a gather costs calls, then work."""
 
 
@@ -72,7 +72,7 @@ class Feed:
     def _num_together(self, microbatch: Microbatch) -> int:
         if self._bytes_per_sample is None:
             return 1
-        return max(1, _GATHERED_BYTES // max(1, self._bytes_per_sample * microbatch.num_samples))
+        return max(1, GATHERED_BYTES // max(1, self._bytes_per_sample * microbatch.num_samples))
 
     def _load(self, epoch: int, ranges: Sequence[tuple[int, int]]) -> Batch:
         if self._ahead is not None:
