@@ -18,6 +18,7 @@ _SHAPES = {
     "lstm": (28, 28),
     "transformer": (28, 28),
     "narrow": (784,),
+    "wide": (784,),
     "tiny": (8,),
 }
 _NUM_CLASSES = {"tiny": 2}
@@ -105,6 +106,9 @@ def build_model(net: str) -> nn.Module:
             return RowTransformer()
         case "narrow":
             return nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
+        case "wide":
+            hidden = [layer for _ in range(3) for layer in (nn.Linear(1024, 1024), nn.ReLU())]
+            return nn.Sequential(nn.Linear(784, 1024), nn.ReLU(), *hidden, nn.Linear(1024, 10))
         case "tiny":
             return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
     raise ValueError(f"net {net!r} is not known")

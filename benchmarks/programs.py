@@ -50,6 +50,7 @@ class Task:
         threads: Threads inside one operation.
         precision: samestep's.
         channels_last: samestep's.
+        backprop: samestep's.
         keeps_memory: Whether malloc keeps freed memory, as samestep's workers have it.
         events: Whether samestep writes all of its events, or only where a step begins.
     """
@@ -64,6 +65,7 @@ class Task:
     threads: int = 1
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
+    backprop: Literal["ordinary", "concurrent"] = "ordinary"
     keeps_memory: bool = False
     events: Literal["all", "begins"] = "all"
 
@@ -125,6 +127,7 @@ def train(task: Task, *, steps: int, trace: Trace | None) -> Result:
         threads_per_worker=task.threads,
         precision=task.precision,
         channels_last=task.channels_last,
+        backprop=task.backprop,
         steps=steps,
     )
     return run(workload, settings, choices=Choices(trace=trace), progress=Silent())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -13,6 +14,30 @@ from torch import Tensor
 def is_in_backward() -> bool:
     """Whether this thread is inside of a backward pass."""
     return torch._C._current_graph_task_id() != -1
+
+
+def has_saved_tensors_hooks() -> bool:
+    """Whether what the forward pass saves is taken by hooks: activation checkpointing, or moving it elsewhere."""
+    ignores_tracing = True
+    return torch._C._autograd._top_saved_tensors_default_hooks(ignores_tracing) is not None
+
+
+def open_to_modes(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A copy of a Python function of torch's, of which a function mode sees the calls inside.
+
+    The function itself hands itself over to a mode as a whole, and the mode would see nothing more.
+    """
+    names = {name: _never for name in function.__globals__ if name.startswith("has_torch_function")}
+    kept: Any = function
+    copy = FunctionType(
+        kept.__code__, {**kept.__globals__, **names}, kept.__name__, kept.__defaults__, kept.__closure__
+    )
+    copy.__kwdefaults__ = kept.__kwdefaults__
+    return copy
+
+
+def _never(*arguments: object) -> bool:
+    return False
 
 
 def backward(output: Tensor, gradient: Tensor) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from samestep import torch_private
 
@@ -29,6 +30,37 @@ def test_being_in_backward_is_known_on_this_thread_only() -> None:
     (x * 2).sum().backward()  # type: ignore[no-untyped-call]
     assert seen == [True, False]
     assert not torch_private.is_in_backward()
+
+
+def test_hooks_on_what_is_saved_are_known() -> None:
+    assert not torch_private.has_saved_tensors_hooks()
+    with torch.autograd.graph.saved_tensors_hooks(lambda saved: saved, lambda kept: kept):
+        assert torch_private.has_saved_tensors_hooks()
+    assert not torch_private.has_saved_tensors_hooks()
+
+
+def test_a_mode_sees_into_an_opened_function() -> None:
+    class Seen(TorchFunctionMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.names: list[str] = []
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.names.append(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    attention = nn.MultiheadAttention(4, 2)
+    x = torch.randn(3, 1, 4)
+    projections = (attention.in_proj_weight, attention.in_proj_bias)
+    out = (attention.out_proj.weight, attention.out_proj.bias)
+    arguments: Any = (x, x, x, 4, 2, *projections, None, None, False, 0.0, *out)
+    whole = nn.functional.multi_head_attention_forward
+    expected = whole(*arguments)[0]
+    for function, num_seen in ((whole, 0), (torch_private.open_to_modes(whole), 2)):
+        with Seen() as seen:
+            found = function(*arguments)[0]
+        assert torch.equal(found, expected)
+        assert seen.names.count("linear") == num_seen
 
 
 def test_a_failed_backward_is_over_too() -> None:

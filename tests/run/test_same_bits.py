@@ -13,7 +13,7 @@ from samestep.errors import NonFiniteError, UsageError
 from samestep.run.train import Result, train
 from samestep.run.workload import Workload
 from tests import helpers
-from tests.helpers import Everything, Lstm, Tied
+from tests.helpers import Everything, Lstm, Tied, Wide
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
 
@@ -52,6 +52,15 @@ def summary(result: Result) -> tuple[str, list[float], list[float], list[dict[st
         [step.gradient_norm for step in record.steps],
         [dict(evaluation.means) for evaluation in record.evaluations],
     )
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_concurrent_back_propagation(workers: int, optimizer: str) -> None:
+    settings = {**COMMON, "optimizer": optimizer, "lr": 0.02, "clip_norm": 0.5}
+    wanted = train(helpers.workload(Wide), **settings)
+    found = train(helpers.workload(Wide), **{**settings, "workers": workers, "backprop": "concurrent"})
+    assert summary(found) == summary(wanted)
 
 
 @pytest.mark.parametrize("workers", [2, 3, 4, 7])

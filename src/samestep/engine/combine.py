@@ -36,17 +36,17 @@ class RoundPlan:
             additions = [(values(target), values(source)) for target, source in cross.additions]
             self._sums.append((additions, values(cross.root)))
 
-    def combine(self, gradients: list[Tensor], factor: float) -> None:
-        """Add the ranks' partial sums of the owned segments in tree order; the total × factor goes to `gradients`."""
-        for (additions, root), gradient in zip(self._sums, gradients, strict=True):
-            for target, source in additions[:-1]:
-                target.add_(source)
-            if additions:  # the last sum goes where it is needed: writing to another rank's memory is slow
-                torch.add(*additions[-1], out=gradient)
-            elif root is not gradient:
-                gradient.copy_(root)
-            if factor != 1.0:
-                gradient.mul_(factor)
+    def combine(self, number: int, gradient: Tensor, factor: float) -> None:
+        """Add the ranks' partial sums of an owned segment in tree order; the total × factor goes to `gradient`."""
+        additions, root = self._sums[number]
+        for target, source in additions[:-1]:
+            target.add_(source)
+        if additions:  # the last sum goes where it is needed: writing to another rank's memory is slow
+            torch.add(*additions[-1], out=gradient)
+        elif root is not gradient:
+            gradient.copy_(root)
+        if factor != 1.0:
+            gradient.mul_(factor)
 
     def combine_changes(self) -> Tensor:
         """The sum of the tracked buffers' weighted changes."""

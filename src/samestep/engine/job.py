@@ -95,6 +95,7 @@ class Job:
     seed: int
     precision: Precision
     is_channels_last: bool
+    is_backprop_concurrent: bool
     switches: Switches
     has_callbacks: bool
     trace: events.Trace | None = None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -16,18 +17,20 @@ from torch import Tensor
 from samestep import torch_private
 from samestep.data.columns import Batch
 from samestep.data.feed import Feed, aligned
+from samestep.engine.backprop.concurrent import Concurrent
 from samestep.engine.combine import RoundPlan
 from samestep.engine.events import Enter, Phase
 from samestep.engine.flat import FlatModel
+from samestep.engine.helpers import Helpers, hands_for
 from samestep.engine.job import LOSS, SAMPLES, WEIGHT, Job
 from samestep.engine.loading import Loading
 from samestep.engine.losses import as_sums
 from samestep.engine.randomness import KeyedRandomness
 from samestep.engine.slots import make_slots
 from samestep.errors import DataError, NonFiniteError, UsageError
-from samestep.optim.owner import OwnedUpdate
+from samestep.optim import owners
 from samestep.optim.rounds import RoundRequest, Steps, Sums
-from samestep.plan import layout, rounds, tree
+from samestep.plan import rounds, tree
 from samestep.plan.batch import Microbatch
 from samestep.plan.layout import BLOCK
 
@@ -98,10 +101,13 @@ class Stepper:
             step_tracked=live["tracked"],
             step_others=live["others"],
         )
-        self._segments = layout.owners(job.update.layout, rank.world_size)[rank.index]
-        self.owned = OwnedUpdate(job.update, self._segments, live["parameters"], live)
+        self._hands = hands_for(job, rank.world_size)
+        owner = (rank.world_size, rank.index)
+        self.owned = owners.owned_by(job.update, owner, live, self._hands.num_hands, self._hands.run)
+        self._segments = self.owned.segments
         self.parameters: list[Tensor] = list(self.owned.parameters)
         self.gradients = self.owned.gradients
+        self._concurrent = Concurrent(self._model.parameters, self._hands) if isinstance(self._hands, Helpers) else None
         self._loading = Loading(job, rank.world_size, rank.index)
         self._randomness = KeyedRandomness(job.model, job.seed)
         self._table = memory["table"].numpy()
@@ -131,9 +137,10 @@ class Stepper:
         self._leave_unused_alone()
 
     def close(self) -> None:
-        """Take the hooks off the model, and stop what is loaded ahead."""
+        """Take the hooks off the model, stop what is loaded ahead, and end the helpers."""
         self._randomness.close()
         self._loading.close()
+        self._hands.close()
 
     def run(self, step: int) -> Sums:
         """Run one step up to and including this rank's update; a barrier and `confirm` must follow.
@@ -254,9 +261,7 @@ class Stepper:
         if step == 0 and number == 0:
             self._find_unused(len(microbatches))
         weight = float(totals[WEIGHT]) or 1.0
-        plan.combine(self.owned.padded_gradients, float(totals[SAMPLES]) / weight)
-        for blocks, norms in self._own_blocks:
-            torch.linalg.vector_norm(blocks, dim=1, out=norms)
+        self._combine(plan, float(totals[SAMPLES]) / weight)
         if request.keeps_buffers and self._owns_tracked:
             self._pending_changes = plan.combine_changes() / float(totals[SAMPLES])
         norm = None
@@ -269,6 +274,18 @@ class Stepper:
         if not (math.isfinite(loss) and (norm is None or math.isfinite(norm))):
             raise NonFiniteSums(step, self._find_culprit(step, number, microbatches))
         return Sums(loss, norm)
+
+    def _combine(self, plan: RoundPlan, factor: float) -> None:
+        """The sums of the owned segments, and the norms of their blocks; every hand takes some segments."""
+        numbers, num_hands = range(len(self._segments)), self._hands.num_hands
+        shares = [numbers[hand::num_hands] for hand in range(num_hands)]
+        self._hands.run([partial(self._combine_some, plan, share, factor) for share in shares])
+
+    def _combine_some(self, plan: RoundPlan, numbers: Iterable[int], factor: float) -> None:
+        for number in numbers:
+            plan.combine(number, self.owned.padded_gradients[number], factor)
+            blocks, norms = self._own_blocks[number]
+            torch.linalg.vector_norm(blocks, dim=1, out=norms)
 
     def _gradient_norm(self) -> float:
         squares = np.square(self._norms, dtype=np.float64)  # summed by NumPy: BLAS would depend on its threads
@@ -301,10 +318,14 @@ class Stepper:
             self._randomness.begin(step, number, microbatch.index)
         self._model.begin_microbatch()
         with self._autocast():
-            output = self._forward(batch)
+            with nullcontext() if self._concurrent is None else self._concurrent.watched():
+                output = self._forward(batch)
             total, weight = self._loss(output, batch)
         self._rank.enter(Phase.BACKWARD, step)
         torch_private.backward(total, self._root(total, step))
+        if self._concurrent is not None and not self._concurrent.finish():
+            self._model.drop_gradients()
+            return self._forward_backward(step, number, microbatch, self._loading.again(step, microbatch))
         return total.item(), weight
 
     def _root(self, total: Tensor, step: int) -> Tensor:

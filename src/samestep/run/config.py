@@ -15,6 +15,7 @@ from samestep.plan.batch import LastBatch, default_microbatch
 Workers = int | Literal["auto"]
 LrSchedule = Literal["constant", "linear", "cosine"]
 Precision = Literal["fp32", "bf16"]
+Backprop = Literal["ordinary", "concurrent"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +99,9 @@ class Settings(NumericSettings):
     workers: Workers | None = None
     """Worker processes, or auto: one per core, at most one per microbatch."""
 
+    backprop: Backprop | None = None
+    """How weight gradients are computed: ordinary, or concurrent (by a thread beside the chain of input gradients)."""
+
     evaluate_every: int | None = None
     """Steps between evaluations; default: an epoch."""
 
@@ -149,6 +153,7 @@ class Config:
     augment: str | None
     shuffle_block: int | None
     last_batch: LastBatch
+    backprop: Backprop
     evaluate_every: int | None
     width: int | None
     depth: int | None
@@ -197,6 +202,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "precision": "fp32",
     "channels_last": False,
     "last_batch": "keep",
+    "backprop": "ordinary",
     "checkpoint_every_s": 30.0,
     "resume": False,
 }

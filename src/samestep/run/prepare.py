@@ -122,6 +122,7 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         seed=config.seed,
         precision=config.precision,
         is_channels_last=config.channels_last,
+        is_backprop_concurrent=config.backprop == "concurrent",
         switches=switches,
         has_callbacks=has_callbacks,
         trace=choices.trace,

@@ -1,0 +1,1 @@
+"""Parallel back-propagation through the layers, with the bits of the ordinary one."""

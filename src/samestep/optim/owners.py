@@ -1,0 +1,82 @@
+"""What a rank owns in several parts, which its helpers update at the same time.
+
+Where the flat vector is cut does not decide the bits, so a rank with helpers is as many owners.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from torch import Tensor, nn
+
+from samestep.optim.owner import OwnedUpdate, UpdatePlan
+from samestep.plan import layout
+from samestep.plan.layout import Segment
+
+Run = Callable[[Sequence[Callable[[], None]]], object]
+"""Runs functions, beside each other or one after the other."""
+
+
+class OwnedUpdates:
+    """The optimisers of a rank's parts.
+
+    Args:
+        parts: An update each.
+        run: Who runs them.
+
+    Attributes:
+        segments: Of all parts, in the order of the flat vector; the lists below are in the same order.
+        parameters: The segments as the optimisers see them.
+        gradients: Their gradients, in the same shapes.
+        padded_gradients: The same memory, flat, with the padding up to the next block.
+    """
+
+    def __init__(self, parts: Sequence[OwnedUpdate], run: Run) -> None:
+        self._parts, self._run = tuple(parts), run
+        rows = [
+            row
+            for part in parts
+            for row in zip(part.segments, part.parameters, part.gradients, part.padded_gradients, strict=True)
+        ]
+        rows.sort(key=lambda row: row[0].start)
+        self.segments: tuple[Segment, ...] = tuple(row[0] for row in rows)
+        self.parameters: list[nn.Parameter] = [row[1] for row in rows]
+        self.gradients: list[Tensor] = [row[2] for row in rows]
+        self.padded_gradients: list[Tensor] = [row[3] for row in rows]
+
+    def leave_alone(self, names: frozenset[str]) -> None:
+        """Never update these parameters: no microbatch uses them."""
+        for part in self._parts:
+            part.leave_alone(names)
+
+    def step(self, lr_factor: float) -> None:
+        """Update the segments from their gradients, with every learning rate times `lr_factor`."""
+        self._run([partial(part.step, lr_factor) for part in self._parts])
+
+    def write_scalars(self, table: Tensor) -> None:
+        """Write the state's numbers that this rank knows; who shares a group writes the same numbers."""
+        for part in self._parts:
+            part.write_scalars(table)
+
+    def restore(self, scalars: Tensor) -> None:
+        """Take up the state that lies in memory."""
+        for part in self._parts:
+            part.restore(scalars)
+
+
+def owned_by(
+    plan: UpdatePlan, owner: tuple[int, int], live: Mapping[str, Tensor], num_hands: int, run: Run
+) -> OwnedUpdates:
+    """What a rank owns, a part for each of its hands.
+
+    Args:
+        plan: What is updated how.
+        owner: World size and rank.
+        live: The memory of the parameters and of every state array, by name.
+        num_hands: The same on every rank.
+        run: Who updates the parts.
+    """
+    world_size, rank = owner
+    parts = layout.owners(plan.layout, world_size * num_hands)[rank * num_hands : (rank + 1) * num_hands]
+    return OwnedUpdates([OwnedUpdate(plan, part, live["parameters"], live) for part in parts], run)

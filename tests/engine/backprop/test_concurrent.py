@@ -1,0 +1,181 @@
+"""Concurrent back-propagation gives the bits of the ordinary one, and is noticed where it would not."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from samestep.engine.backprop import concurrent
+from samestep.engine.backprop.concurrent import Concurrent
+from samestep.engine.backprop.operations import Call, Linear
+from tests import helpers
+from tests.helpers import NUM_CLASSES, Cnn, Encoder, Everything, Lstm, Mlp, Tied
+
+NETS: dict[str, Callable[[], nn.Module]] = {
+    "mlp": lambda: Mlp(dropout=0.3), "cnn": Cnn, "lstm": Lstm, "transformer": Encoder, "tied": Tied,
+    "everything": Everything,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def however_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(concurrent, "_WORTH_A_THREAD", 0)
+
+
+@pytest.fixture
+def deferred(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The kinds of calls that helpers were given."""
+    found: list[str] = []
+    defer = Concurrent.defer
+
+    def noted(self: Concurrent, call: Call, parameters: Any, gradient: Tensor) -> None:
+        found.append(type(call).__name__)
+        defer(self, call, parameters, gradient)
+
+    monkeypatch.setattr(Concurrent, "defer", noted)
+    return found
+
+
+def bits(build: Callable[[], nn.Module], backprop: str, **settings: Any) -> dict[str, Tensor]:
+    common = {"global_batch": 24, "microbatch": 7, "steps": 6, "lr": 0.05, "backprop": backprop}
+    plan = helpers.prepared(helpers.workload(build), **{**common, **settings})
+    return helpers.run(plan).parameters()
+
+
+def are_same(build: Callable[[], nn.Module], **settings: Any) -> bool:
+    ordinary, other = (bits(build, backprop, **settings) for backprop in ("ordinary", "concurrent"))
+    return all(torch.equal(values, other[name]) for name, values in ordinary.items())
+
+
+@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("settings", [{}, {"sam_radius": 0.05, "clip_norm": 0.5}])
+def test_the_same_bits(net: str, settings: dict[str, Any], deferred: list[str]) -> None:
+    assert are_same(NETS[net], **settings)
+    assert deferred
+
+
+@pytest.mark.parametrize("net", [net for net in NETS if net != "lstm"])  # not every CPU has an LSTM in bf16
+def test_the_same_bits_in_bf16(net: str, deferred: list[str]) -> None:
+    assert are_same(NETS[net], precision="bf16")
+    assert deferred
+
+
+def test_the_same_bits_in_float64(deferred: list[str]) -> None:
+    build = helpers.double(Mlp)
+    work = helpers.workload(build, train=helpers.samples(dtype=torch.float64))
+    found = [
+        helpers.run(helpers.prepared(work, global_batch=24, microbatch=7, steps=6, backprop=backprop)).parameters()
+        for backprop in ("ordinary", "concurrent")
+    ]
+    assert all(torch.equal(values, found[1][name]) for name, values in found[0].items())
+    assert deferred
+
+
+def test_channels_last(deferred: list[str]) -> None:
+    assert are_same(Cnn, channels_last=True)
+    assert "Convolution" in deferred
+
+
+class Mixed(nn.Module):
+    """A weight that is used by two layers, and twice as a plain matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(12, 12)
+        self.out = nn.Linear(12, NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (self.first(x) @ self.first.weight).tanh()
+        x = (self.first(x) @ self.first.weight).tanh()
+        scores: Tensor = self.out(x)
+        return scores
+
+
+def test_a_weight_with_other_uses_is_left_to_torch(deferred: list[str]) -> None:
+    assert are_same(Mixed)
+    assert deferred.count("Linear") > 20  # the last layer, in every microbatch
+
+
+class Repeated(nn.Module):
+    """A layer that is run three times: what the runs give is added in autograd's order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(12, 12)
+        self.out = nn.Linear(12, NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(3):
+            x = self.layer(x).tanh()
+        scores: Tensor = self.out(x)
+        return scores
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_layer_that_is_run_again(precision: str) -> None:
+    assert are_same(Repeated, precision=precision)
+
+
+class Checkpointed(nn.Module):
+    """A layer whose forward pass is computed again in the backward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(12, 32)
+        self.out = nn.Linear(32, NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = checkpoint(self.hidden, x, use_reentrant=False)
+        scores: Tensor = self.out(hidden.relu())
+        return scores
+
+
+def test_activation_checkpointing() -> None:
+    assert are_same(Checkpointed)
+
+
+def test_a_weight_with_a_hook_is_left_to_torch(deferred: list[str]) -> None:
+    def build() -> nn.Module:
+        model = Mlp()
+        model.hidden.weight.register_hook(lambda gradient: gradient * 2)  # type: ignore[no-untyped-call]
+        return model
+
+    assert are_same(build)
+    assert not are_same_nets(build, Mlp)
+
+
+def are_same_nets(one: Callable[[], nn.Module], two: Callable[[], nn.Module]) -> bool:
+    a, b = bits(one, "concurrent"), bits(two, "concurrent")
+    return all(torch.equal(values, b[name]) for name, values in a.items())
+
+
+def test_a_gradient_that_is_dropped_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Linear, "weight_gradients", lambda self, gradient: (torch.zeros_like(self.weight), None))
+    assert not are_same(Mlp)
+
+
+def test_what_goes_wrong_in_a_helper_is_raised_by_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Linear, gradient: Tensor) -> Any:
+        raise RuntimeError("no memory left")
+
+    monkeypatch.setattr(Linear, "weight_gradients", broken)
+    with pytest.raises(RuntimeError, match="no memory left"):
+        bits(Mlp, "concurrent")
+    assert not any(thread.name == "samestep-helper" for thread in threading.enumerate())
+
+
+def test_small_layers_are_left_to_torch(monkeypatch: pytest.MonkeyPatch, deferred: list[str]) -> None:
+    monkeypatch.setattr(concurrent, "_WORTH_A_THREAD", 1 << 20)
+    assert are_same(Mlp)
+    assert deferred == []
+
+
+def test_the_projections_of_attention_are_seen(deferred: list[str]) -> None:
+    assert are_same(Encoder, steps=1, microbatch=24)
+    assert deferred == ["Linear"] * 5  # of the head, two of the feed-forward part, two of attention
