@@ -29,6 +29,10 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.machinery
 	$(BIN)/python -m benchmarks.recorder
 	$(BIN)/python -m benchmarks.footprint
+	$(BIN)/python -m benchmarks.packing
+	$(BIN)/python -m benchmarks.waiting
+	$(BIN)/python -m benchmarks.beyond_memory
+	$(BIN)/python -m benchmarks.backprop
 	$(BIN)/python -m benchmarks.accuracy --page
 
 $(VENV)/bin/python:

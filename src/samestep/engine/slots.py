@@ -38,6 +38,7 @@ class Slot:
 
     Attributes:
         changes: The tracked buffers' changes.
+        whole: Where gradients lie that are in one piece, by the place of their parameter in the layout.
     """
 
     def __init__(
@@ -63,15 +64,18 @@ class Slot:
                     self._cut.append((number, start - place.start, stop - place.start))
                     cut_targets.append(run.values[start - run.start : stop - run.start])
         self._targets = whole_targets + cut_targets
+        self.whole = dict(zip(self._whole, whole_targets, strict=True))
 
     def take(self, gradients: Sequence[Tensor | None], *, is_added: bool) -> None:
         """Copy the gradients of a backward pass here, or add them to what is here; None counts as zero.
 
         Args:
-            gradients: One per parameter of the layout, in its shape.
+            gradients: One per parameter of the layout, in its shape; one of `whole` is here already.
             is_added: Add instead of copy.
         """
-        targets, sources = self._targets, self._sources(gradients)
+        pairs = zip(self._targets, self._sources(gradients), strict=True)
+        left = [(target, source) for target, source in pairs if source is not target]
+        targets, sources = [target for target, _ in left], [source for _, source in left]
         if any(source is None for source in sources):
             if not is_added:
                 for target, source in zip(targets, sources, strict=True):

@@ -125,6 +125,8 @@ class Stepper:
             self._contributions[rank.index],
             job.num_elements,
         )
+        places = [(id(parameter), number) for number, parameter in enumerate(self._model.parameters)]
+        self._targets = [{key: slot.whole[n] for key, n in places if n in slot.whole} for slot in self._slots]
         self._roots: dict[tuple[torch.dtype, torch.Size, int], Tensor] = {}
         self._owns_tracked = rank.index == rank.world_size - 1 and job.buffers.num_tracked > 0
         self._plans: dict[int, RoundPlan] = {}
@@ -219,6 +221,8 @@ class Stepper:
             if not isinstance(instruction, tree.Compute):
                 continue
             microbatch = microbatches[instruction.microbatch]
+            if self._concurrent is not None:
+                self._concurrent.begin({})
             loss, _ = self._forward_backward(step, number, microbatch, self._loading.again(step, microbatch))
             gradients = self._model.gradients()
             self._model.drop_gradients()
@@ -294,6 +298,8 @@ class Stepper:
     def _contribute(
         self, step: int, number: int, microbatch: Microbatch, batches: Iterator[Batch], where: tree.Compute
     ) -> None:
+        if self._concurrent is not None:
+            self._concurrent.begin({} if where.is_added else self._targets[where.slot])
         loss, weight = self._forward_backward(step, number, microbatch, batches)
         self._rank.enter(Phase.PUBLISH, step)
         if step == 0 and number == 0:
@@ -318,7 +324,7 @@ class Stepper:
             self._randomness.begin(step, number, microbatch.index)
         self._model.begin_microbatch()
         with self._autocast():
-            with nullcontext() if self._concurrent is None else self._concurrent.watched():
+            with nullcontext() if self._concurrent is None else self._concurrent.watch:
                 output = self._forward(batch)
             total, weight = self._loss(output, batch)
         self._rank.enter(Phase.BACKWARD, step)

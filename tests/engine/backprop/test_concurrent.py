@@ -156,12 +156,12 @@ def are_same_nets(one: Callable[[], nn.Module], two: Callable[[], nn.Module]) ->
 
 
 def test_a_gradient_that_is_dropped_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Linear, "weight_gradients", lambda self, gradient: (torch.zeros_like(self.weight), None))
+    monkeypatch.setattr(Linear, "weight_gradients", lambda self, *given: (torch.zeros_like(self.weight), None))
     assert not are_same(Mlp)
 
 
 def test_what_goes_wrong_in_a_helper_is_raised_by_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: Linear, gradient: Tensor) -> Any:
+    def broken(self: Linear, *given: Any) -> Any:
         raise RuntimeError("no memory left")
 
     monkeypatch.setattr(Linear, "weight_gradients", broken)

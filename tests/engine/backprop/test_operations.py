@@ -30,10 +30,19 @@ def check(func: Any, *arguments: Any, **options: Any) -> Call:
     for gradient in (random(*output.shape, seed=1), torch.ones(1).expand(output.shape)):
         expected = torch.autograd.grad(output, leaves, gradient, retain_graph=True)
         with torch.no_grad():
-            found = [*(() if is_index else (call.input_gradient(gradient),)), *call.weight_gradients(gradient)]
+            found = [
+                *(() if is_index else (call.input_gradient(gradient),)),
+                *call.weight_gradients(gradient, None, None),
+            ]
         for one, two in zip(expected, (each for each in found if each is not None), strict=True):
             assert one.shape == two.shape
             assert torch.equal(one, two)
+        targets = [torch.full_like(each, torch.nan) for each in (call.weight, call.bias) if each is not None]
+        with torch.no_grad():
+            placed = call.weight_gradients(gradient, *targets, *[None] * (2 - len(targets)))
+        for target, given, one in zip(targets, placed, expected[-len(targets) :], strict=False):
+            assert given is target
+            assert torch.equal(target, one)
     return call
 
 

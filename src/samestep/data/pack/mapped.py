@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,9 @@ from torch import Tensor
 
 HEADER_BYTES = 128
 """Of a .npy file of ours: a fixed length, so that it can be written last, and whole cache lines."""
+
+_MADV_COLD = 20
+"""Linux: what was read is the first to make room, before what was read ahead; Python has no name for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +54,14 @@ class Mapped:
         row = self.num_bytes // self.shape[0]
         first = (HEADER_BYTES + start * row) // mmap.PAGESIZE * mmap.PAGESIZE
         length = min(HEADER_BYTES + stop * row, len(self._map)) - first
-        if length > 0:
-            self._map.madvise(mmap.MADV_WILLNEED if is_needed else mmap.MADV_DONTNEED, first, length)
+        if length <= 0:
+            return
+        if is_needed:
+            self._map.madvise(mmap.MADV_WILLNEED, first, length)
+        else:
+            with suppress(OSError):  # systems older than it, and other ones
+                self._map.madvise(_MADV_COLD, first, length)
+            self._map.madvise(mmap.MADV_DONTNEED, first, length)
 
     @cached_property
     def _map(self) -> mmap.mmap | None:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from samestep import torch_private
-from samestep.engine.backprop.operations import KNOWN, Call
+from samestep.engine.backprop.operations import KNOWN, Call, Parameters
 from samestep.engine.helpers import Helpers, Task
 
 _OPENED = {
@@ -27,9 +27,6 @@ _OPENED = {
 
 _WORTH_A_THREAD = 1 << 20
 """Multiplications, below which handing over costs more than computing."""
-
-Parameters = tuple[Tensor, Tensor | None]
-"""A weight and a bias, or their gradients."""
 
 
 class Concurrent:
@@ -43,14 +40,20 @@ class Concurrent:
     def __init__(self, parameters: Sequence[nn.Parameter], helpers: Helpers) -> None:
         self._parameters = {id(parameter): parameter for parameter in parameters}
         self._helpers = helpers
-        self._deferred: list[tuple[Parameters, Task[Parameters]]] = []
-        self._watch = Watch(self)
+        self._deferred: list[tuple[Parameters, bool, Task[Parameters]]] = []
+        self._targets: dict[int, Tensor] = {}
+        self.watch = Watch(self)
+        """A context for a forward pass, the layers of which are noticed."""
 
-    def watched(self) -> Watch:
-        """A context for a forward pass, the layers of which are noticed; what an earlier one has left is dropped."""
+    def begin(self, targets: Mapping[int, Tensor]) -> None:
+        """A microbatch begins; what an earlier one has left is dropped.
+
+        Args:
+            targets: Where gradients go, by the identity of their parameter; of all others into new memory.
+        """
         self._helpers.finish()
         self._deferred.clear()
-        return self._watch
+        self._targets = dict(targets)
 
     def call_of(self, func: Callable[..., Any], arguments: Sequence[Any], options: Mapping[str, Any]) -> Call | None:
         """A call whose weights' gradients can be left to helpers; None: it is left to torch."""
@@ -68,8 +71,9 @@ class Concurrent:
 
     def defer(self, call: Call, parameters: Parameters, gradient: Tensor) -> None:
         """Leave the gradients of a call's weight and bias to the helpers."""
-        task = Task(partial(call.weight_gradients, gradient))
-        self._deferred.append((parameters, task))
+        weight, bias = (None if each is None else self._targets.pop(id(each), None) for each in parameters)
+        task = Task(partial(call.weight_gradients, gradient, weight, bias))
+        self._deferred.append((parameters, call.weight.dtype != parameters[0].dtype, task))
         self._helpers.give(task)
 
     def finish(self) -> bool:
@@ -81,25 +85,24 @@ class Concurrent:
         """
         self._helpers.finish()
         found: dict[int, list[Tensor]] = {}
-        for parameters, task in self._deferred:
+        was_cast = set()
+        for parameters, is_cast, task in self._deferred:
             for parameter, gradient in zip(parameters, task.result(), strict=True):
                 if parameter is not None and gradient is not None:
                     found.setdefault(id(parameter), []).append(gradient)
+                    was_cast |= {id(parameter)} if is_cast else set()
         self._deferred.clear()
-        mixed = [each for each, gradients in found.items() if self._is_mixed(each, gradients)]
+        # Autocast keeps one copy of a weight, in which it adds what several uses give, in the copy's dtype.
+        mixed = {each for each in was_cast if len(found[each]) > 1}
+        mixed |= {each for each in found if self._parameters[each].grad is not None}
         for each in mixed:
             del self._parameters[each]
         if mixed:
             return False
-        for each, gradients in found.items():
-            own = self._parameters[each]
-            own.grad = reduce(torch.add, gradients).to(own.dtype)
+        for each, (first, *others) in found.items():
+            parameter = self._parameters[each]
+            parameter.grad = reduce(Tensor.add_, others, first).to(parameter.dtype)
         return True
-
-    def _is_mixed(self, parameter: int, gradients: Sequence[Tensor]) -> bool:
-        """Autocast keeps one copy of a weight, in which it adds what several uses give, in the copy's dtype."""
-        was_cast = gradients[0].dtype != self._parameters[parameter].dtype
-        return (was_cast and len(gradients) > 1) or self._parameters[parameter].grad is not None
 
     def _is_ours(self, parameter: Tensor) -> bool:
         return id(parameter) in self._parameters and not parameter._backward_hooks

@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+Parameters = tuple[Tensor, Tensor | None]
+"""A weight and a bias, or their gradients."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Call(ABC):
@@ -40,8 +43,14 @@ class Call(ABC):
         """From the gradient of the output."""
 
     @abstractmethod
-    def weight_gradients(self, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Of the weight, and of the bias where there is one."""
+    def weight_gradients(self, gradient: Tensor, weight: Tensor | None, bias: Tensor | None) -> Parameters:
+        """Of the weight, and of the bias where there is one.
+
+        Args:
+            gradient: Of the output.
+            weight: Where the weight's goes; None: into new memory.
+            bias: Where the bias's goes.
+        """
 
     @abstractmethod
     def work(self) -> float:
@@ -67,16 +76,23 @@ class Linear(Call):
     def input_gradient(self, gradient: Tensor) -> Tensor:
         return _rows(gradient).mm(self.weight).view(self.input.shape)
 
-    def weight_gradients(self, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
-        weight = _rows(gradient).t().mm(_rows(self.input))
+    def weight_gradients(self, gradient: Tensor, weight: Tensor | None, bias: Tensor | None) -> Parameters:
+        if weight is None or weight.dtype != gradient.dtype or not weight.is_contiguous():
+            found = _placed(_rows(gradient).t().mm(_rows(self.input)), weight)
+        else:
+            found = torch.mm(_rows(gradient).t(), _rows(self.input), out=weight)
         if self.bias is None:
-            return weight, None
+            return found, None
         if self.input.is_contiguous():
-            return weight, _rows(gradient).sum(0)
-        return weight, gradient.sum(tuple(range(gradient.dim() - 1)))
+            return found, _placed(_rows(gradient).sum(0), bias)
+        return found, _placed(gradient.sum(tuple(range(gradient.dim() - 1))), bias)
 
     def work(self) -> float:
         return float(self.input.numel()) * self.weight.shape[0]
+
+
+def _placed(values: Tensor, target: Tensor | None) -> Tensor:
+    return values if target is None else target.copy_(values)
 
 
 def _rows(values: Tensor) -> Tensor:
@@ -106,10 +122,10 @@ class Convolution(Call):
         assert found is not None
         return found
 
-    def weight_gradients(self, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
-        _, weight, bias = self._backward(gradient, [False, True, self.bias is not None])
-        assert weight is not None
-        return weight, bias
+    def weight_gradients(self, gradient: Tensor, weight: Tensor | None, bias: Tensor | None) -> Parameters:
+        _, found, of_bias = self._backward(gradient, [False, True, self.bias is not None])
+        assert found is not None
+        return _placed(found, weight), None if of_bias is None else _placed(of_bias, bias)
 
     def work(self) -> float:
         positions = self.input.numel() / self.input.shape[1] / math.prod(self.stride)
@@ -142,11 +158,11 @@ class Embedding(Call):
     def input_gradient(self, gradient: Tensor) -> Tensor:
         raise AssertionError("indices have no gradient")
 
-    def weight_gradients(self, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
-        weight: Tensor = torch.ops.aten.embedding_dense_backward(
+    def weight_gradients(self, gradient: Tensor, weight: Tensor | None, bias: Tensor | None) -> Parameters:
+        found: Tensor = torch.ops.aten.embedding_dense_backward(
             gradient, self.input, self.weight.shape[0], self.padding_idx, self.is_scaled
         )
-        return weight, None
+        return _placed(found, weight), None
 
     def work(self) -> float:
         return float(self.input.numel()) * self.weight.shape[1] + self.weight.numel()
