@@ -102,11 +102,11 @@ def _peak_bytes(path: Path, folder: Path) -> int:
     lines = (
         "import resource, sys; from pathlib import Path; from benchmarks import packing; "
         "packing.pack(Path(sys.argv[1]), Path(sys.argv[2])); "
-        "print([line for line in open('/proc/self/status') if line.startswith(('VmHWM', 'RssFile'))])"
+        "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
     )
     words = [sys.executable, "-c", lines, str(path), str(folder)]
     done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=results.ROOT)
-    return int(done.stdout.split("VmHWM:")[1].split()[0]) * 1024
+    return int(done.stdout.splitlines()[-1]) * 1024
 
 
 def measure_pictures(num_pictures: int, num_rounds: int) -> Result:
