@@ -6,9 +6,7 @@ python -m benchmarks.backprop --page       only write the page from the results
 
 from __future__ import annotations
 
-import argparse
 import sys
-import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -17,7 +15,6 @@ from benchmarks import cases, results, rounds
 from benchmarks.programs import Task
 from benchmarks.results import Result
 from benchmarks.rounds import Plan, say
-from samestep.errors import SamestepError
 from samestep.measure import stats
 from samestep.measure.stats import Values
 
@@ -46,6 +43,15 @@ def tasks(name: str) -> list[Task]:
         ("torch-2", {"kind": "torch", "threads": 2}),
     ]
     return [Task(name=program, **{**common, **options}) for program, options in made]  # type: ignore[arg-type]
+
+
+def measure(name: str, plan: Plan, *, is_forced: bool) -> Result:
+    """The result of a case."""
+    settings = {"case": name, **rounds.settings(plan, tasks(name))}
+    path, module = FOLDER / f"{name}.json", "benchmarks.backprop"
+    return results.kept(
+        path, settings, lambda: {"slots": rounds.measure(tasks(name), plan, name)}, module=module, is_forced=is_forced
+    )
 
 
 def page(found: Mapping[str, Result]) -> str:
@@ -99,34 +105,21 @@ def _step_s(result: Result) -> dict[str, Values]:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.backprop", description=__doc__)
+    parser = results.parser("benchmarks.backprop", __doc__, PAGE)
     parser.add_argument("--cases", default=",".join(_AIMS), help="comma separated; default: all")
     parser.add_argument("--rounds", type=int, default=17, help="with the timing warm-up; default: %(default)s")
-    parser.add_argument("--force", action="store_true", help="measure again what has been measured")
-    parser.add_argument("--page", action="store_true", help="only write the page from the results")
     arguments = parser.parse_args(words)
     plan = Plan(rounds=arguments.rounds, warm_up=2, slot_s=0.4, slot_steps=6, seed=0)
-    try:
-        for name in arguments.cases.split(",") if not arguments.page else ():
-            settings = {"case": name, **rounds.settings(plan, tasks(name))}
-            old = results.read(FOLDER / f"{name}.json")
-            if old is None or old["settings"] != settings or arguments.force:
-                start = time.monotonic()
-                measured = {"slots": rounds.measure(tasks(name), plan, name)}
-                duration_s = time.monotonic() - start
-                new = results.new(settings, measured, module="benchmarks.backprop", duration_s=duration_s)
-                results.write(FOLDER / f"{name}.json", new)
-    except KeyboardInterrupt:
-        say("stopped; finished cases are kept")
-        return 130
-    except SamestepError as error:
-        say(f"{error}; finished cases are kept")
-        return 1
+    if not arguments.page:
+        names = arguments.cases.split(",")
+        code = rounds.code_of(lambda: [measure(name, plan, is_forced=arguments.force) for name in names])
+        if code is not None:
+            return code
     found = {name: result for name in _AIMS if (result := results.read(FOLDER / f"{name}.json"))}
     if not found:
         say(f"no results in {FOLDER}")
         return 1
-    PAGE.write_text(page(found))
+    arguments.to.write_text(page(found))
     return 0
 
 

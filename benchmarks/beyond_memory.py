@@ -20,10 +20,11 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import psutil
 
 from benchmarks import results
 from benchmarks.results import Result
@@ -118,14 +119,19 @@ def train(pack: Path, group: Path, steps: int, seed: int) -> Result:
 
 def _read_bytes() -> int:
     """What the machine's disks have read."""
-    import psutil  # noqa: PLC0415
-
     counters = psutil.disk_io_counters()
     return 0 if counters is None else int(counters.read_bytes)
 
 
-def measure(arguments: argparse.Namespace) -> Result:
-    folder = arguments.folder
+def measure_somewhere(arguments: argparse.Namespace) -> Result:
+    """Measure in the folder that is named, or in one that is removed."""
+    if arguments.folder is not None:
+        return measure(arguments, arguments.folder)
+    with tempfile.TemporaryDirectory(prefix="samestep-beyond-") as scratch:
+        return measure(arguments, Path(scratch))
+
+
+def measure(arguments: argparse.Namespace, folder: Path) -> Result:
     sizes = {"fits": _FITTING_ROWS, "large": int(arguments.gigabytes * 1e9) // (4 * _NUM_VALUES)}
     for name, num_rows in sizes.items():
         make(folder / name, num_rows)
@@ -187,36 +193,23 @@ def page(result: Result) -> str:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.beyond_memory",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = results.parser("benchmarks.beyond_memory", __doc__, PAGE)
     parser.add_argument("--gigabytes", type=float, default=20, help="of the large set; default: %(default)s")
     parser.add_argument("--limit-gigabytes", type=float, default=4, help="of the group; default: %(default)s")
     parser.add_argument("--steps", type=int, default=4000, help="of a run; default: %(default)s")
     parser.add_argument("--rounds", type=int, default=9, help="default: %(default)s")
     parser.add_argument("--folder", type=Path, help="where the data go and stay; default: a temporary folder")
-    parser.add_argument("--page", action="store_true", help="only write the page from the result")
-    parser.add_argument("--force", action="store_true", help="measure again what has been measured")
-    parser.add_argument("--to", type=Path, default=PAGE, help="the page to write")
     arguments = parser.parse_args(words)
-    settings: dict[str, Any] = {
-        name: getattr(arguments, name) for name in ("gigabytes", "limit_gigabytes", "steps", "rounds")
-    }
+    settings = {name: getattr(arguments, name) for name in ("gigabytes", "limit_gigabytes", "steps", "rounds")}
     found = results.read(RESULT)
-    if not arguments.page and (found is None or found["settings"] != settings or arguments.force):
-        start = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="samestep-beyond-") as scratch:
-            arguments.folder = arguments.folder or Path(scratch)
-            try:
-                measured = measure(arguments)
-            except OSError as error:
-                say(f"this machine cannot measure it: {error}")
-                return 2
-        duration_s = time.monotonic() - start
-        found = results.new(settings, measured, module="benchmarks.beyond_memory", duration_s=duration_s)
-        results.write(RESULT, found)
+    if not arguments.page:
+        try:
+            measure_all = partial(measure_somewhere, arguments)
+            module = "benchmarks.beyond_memory"
+            found = results.kept(RESULT, settings, measure_all, module=module, is_forced=arguments.force)
+        except OSError as error:
+            say(f"this machine cannot measure it: {error}")
+            return 2
     if found is None:
         say(f"no result in {RESULT}")
         return 1

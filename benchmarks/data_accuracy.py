@@ -7,13 +7,13 @@ python -m benchmarks.data_accuracy --page        only write the page from the re
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -174,23 +174,17 @@ def page(found: Mapping[str, Result]) -> str:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.data_accuracy", description=__doc__)
+    parser = results.parser("benchmarks.data_accuracy", __doc__, PAGE)
     parser.add_argument("--cases", default=",".join(CASES), help="comma separated; default: %(default)s")
-    parser.add_argument("--page", action="store_true", help="only write the page from the results")
-    parser.add_argument("--force", action="store_true", help="measure again what has been measured")
     arguments = parser.parse_args(words)
     if DATA_VARIABLE not in os.environ:
         parser.error(f"{DATA_VARIABLE} names no folder of data sets")
     for name in arguments.cases.split(",") if not arguments.page else ():
-        path = FOLDER / f"{name}.json"
-        if results.read(path) is None or arguments.force:
-            start = time.monotonic()
-            measured = measure(CASES[name])
-            settings = {"case": name, **CASES[name].settings}
-            seconds = time.monotonic() - start
-            results.write(path, results.new(settings, measured, module="benchmarks.data_accuracy", duration_s=seconds))
+        settings, work = {"case": name, **CASES[name].settings}, partial(measure, CASES[name])
+        path, module = FOLDER / f"{name}.json", "benchmarks.data_accuracy"
+        results.kept(path, settings, work, module=module, is_forced=arguments.force)
     found = {name: results.read(FOLDER / f"{name}.json") for name in CASES}
-    PAGE.write_text(page({name: result for name, result in found.items() if result is not None}))
+    arguments.to.write_text(page({name: result for name, result in found.items() if result is not None}))
     return 0
 
 

@@ -7,7 +7,6 @@ python -m benchmarks.packing --megabytes 64 --rounds 3 --to FILE   a quick try
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -198,31 +197,25 @@ def _picture_lines(result: Result) -> list[str]:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.packing", description=__doc__)
+    parser = results.parser("benchmarks.packing", __doc__, PAGE)
     parser.add_argument("--megabytes", type=int, default=200, help="of the CSV file; default: %(default)s")
     parser.add_argument("--pictures", type=int, default=_NUM_PICTURES, help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=9, help="default: %(default)s")
-    parser.add_argument("--page", action="store_true", help="only write the page from the results")
-    parser.add_argument("--force", action="store_true", help="measure again what has been measured")
-    parser.add_argument("--to", type=Path, default=PAGE, help="the page to write")
     arguments = parser.parse_args(words)
+    num_rounds, few = arguments.rounds, max(3, arguments.rounds // 3)
     cases: dict[str, tuple[Result, Callable[[], Result]]] = {
         "csv": (
-            {"megabytes": arguments.megabytes, "rounds": arguments.rounds},
-            lambda: measure_csv(arguments.megabytes, arguments.rounds),
+            {"megabytes": arguments.megabytes, "rounds": num_rounds},
+            partial(measure_csv, arguments.megabytes, num_rounds),
         ),
         "pictures": (
-            {"pictures": arguments.pictures, "rounds": max(3, arguments.rounds // 3)},
-            lambda: measure_pictures(arguments.pictures, max(3, arguments.rounds // 3)),
+            {"pictures": arguments.pictures, "rounds": few},
+            partial(measure_pictures, arguments.pictures, few),
         ),
     }
     for name, (settings, measure) in cases.items() if not arguments.page else ():
-        old = results.read(FOLDER / f"{name}.json")
-        if old is None or old["settings"] != settings or arguments.force:
-            start = time.monotonic()
-            measured = measure()
-            new = results.new(settings, measured, module="benchmarks.packing", duration_s=time.monotonic() - start)
-            results.write(FOLDER / f"{name}.json", new)
+        path = FOLDER / f"{name}.json"
+        results.kept(path, settings, measure, module="benchmarks.packing", is_forced=arguments.force)
     found = {name: results.read(FOLDER / f"{name}.json") for name in cases}
     arguments.to.write_text(page({name: result for name, result in found.items() if result is not None}))
     return 0

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shlex
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -49,6 +52,29 @@ def read(path: Path) -> Result | None:
         return None
     result: Result = json.loads(path.read_text())
     return result
+
+
+def kept(path: Path, settings: Result, measure: Callable[[], Result], *, module: str, is_forced: bool) -> Result:
+    """The result with these settings: the one that is there, or a new one."""
+    old = read(path)
+    if old is not None and old["settings"] == settings and not is_forced:
+        return old
+    start = time.monotonic()
+    measured = measure()
+    found = new(settings, measured, module=module, duration_s=time.monotonic() - start)
+    write(path, found)
+    return found
+
+
+def parser(module: str, description: str | None, page: Path) -> argparse.ArgumentParser:
+    """What every benchmark with results and a page understands."""
+    found = argparse.ArgumentParser(
+        prog=f"python -m {module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    found.add_argument("--page", action="store_true", help="only write the page from the results")
+    found.add_argument("--force", action="store_true", help="measure again what has been measured")
+    found.add_argument("--to", type=Path, default=page, help="the page to write")
+    return found
 
 
 def revision() -> str | None:

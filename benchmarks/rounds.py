@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks import programs
 from benchmarks.programs import Task
 from benchmarks.results import Result
+from samestep.errors import SamestepError
 from samestep.measure.interleave import Deal, Running, Slot, deal_slots, stage
 
 FORMAT = 2
@@ -120,6 +121,19 @@ def after_warm_up(result: Result) -> KeptSlots:
     """The slots that count."""
     warm_up = result["settings"]["warm_up"]
     return {name: slots[warm_up:] for name, slots in result["slots"].items()}
+
+
+def code_of(measure: Callable[[], object]) -> int | None:
+    """The exit code of a measurement that was stopped or failed, when that was said; None: it came to its end."""
+    try:
+        measure()
+    except KeyboardInterrupt:
+        say("stopped; finished cases are kept")
+        return 130
+    except SamestepError as error:
+        say(f"{error}; finished cases are kept")
+        return 1
+    return None
 
 
 def say(text: str) -> None:

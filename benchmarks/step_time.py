@@ -20,7 +20,6 @@ from benchmarks.cases import Case
 from benchmarks.programs import Task
 from benchmarks.results import Result
 from benchmarks.rounds import Plan, say
-from samestep.errors import SamestepError
 
 FOLDER = results.FOLDER / "step_time"
 EXTRAS = ("m8", "bf16", "channels-last", "bf16-channels-last", "kept-memory")
@@ -165,15 +164,11 @@ def measure_cases(chosen: Sequence[Case], plan: Plan, extras: Sequence[str], *, 
 
 def main(words: Sequence[str] | None = None) -> int:
     arguments = _parse(words)
-    try:
-        if not arguments.page:
-            measure_cases(arguments.cases, arguments.plan, arguments.extras, is_forced=arguments.force)
-    except KeyboardInterrupt:
-        say("stopped; finished cases are kept")
-        return 130
-    except SamestepError as error:
-        say(f"{error}; finished cases are kept")
-        return 1
+    if not arguments.page:
+        chosen = (arguments.cases, arguments.plan, arguments.extras)
+        code = rounds.code_of(lambda: measure_cases(*chosen, is_forced=arguments.force))
+        if code is not None:
+            return code
     found = [result for name in cases.all_names() if (result := results.read(path_of(cases.parse(name))))]
     if not found:
         say(f"no results in {FOLDER}")

@@ -7,13 +7,11 @@ python -m benchmarks.waiting --rounds 2 --to FILE   a quick try
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 
@@ -93,21 +91,14 @@ def page(result: Result) -> str:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.waiting", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = results.parser("benchmarks.waiting", __doc__, PAGE)
     parser.add_argument("--rounds", type=int, default=7, help="default: %(default)s")
-    parser.add_argument("--page", action="store_true", help="only write the page from the result")
-    parser.add_argument("--force", action="store_true", help="measure again what has been measured")
-    parser.add_argument("--to", type=Path, default=PAGE, help="the page to write")
     arguments = parser.parse_args(words)
-    found = results.read(RESULT)
     settings = {"rounds": arguments.rounds, "steps": _STEPS}
-    if not arguments.page and (found is None or found["settings"] != settings or arguments.force):
-        start = time.monotonic()
-        measured = measure(arguments.rounds)
-        found = results.new(settings, measured, module="benchmarks.waiting", duration_s=time.monotonic() - start)
-        results.write(RESULT, found)
+    found = results.read(RESULT)
+    if not arguments.page:
+        measure_all = partial(measure, arguments.rounds)
+        found = results.kept(RESULT, settings, measure_all, module="benchmarks.waiting", is_forced=arguments.force)
     if found is None:
         say(f"no result in {RESULT}")
         return 1

@@ -22,6 +22,11 @@ def has_saved_tensors_hooks() -> bool:
     return torch._C._autograd._top_saved_tensors_default_hooks(ignores_tracing) is not None
 
 
+def has_hooks(parameter: Tensor) -> bool:
+    """Whether somebody waits for a parameter's gradient to come from autograd."""
+    return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
+
+
 def open_to_modes(function: Callable[..., Any]) -> Callable[..., Any]:
     """A copy of a Python function of torch's, of which a function mode sees the calls inside.
 

@@ -28,6 +28,7 @@ def is_running() -> bool:
 def test_batches_come_in_their_order_and_end() -> None:
     prefetch = Prefetch(numbers([]))
     assert [int(batch.target) for batch in prefetch] == list(range(NUM))
+    assert list(prefetch) == []
     prefetch.close()
     assert not is_running()
 
@@ -56,6 +57,7 @@ def test_what_goes_wrong_is_raised_where_the_batch_is_taken() -> None:
 
     prefetch = Prefetch(broken())
     assert [int(next(prefetch).target) for _ in range(2)] == [0, 1]
-    with pytest.raises(DataError, match="row 7 is gone"):
-        next(prefetch)
+    for _ in range(2):
+        with pytest.raises(DataError, match="row 7 is gone"):
+            next(prefetch)
     prefetch.close()

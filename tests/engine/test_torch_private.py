@@ -39,6 +39,15 @@ def test_hooks_on_what_is_saved_are_known() -> None:
     assert not torch_private.has_saved_tensors_hooks()
 
 
+def test_hooks_on_a_parameter_are_known() -> None:
+    early, late = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+    assert not torch_private.has_hooks(early)
+    early.register_hook(lambda gradient: gradient)  # type: ignore[no-untyped-call]
+    late.register_post_accumulate_grad_hook(lambda parameter: None)  # type: ignore[no-untyped-call]
+    assert torch_private.has_hooks(early)
+    assert torch_private.has_hooks(late)
+
+
 def test_a_mode_sees_into_an_opened_function() -> None:
     class Seen(TorchFunctionMode):
         def __init__(self) -> None:

@@ -37,17 +37,13 @@ class Feed:
         self._chunks: dict[tuple[int, int], Tensor] = {}
         columns = (*samples.inputs, samples.target)
         self._ahead = _read_ahead(columns, order)
-        self._bytes_per_sample = sum(map(_bytes_per_sample, columns)) if all(map(_is_ours, columns)) else None
-
-    @property
-    def num_bytes_per_sample(self) -> int | None:
-        """Of what is loaded; None: a column is not ours, and may draw when it is read."""
-        return self._bytes_per_sample
+        self.num_bytes_per_sample = sum(map(_bytes_per_sample, columns)) if all(map(_is_ours, columns)) else None
+        """Of what is loaded; None: a column is not ours."""
 
     @property
     def may_draw(self) -> bool:
-        """Whether a column is not ours: it may draw random numbers when it is read, so it is read just in time."""
-        return self._bytes_per_sample is None
+        """Whether a column may draw random numbers when it is read, for it is not ours; so it is read just in time."""
+        return self.num_bytes_per_sample is None
 
     @property
     def reads_blocks(self) -> bool:
@@ -70,9 +66,9 @@ class Feed:
             yield from [together] if len(group) == 1 else _parts(together, group)
 
     def _num_together(self, microbatch: Microbatch) -> int:
-        if self._bytes_per_sample is None:
+        if self.num_bytes_per_sample is None:
             return 1
-        return max(1, GATHERED_BYTES // max(1, self._bytes_per_sample * microbatch.num_samples))
+        return max(1, GATHERED_BYTES // max(1, self.num_bytes_per_sample * microbatch.num_samples))
 
     def _load(self, epoch: int, ranges: Sequence[tuple[int, int]]) -> Batch:
         if self._ahead is not None:

@@ -16,7 +16,7 @@ from samestep.data.pack.manifest import EVALUATION, TRAIN
 from samestep.data.pack.reader import Pack
 from samestep.data.pack.writer import Tell, Writer
 from samestep.data.pictures import found
-from samestep.data.settings import TABLE_ENDINGS, TEXT_ENDINGS, DataSettings, is_hugging_face
+from samestep.data.settings import READING, TABLE_ENDINGS, TEXT_ENDINGS, DataSettings, is_hugging_face
 from samestep.errors import DataError, UsageError
 from samestep.host import files
 from samestep.version import __version__
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from samestep.data.table.making import Reader
 
 How = TypeVar("How")
-
-_READING = ("delimiter", "header", "missing", "encoding")
-"""Settings of tables in text files."""
 
 Made = tuple[str, schemas.Schema, dict[str, Any]]
 """Kind, schema and statistics."""
@@ -136,12 +133,16 @@ def _how(kind: type[How], settings: DataSettings, what: str, *also: str) -> How:
     Raises:
         UsageError: Something was said that does not go with such data.
     """
-    given, names = settings.given(), {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    given, names = settings.given(), _names(kind)
     unused = [name for name in given if name not in names and name not in also]
     if unused:
         goes, them = ("does not go", "it") if len(unused) == 1 else ("do not go", "them")
         raise UsageError(f"{' and '.join(unused)} {goes} with {what}; leave {them} out")
     return kind(**{name: value for name, value in given.items() if name in names})
+
+
+def _names(kind: type[Any]) -> set[str]:
+    return {field.name for field in fields(kind)}
 
 
 def _make(path: Path, evaluation: Path | None, settings: DataSettings, place: Writer, tell: Tell) -> Made:
@@ -183,8 +184,7 @@ def _make_table(path: Path, evaluation: Path | None, settings: DataSettings, pla
     training, other = reading.table(path, settings, place.scratch / "train"), None
     if evaluation is not None:
         other = reading.table(evaluation, settings, place.scratch / "evaluation", training.kinds)
-    also = _READING if reading.is_text(training) else ()
-    return _pack_table(training, other, settings, place, tell, "kinds", "evaluation", *also)
+    return _pack_table(training, other, settings, place, tell, "evaluation")
 
 
 def _make_frame(data: Any, settings: DataSettings, place: Writer, tell: Tell) -> Made:
@@ -194,7 +194,7 @@ def _make_frame(data: Any, settings: DataSettings, place: Writer, tell: Tell) ->
     evaluation = None
     if settings.evaluation is not None:
         evaluation = frames.of_memory(settings.evaluation, {}, table.kinds)
-    return _pack_table(table, evaluation, settings, place, tell, "kinds", "evaluation")
+    return _pack_table(table, evaluation, settings, place, tell, "evaluation")
 
 
 def _pack_table(
@@ -205,12 +205,13 @@ def _pack_table(
 
     if settings.target is None:
         raise UsageError(f"which column is to be learned? Name it with target; there are {', '.join(training.names)}")
+    is_text = reading.is_text(training)
+    known = ("kinds", *(READING if is_text else ()))
     if settings.horizon is not None:
-        named = [name for name in also if name != "evaluation"]
         what = "a time series, the end of which is kept for evaluation"
-        return "series", *series.make(training, _how(series.Making, settings, what, *named), place, tell)
-    what = "a table in text files" if reading.is_text(training) else "a table whose columns have types"
-    how = _how(making.Making, settings, what, *also)
+        return "series", *series.make(training, _how(series.Making, settings, what, *known), place, tell)
+    what = "a table in text files" if is_text else "a table whose columns have types"
+    how = _how(making.Making, settings, what, *known, *also)
     if evaluation is not None:
         for name in ("evaluation_frac", "split_by", "split_seed"):
             if getattr(settings, name) is not None:
@@ -231,8 +232,8 @@ def _make_text(path: Path, settings: DataSettings, place: Writer, tell: Tell) ->
     from samestep.data.text import making  # noqa: PLC0415
 
     paths = unpacked.unpack(path, (path.suffix, *TEXT_ENDINGS), place.scratch)
-    reading = _how(making.Reading, settings, "text", *making.CUT)
-    cut = _how(making.Cut, settings, "text", *making.READING)
+    reading = _how(making.Reading, settings, "text", *_names(making.Cut))
+    cut = _how(making.Cut, settings, "text", *_names(making.Reading))
     return "text", *making.make(paths, reading, cut, place, tell)
 
 
@@ -260,4 +261,4 @@ def _make_arrays(path: Path, settings: DataSettings, place: Writer, tell: Tell) 
     target = settings.target or "target"
     tables = {name: frames.of_memory(part.columns(target), given) for name, part in parts.items()}
     named = settings if parts[TRAIN].target is None else replace(settings, target=target)
-    return _pack_table(tables[TRAIN], tables.get(EVALUATION), named, place, tell, "kinds")
+    return _pack_table(tables[TRAIN], tables.get(EVALUATION), named, place, tell)

@@ -43,6 +43,7 @@ class Prefetch(Iterator[Batch]):
         """
         found = self._queue.get()
         if isinstance(found, BaseException):
+            self._queue.put(found)  # whoever asks again learns the same
             raise found
         return found
 

@@ -11,6 +11,9 @@ PARQUET_ENDINGS, ARROW_ENDINGS = (".parquet", ".pq"), (".arrow", ".feather", ".i
 TABLE_ENDINGS = (*TEXT_ENDINGS, *PARQUET_ENDINGS, *ARROW_ENDINGS)
 """Of files that hold tables."""
 
+READING = ("delimiter", "header", "missing", "encoding")
+"""Settings of tables in text files."""
+
 
 def is_hugging_face(folder: Path) -> bool:
     """Whether a folder is a data set that ``datasets.Dataset.save_to_disk`` has written."""

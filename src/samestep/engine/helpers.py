@@ -1,7 +1,7 @@
 """Helpers: threads of a rank that do what need not be done by its training thread.
 
-torch's kernels release Python's lock, so they run beside each other; what is given to them is large enough to be worth
-the handing over, some ten microseconds.
+torch's kernels release Python's lock, so they run beside each other; what is given to them should be large enough to be
+worth the handing over.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from samestep.plan import rounds
 from samestep.plan.batch import Microbatch
 
 _WORTH_A_THREAD_BYTES = 1 << 16
-"""What a rank loads in a step, at least, for a thread to load it: to hand a batch over costs microseconds, too."""
+"""What a rank loads in a step, at least, for a thread to load it: to hand a batch over costs, too."""
 
 
 class Loading:

@@ -50,21 +50,18 @@ class Slot:
         runs += [_Run(start, stop, shared[start:stop]) for start, stop in gaps(segments, num_elements)]
         self._parts = [run.values for run in runs] + ([self.changes] if len(self.changes) else [])
         self._places = layout.places
-        self._whole: list[int] = []
+        self.whole: dict[int, Tensor] = {}
         self._cut: list[tuple[int, int, int]] = []
-        whole_targets: list[Tensor] = []
         cut_targets: list[Tensor] = []
         for number, place in enumerate(layout.places):
             for run in runs:
                 start, stop = max(place.start, run.start), min(place.stop, run.stop)
                 if (start, stop) == (place.start, place.stop):
-                    self._whole.append(number)
-                    whole_targets.append(view_of(_moved(place, -run.start), run.values))
+                    self.whole[number] = view_of(_moved(place, -run.start), run.values)
                 elif start < stop:
                     self._cut.append((number, start - place.start, stop - place.start))
                     cut_targets.append(run.values[start - run.start : stop - run.start])
-        self._targets = whole_targets + cut_targets
-        self.whole = dict(zip(self._whole, whole_targets, strict=True))
+        self._targets = [*self.whole.values(), *cut_targets]
 
     def take(self, gradients: Sequence[Tensor | None], *, is_added: bool) -> None:
         """Copy the gradients of a backward pass here, or add them to what is here; None counts as zero.
@@ -91,7 +88,7 @@ class Slot:
         torch_private.add_all(self._parts, other._parts)
 
     def _sources(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
-        sources = [gradients[number] for number in self._whole]
+        sources = [gradients[number] for number in self.whole]
         for number, start, stop in self._cut:
             gradient = gradients[number]
             sources.append(None if gradient is None else flat_of(self._places[number], gradient)[start:stop])

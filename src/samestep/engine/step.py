@@ -17,11 +17,11 @@ from torch import Tensor
 from samestep import torch_private
 from samestep.data.columns import Batch
 from samestep.data.feed import Feed, aligned
-from samestep.engine.backprop.concurrent import Concurrent
+from samestep.engine.backprop.concurrent import backprop_for
 from samestep.engine.combine import RoundPlan
 from samestep.engine.events import Enter, Phase
 from samestep.engine.flat import FlatModel
-from samestep.engine.helpers import Helpers, hands_for
+from samestep.engine.helpers import hands_for
 from samestep.engine.job import LOSS, SAMPLES, WEIGHT, Job
 from samestep.engine.loading import Loading
 from samestep.engine.losses import as_sums
@@ -107,7 +107,7 @@ class Stepper:
         self._segments = self.owned.segments
         self.parameters: list[Tensor] = list(self.owned.parameters)
         self.gradients = self.owned.gradients
-        self._concurrent = Concurrent(self._model.parameters, self._hands) if isinstance(self._hands, Helpers) else None
+        self._backprop = backprop_for(self._model.parameters, self._hands)
         self._loading = Loading(job, rank.world_size, rank.index)
         self._randomness = KeyedRandomness(job.model, job.seed)
         self._table = memory["table"].numpy()
@@ -221,8 +221,7 @@ class Stepper:
             if not isinstance(instruction, tree.Compute):
                 continue
             microbatch = microbatches[instruction.microbatch]
-            if self._concurrent is not None:
-                self._concurrent.begin({})
+            self._backprop.begin({})
             loss, _ = self._forward_backward(step, number, microbatch, self._loading.again(step, microbatch))
             gradients = self._model.gradients()
             self._model.drop_gradients()
@@ -298,8 +297,7 @@ class Stepper:
     def _contribute(
         self, step: int, number: int, microbatch: Microbatch, batches: Iterator[Batch], where: tree.Compute
     ) -> None:
-        if self._concurrent is not None:
-            self._concurrent.begin({} if where.is_added else self._targets[where.slot])
+        self._backprop.begin({} if where.is_added else self._targets[where.slot])
         loss, weight = self._forward_backward(step, number, microbatch, batches)
         self._rank.enter(Phase.PUBLISH, step)
         if step == 0 and number == 0:
@@ -324,12 +322,12 @@ class Stepper:
             self._randomness.begin(step, number, microbatch.index)
         self._model.begin_microbatch()
         with self._autocast():
-            with nullcontext() if self._concurrent is None else self._concurrent.watch:
+            with self._backprop.watch:
                 output = self._forward(batch)
             total, weight = self._loss(output, batch)
         self._rank.enter(Phase.BACKWARD, step)
         torch_private.backward(total, self._root(total, step))
-        if self._concurrent is not None and not self._concurrent.finish():
+        if not self._backprop.finish():
             self._model.drop_gradients()
             return self._forward_backward(step, number, microbatch, self._loading.again(step, microbatch))
         return total.item(), weight

@@ -121,9 +121,8 @@ def _series(about: series.Schema, network: Network, source: Path) -> New:
     for end in np.unique(ends).tolist():
         name = str(end - begin - 1 + about.horizon)
         if about.series is not None:
-            values = next(values for values in raw.values if values.name == about.series)
-            place = raw.values.index(values)
-            name = f"{[*values.codes][raw.codes[order[begin], place]]} {name}"
+            codes, values = raw.column_of(about.series)
+            name = f"{[*values.codes][codes[order[begin]]]} {name}"
         if end - begin < about.window:
             raise DataError(f"{source.name}: {end - begin:,} rows before {name}, and a sample is {about.window:,} rows")
         names.append(name)

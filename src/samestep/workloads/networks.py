@@ -17,6 +17,7 @@ from samestep.data.pack.manifest import TRAIN
 from samestep.data.pack.reader import Pack
 from samestep.data.pictures import schema as pictures
 from samestep.data.series import schema as series
+from samestep.data.settings import READING
 from samestep.data.table import schema as tables
 from samestep.data.tensors import schema as tensors
 from samestep.data.text import schema as texts
@@ -44,7 +45,7 @@ _BY_DIMENSIONS: Mapping[int, tuple[Model, ...]] = {2: ("lstm", "mlp"), 3: ("cnn"
 FILENAME = "network.json"
 """In a run's folder: what was trained, so that it can answer for new samples."""
 
-_READING = ("delimiter", "header", "missing", "encoding", "picture_size")
+_READING = (*READING, "picture_size")
 
 
 @dataclass(frozen=True, kw_only=True)

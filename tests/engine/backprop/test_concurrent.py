@@ -42,15 +42,20 @@ def deferred(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-def bits(build: Callable[[], nn.Module], backprop: str, **settings: Any) -> dict[str, Tensor]:
+def bits(
+    build: Callable[[], nn.Module], backprop: str, dtype: torch.dtype = torch.float32, **settings: Any
+) -> dict[str, Tensor]:
     common = {"global_batch": 24, "microbatch": 7, "steps": 6, "lr": 0.05, "backprop": backprop}
-    plan = helpers.prepared(helpers.workload(build), **{**common, **settings})
-    return helpers.run(plan).parameters()
+    work = helpers.workload(build, train=helpers.samples(dtype=dtype))
+    return helpers.run(helpers.prepared(work, **{**common, **settings})).parameters()
+
+
+def are_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return all(torch.equal(values, other[name]) for name, values in one.items())
 
 
 def are_same(build: Callable[[], nn.Module], **settings: Any) -> bool:
-    ordinary, other = (bits(build, backprop, **settings) for backprop in ("ordinary", "concurrent"))
-    return all(torch.equal(values, other[name]) for name, values in ordinary.items())
+    return are_equal(bits(build, "ordinary", **settings), bits(build, "concurrent", **settings))
 
 
 @pytest.mark.parametrize("net", NETS)
@@ -67,13 +72,7 @@ def test_the_same_bits_in_bf16(net: str, deferred: list[str]) -> None:
 
 
 def test_the_same_bits_in_float64(deferred: list[str]) -> None:
-    build = helpers.double(Mlp)
-    work = helpers.workload(build, train=helpers.samples(dtype=torch.float64))
-    found = [
-        helpers.run(helpers.prepared(work, global_batch=24, microbatch=7, steps=6, backprop=backprop)).parameters()
-        for backprop in ("ordinary", "concurrent")
-    ]
-    assert all(torch.equal(values, found[1][name]) for name, values in found[0].items())
+    assert are_same(helpers.double(Mlp), dtype=torch.float64)
     assert deferred
 
 
@@ -140,19 +139,28 @@ def test_activation_checkpointing() -> None:
     assert are_same(Checkpointed)
 
 
-def test_a_weight_with_a_hook_is_left_to_torch(deferred: list[str]) -> None:
+def doubled(gradient: Tensor) -> Tensor:
+    return gradient * 2
+
+
+def double_in_place(parameter: Tensor) -> None:
+    assert parameter.grad is not None
+    parameter.grad.mul_(2)
+
+
+@pytest.mark.parametrize("is_early", [True, False])
+def test_a_weight_with_a_hook_is_left_to_torch(is_early: bool) -> None:
     def build() -> nn.Module:
         model = Mlp()
-        model.hidden.weight.register_hook(lambda gradient: gradient * 2)  # type: ignore[no-untyped-call]
+        weight = model.hidden.weight
+        if is_early:
+            weight.register_hook(doubled)  # type: ignore[no-untyped-call]
+        else:
+            weight.register_post_accumulate_grad_hook(double_in_place)  # type: ignore[no-untyped-call]
         return model
 
     assert are_same(build)
-    assert not are_same_nets(build, Mlp)
-
-
-def are_same_nets(one: Callable[[], nn.Module], two: Callable[[], nn.Module]) -> bool:
-    a, b = bits(one, "concurrent"), bits(two, "concurrent")
-    return all(torch.equal(values, b[name]) for name, values in a.items())
+    assert not are_equal(bits(build, "concurrent"), bits(Mlp, "concurrent"))
 
 
 def test_a_gradient_that_is_dropped_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

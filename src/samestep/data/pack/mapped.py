@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,10 +59,11 @@ class Mapped:
             return
         if is_needed:
             self._map.madvise(mmap.MADV_WILLNEED, first, length)
-        else:
-            with suppress(OSError):  # systems older than it, and other ones
+            return
+        if sys.platform == "linux":
+            with suppress(OSError):  # before Linux 5.4
                 self._map.madvise(_MADV_COLD, first, length)
-            self._map.madvise(mmap.MADV_DONTNEED, first, length)
+        self._map.madvise(mmap.MADV_DONTNEED, first, length)
 
     @cached_property
     def _map(self) -> mmap.mmap | None:

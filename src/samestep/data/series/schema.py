@@ -80,7 +80,6 @@ def in_series(raw: Raw, series: str | None) -> tuple[npt.NDArray[np.int64], npt.
     """
     if series is None:
         return np.arange(raw.num_rows), np.full(raw.num_rows, raw.num_rows)
-    place = next(place for place, values in enumerate(raw.values) if values.name == series)
-    codes = np.asarray(raw.codes[:, place])
+    codes = np.asarray(raw.column_of(series)[0])
     order = np.argsort(codes, kind="stable")
     return order, np.searchsorted(codes[order], codes[order], side="right")

@@ -47,3 +47,8 @@ class Raw:
     @property
     def num_rows(self) -> int:
         return len(self.numbers)
+
+    def column_of(self, name: str) -> tuple[npt.NDArray[np.int32], Values]:
+        """The codes of a column of categories, shape (n,), and what they mean."""
+        place = [values.name for values in self.values].index(name)
+        return self.codes[:, place], self.values[place]

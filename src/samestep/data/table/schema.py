@@ -224,8 +224,8 @@ def encode_target(
     """The target of some rows: classes, shape (n,), or standardised values, shape (n, 1)."""
     if isinstance(target, Value) or target.is_numeric:
         return target.of_numbers(raw.numbers[rows, raw.number_names.index(target.name)])
-    place, values = next((place, values) for place, values in enumerate(raw.values) if values.name == target.name)
-    return target.of_texts(values.codes)[raw.codes[rows, place]]
+    codes, values = raw.column_of(target.name)
+    return target.of_texts(values.codes)[codes[rows]]
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,6 @@ from samestep.errors import DataError, UsageError
 
 CODES = "codes"
 
-CUT, READING = ("window", "evaluation_frac"), ("text", "tokenizer", "encoding")
-"""Settings that are about either."""
-
 _AT_ONCE = 1 << 20
 
 _LONGEST_LINE = 1 << 24

@@ -8,6 +8,7 @@ thread helps with what is left.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial, reduce
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from samestep import torch_private
 from samestep.engine.backprop.operations import KNOWN, Call, Parameters
-from samestep.engine.helpers import Helpers, Task
+from samestep.engine.helpers import Alone, Helpers, Task
 
 _OPENED = {
     functional.multi_head_attention_forward: torch_private.open_to_modes(functional.multi_head_attention_forward)
@@ -26,7 +27,20 @@ _OPENED = {
 """Functions of torch whose calls inside are looked at: the projections of attention."""
 
 _WORTH_A_THREAD = 1 << 20
-"""Multiplications, below which handing over costs more than computing."""
+"""Multiplications, below which a layer is left to torch."""
+
+
+class Ordinary:
+    """Back-propagation as torch does it."""
+
+    watch: AbstractContextManager[object] = nullcontext()
+
+    def begin(self, targets: Mapping[int, Tensor]) -> None:
+        """A microbatch begins."""
+
+    def finish(self) -> bool:
+        """The gradients are there."""
+        return True
 
 
 class Concurrent:
@@ -105,7 +119,7 @@ class Concurrent:
         return True
 
     def _is_ours(self, parameter: Tensor) -> bool:
-        return id(parameter) in self._parameters and not parameter._backward_hooks
+        return id(parameter) in self._parameters and not torch_private.has_hooks(parameter)
 
 
 class Watch(TorchFunctionMode):
@@ -151,3 +165,8 @@ class _Deferred(torch.autograd.Function):
         ctx.concurrent.defer(call, ctx.parameters, gradient)
         input_gradient = call.input_gradient(gradient).to(ctx.dtype) if ctx.needs_input_grad[2] else None
         return None, None, input_gradient, None, None
+
+
+def backprop_for(parameters: Sequence[nn.Parameter], hands: Alone | Helpers) -> Ordinary | Concurrent:
+    """Concurrent where there are helpers."""
+    return Concurrent(parameters, hands) if isinstance(hands, Helpers) else Ordinary()

@@ -105,7 +105,10 @@ class Convolution(Call):
 
     Args:
         function: That computes it.
-        options: Stride, padding, dilation, groups.
+        stride: By dimension.
+        padding: By dimension.
+        dilation: By dimension.
+        groups: Channels are cut into so many.
     """
 
     function: Callable[..., Tensor]
