@@ -115,5 +115,5 @@ def _verdict(plain: list[Row], ours: list[Row]) -> str:
         )
     return (
         f"parallel training did not pay here: {parallel.program} was {ratio:.2f} × the best single process "
-        f"({fastest.program}); are the cores busy with something else?"
+        f"({fastest.program}); samestep scale says why"
     )
