@@ -18,15 +18,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import psutil
 
-from benchmarks import results
+from benchmarks import groups, results
 from benchmarks.results import Result
 from benchmarks.rounds import say
 from samestep.data.pack import reader, writer
@@ -37,7 +36,6 @@ from samestep.measure import stats
 RESULT = results.FOLDER / "beyond_memory.json"
 PAGE = results.ROOT / "benchmarks" / "BEYOND_MEMORY.md"
 
-_GROUPS = Path("/sys/fs/cgroup/memory")
 _LEAST, _NUM_VALUES, _BLOCK, _FITTING_ROWS = 0.9, 256, 8192, 500_000
 _AT_ONCE = 1 << 16
 
@@ -66,25 +64,6 @@ def _schema() -> Schema:
     return Schema(shape=(_NUM_VALUES,), target=Classes(name="target", values=("0", "1"), is_numeric=True))
 
 
-@contextmanager
-def limited(num_bytes: int) -> Iterator[Path]:
-    """A control group whose memory is limited.
-
-    Raises:
-        OSError: There is none, or it may not be made.
-    """
-    group = _GROUPS / f"samestep-{os.getpid()}"
-    group.mkdir()
-    try:
-        (group / "memory.limit_in_bytes").write_text(str(num_bytes))
-        yield group
-    finally:
-        deadline = time.monotonic() + 10
-        while (group / "cgroup.procs").read_text() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        group.rmdir()
-
-
 def forget(folder: Path) -> None:
     """Put a folder's files out of the system's cache."""
     for path in folder.glob("*.npy"):
@@ -101,9 +80,7 @@ def train(pack: Path, group: Path, steps: int, seed: int) -> Result:
         "--shuffle-block", str(_BLOCK), "--global-batch", "1024", "--microbatch", "512", "--steps", str(steps),
         "--seed", str(seed), "--json",
     ]  # fmt: skip
-    # the shell puts itself into the group and becomes the training
-    shell = ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh", *words]
-    done = subprocess.run(shell, capture_output=True, text=True, check=False)
+    done = subprocess.run(groups.words_in(group, words), capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr)
     record: Result = json.loads(done.stdout)
@@ -137,7 +114,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> Result:
         make(folder / name, num_rows)
     runs: dict[str, list[Result]] = {name: [] for name in sizes}
     order = np.random.default_rng(0)
-    with limited(int(arguments.limit_gigabytes * 1e9)) as group:
+    with groups.limited(int(arguments.limit_gigabytes * 1e9)) as group:
         for number in range(arguments.rounds + 1):
             for name in order.permutation([*sizes]).tolist():
                 if name == "large":

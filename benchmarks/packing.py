@@ -7,9 +7,12 @@ python -m benchmarks.packing --megabytes 64 --rounds 3 --to FILE   a quick try
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -21,7 +24,7 @@ from unittest.mock import patch
 import numpy as np
 import polars as pl
 
-from benchmarks import results
+from benchmarks import groups, results
 from benchmarks.results import Result
 from benchmarks.rounds import say
 from samestep.data import images, making
@@ -33,6 +36,9 @@ FOLDER = results.FOLDER / "packing"
 PAGE = results.ROOT / "benchmarks" / "PACKING.md"
 
 _LEAST, _NUM_NUMBERS = 0.8, 16
+_GROWING = (1, 4, 12)
+"""How many times as large the files get."""
+_LIMIT_BYTES = 1_000_000_000
 _NUM_PICTURES = 60_000
 
 Times = dict[str, list[float]]
@@ -74,7 +80,7 @@ def readers(path: Path) -> dict[str, Callable[[], object]]:
 
 
 def measure_csv(megabytes: int, num_rounds: int) -> Result:
-    """Seconds of each program, interleaved; and how much memory packing takes, for a file and for one four times it."""
+    """Seconds of each program, interleaved."""
     with tempfile.TemporaryDirectory(prefix="samestep-packing-") as name:
         folder = Path(name)
         write_csv(folder / "t.csv", megabytes)
@@ -89,23 +95,55 @@ def measure_csv(megabytes: int, num_rounds: int) -> Result:
                 programs.get(program, partial(pack, folder / "t.csv", target))()
                 if number:  # the first one warms the file cache
                     times[program].append(time.perf_counter() - start)
-        num_bytes = (folder / "t.csv").stat().st_size
-        peaks = [_peak_bytes(folder / "t.csv", folder / "memory-1")]
-        write_csv(folder / "large.csv", 4 * megabytes)
-        peaks.append(_peak_bytes(folder / "large.csv", folder / "memory-4"))
-    return {"times": times, "num_bytes": num_bytes, "peak_bytes": peaks}
+        return {"times": times, "num_bytes": (folder / "t.csv").stat().st_size}
 
 
-def _peak_bytes(path: Path, folder: Path) -> int:
-    """The most memory that a process has to itself while it packs."""
-    lines = (
-        "import resource, sys; from pathlib import Path; from benchmarks import packing; "
-        "packing.pack(Path(sys.argv[1]), Path(sys.argv[2])); "
-        "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
-    )
-    words = [sys.executable, "-c", lines, str(path), str(folder)]
+def measure_memory(megabytes: int) -> Result:
+    """The most memory of their own that processes take to pack larger and larger files, and one under a limit."""
+    runs: list[Result] = []
+    with tempfile.TemporaryDirectory(prefix="samestep-packing-") as name:
+        path = Path(name) / "t.csv"
+        for factor in _GROWING:
+            say(f"memory: {factor} times {megabytes} MB")
+            write_csv(path, factor * megabytes)
+            runs.append(_in_a_process(path, []))
+        with groups.limited(_LIMIT_BYTES) as group:
+            runs.append({**_in_a_process(path, groups.words_in(group, [])), "limit_bytes": _LIMIT_BYTES})
+    return {"runs": runs}
+
+
+def _in_a_process(path: Path, before: Sequence[str]) -> Result:
+    """Pack in a process of its own."""
+    folder = path.with_name("pack")
+    code = "import sys; from benchmarks import packing; packing.pack_and_tell(*sys.argv[1:])"
+    words = [*before, sys.executable, "-c", code, str(path), str(folder)]
     done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=results.ROOT)
-    return int(done.stdout.splitlines()[-1]) * 1024
+    shutil.rmtree(folder)
+    told: Result = json.loads(done.stdout.splitlines()[-1])
+    return {**told, "num_bytes": path.stat().st_size}
+
+
+def pack_and_tell(path: str, folder: str) -> None:
+    """Pack, and print the seconds and the most memory of its own that this process had.
+
+    Its own are its heaps and stacks. Pages of files are left out, mapped ones too: the system takes them back at will.
+    """
+    peak, is_done = 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not is_done.wait(0.005):
+            status = Path("/proc/self/status").read_text()
+            peak = max(peak, int(status.split("RssAnon:")[1].split()[0]) * 1024)
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    start = time.perf_counter()
+    pack(Path(path), Path(folder))
+    took = time.perf_counter() - start
+    is_done.set()
+    watching.join()
+    print(json.dumps({"seconds": took, "peak_bytes": peak}))
 
 
 def measure_pictures(num_pictures: int, num_rounds: int) -> Result:
@@ -140,6 +178,8 @@ def page(found: Mapping[str, Result]) -> str:
     lines = ["# Packing", "", *results.header(kept, what=what), ""]
     if "csv" in found:
         lines += _csv_lines(found["csv"])
+    if "memory" in found:
+        lines += _memory_lines(found["memory"])
     if "pictures" in found:
         lines += _picture_lines(found["pictures"])
     return "\n".join(lines) + "\n"
@@ -151,7 +191,6 @@ def _csv_lines(result: Result) -> list[str]:
     fastest = min(peers, key=lambda name: float(np.median(times[name])))
     share = stats.ratio(times[fastest], times["samestep"])
     megabytes = result["num_bytes"] / 1e6
-    small, large = (peak / 2**20 for peak in result["peak_bytes"])
     return [
         "## A CSV file",
         "",
@@ -169,9 +208,31 @@ def _csv_lines(result: Result) -> list[str]:
         "|---|---|",
         *(f"| {name} | {stats.median([megabytes / s for s in each]).text(1)} |" for name, each in times.items()),
         "",
-        f"Peak memory of the process: {small:,.0f} MB; for a file four times as large {large:,.0f} MB.",
+    ]
+
+
+def _memory_lines(result: Result) -> list[str]:
+    rows = [
+        f"| {run['num_bytes'] / 1e6:,.0f} | {_limit(run)} | {run['peak_bytes'] / 1e6:,.0f} | {run['seconds']:.1f} |"
+        for run in result["runs"]
+    ]
+    return [
+        "## Memory",
+        "",
+        (
+            "The same table in larger files; a process each, the readers' libraries and torch in it. Its own memory is "
+            "what the system cannot take back. The limit is a control group's, the cache of files included."
+        ),
+        "",
+        "| file, MB | limit, MB | own memory at most, MB | seconds |",
+        "|---|---|---|---|",
+        *rows,
         "",
     ]
+
+
+def _limit(run: Result) -> str:
+    return f"{run['limit_bytes'] / 1e6:,.0f}" if "limit_bytes" in run else "none"
 
 
 def _picture_lines(result: Result) -> list[str]:
@@ -208,6 +269,7 @@ def main(words: Sequence[str] | None = None) -> int:
             {"megabytes": arguments.megabytes, "rounds": num_rounds},
             partial(measure_csv, arguments.megabytes, num_rounds),
         ),
+        "memory": ({"megabytes": arguments.megabytes}, partial(measure_memory, arguments.megabytes)),
         "pictures": (
             {"pictures": arguments.pictures, "rounds": few},
             partial(measure_pictures, arguments.pictures, few),

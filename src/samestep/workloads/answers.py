@@ -97,7 +97,7 @@ def _next_symbols(schema: texts.Schema, model: nn.Module, source: Path) -> Itera
 
 def _table(about: tables.Schema, network: Network, source: Path) -> New:
     raw = _raw(network, about.columns, source)
-    rows = tables.encode(about.columns, raw, slice(None))
+    rows = tables.encode(about.columns, raw, raw.take(np.arange(raw.num_rows)))
     inputs = {"numbers": torch.from_numpy(rows.numbers), "categories": torch.from_numpy(rows.codes)}
     kept = {name: values for name, values in inputs.items() if values.shape[1]}
     return [str(number) for number in range(raw.num_rows)], kept
@@ -121,7 +121,7 @@ def _series(about: series.Schema, network: Network, source: Path) -> New:
     for end in np.unique(ends).tolist():
         name = str(end - begin - 1 + about.horizon)
         if about.series is not None:
-            codes, values = raw.column_of(about.series)
+            codes, values = raw.coded(about.series)
             name = f"{[*values.codes][codes[order[begin]]]} {name}"
         if end - begin < about.window:
             raise DataError(f"{source.name}: {end - begin:,} rows before {name}, and a sample is {about.window:,} rows")

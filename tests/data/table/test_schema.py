@@ -10,12 +10,14 @@ import polars as pl
 import pytest
 
 from samestep.data.table import choice, gather, schema
-from samestep.data.table.raw import Raw
+from samestep.data.table.raw import Raw, Rows
 from samestep.data.table.schema import Schema
 from samestep.data.target import Classes, Value
 from samestep.errors import DataError, UsageError
 
-ALL = slice(None)
+
+def rows_of(raw: Raw) -> Rows:
+    return raw.take(np.arange(raw.num_rows))
 
 
 def raw_of(**columns: Sequence[object]) -> Raw:
@@ -125,13 +127,13 @@ class TestEncode:
     def test_numbers_marks_codes_and_targets(self) -> None:
         raw = raw_of(x=[1, 3, None, 1, 3, 2], color=["r", None, "g", "r", "g", "r"], y=["no", "yes"] * 3)
         found = schema.fit(raw, everything(raw), "y")
-        rows = schema.encode(found.columns, raw, ALL)
+        rows = schema.encode(found.columns, raw, rows_of(raw))
         deviation = np.std([1, 3, 1, 3, 2])
         x, marks = np.array([-1.0, 1, 0, -1, 1, 0]) / deviation, np.array([0, 0, 1, 0, 0, 0])
         np.testing.assert_allclose(rows.numbers, np.stack([x, marks], axis=1), rtol=1e-6)
         assert rows.numbers.dtype == np.float32
         assert rows.codes.tolist() == [[2], [3], [1], [2], [1], [2]]
-        assert schema.encode_target(found.target, raw, ALL).tolist() == [0, 1] * 3
+        assert schema.encode_target(found.target, raw, rows_of(raw)).tolist() == [0, 1] * 3
 
     def test_what_training_has_not_seen(self) -> None:
         raw = raw_of(x=[1, 2, 3.5, 4], color=["r", "g", "r", "g"], y=[0, 1, 0, 1])
@@ -140,20 +142,20 @@ class TestEncode:
             [pl.DataFrame({"x": [None, 2.0], "color": ["violet", None]}, schema={"x": pl.Float64, "color": pl.String})],
             ["x"], ["color"],
         )  # fmt: skip
-        rows = schema.encode(found.columns, new, ALL)
+        rows = schema.encode(found.columns, new, rows_of(new))
         assert rows.codes.tolist() == [[0], [0]]
         assert rows.numbers[0, 0] == 0.0
 
     def test_codes_do_not_depend_on_the_order_of_rows(self) -> None:
         colors = ["r", "g", "b", "r"]
         one, other = raw_of(c=colors, y=[0, 1, 0, 1]), raw_of(c=colors[::-1], y=[1, 0, 1, 0])
-        first = schema.encode(schema.fit(one, everything(one), "y").columns, one, ALL).codes
-        second = schema.encode(schema.fit(other, everything(other), "y").columns, other, ALL).codes
+        first = schema.encode(schema.fit(one, everything(one), "y").columns, one, rows_of(one)).codes
+        second = schema.encode(schema.fit(other, everything(other), "y").columns, other, rows_of(other)).codes
         np.testing.assert_array_equal(first, second[::-1])
 
     def test_a_value_is_standardised(self) -> None:
         raw = raw_of(x=[3, 1, 4, 1], y=[0.5, 1.5, 2.5, 3.5])
         found = schema.fit(raw, everything(raw), "y")
-        target = schema.encode_target(found.target, raw, ALL)[:, 0]
+        target = schema.encode_target(found.target, raw, rows_of(raw))[:, 0]
         assert isinstance(found.target, Value)
         np.testing.assert_allclose(target * found.target.deviation + found.target.mean, [0.5, 1.5, 2.5, 3.5], rtol=1e-6)

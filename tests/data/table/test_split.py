@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samestep.data.table import split
-from samestep.data.table.raw import Raw, Values
+from samestep.data.table.raw import Raw, Values, rows_of_block
 
 ALL = ("x0", "x1", "x2", "a", "b", "text")
 
@@ -19,9 +19,11 @@ def table(numbers: npt.NDArray[np.float64], texts: list[str] | None = None, **na
     values = Values("text")
     for text in texts or []:
         values.codes.setdefault(text, len(values.codes))
-    codes = np.array([[values.codes[text]] for text in texts or []], np.int32).reshape(len(numbers), -1)
+    codes = np.array([values.codes[text] for text in texts or []], np.int32)
     number_names = names.get("names", tuple(f"x{place}" for place in range(numbers.shape[1])))
-    return Raw(numbers, codes, number_names, (values,) if texts else ())
+    length = rows_of_block(len(number_names) + bool(texts))
+    blocks = [numbers[start : start + length].T.ravel() for start in range(0, len(numbers), length)]
+    return Raw(np.concatenate(blocks), codes, number_names, (values,) if texts else (), len(numbers))
 
 
 @settings(max_examples=50, deadline=None)

@@ -21,7 +21,7 @@ from samestep.data.table import schema as schemas
 from samestep.data.table.gather import Gathering
 from samestep.data.table.kinds import NUMBER_KINDS
 from samestep.data.table.making import Reader, check_named
-from samestep.data.table.raw import ROWS_AT_ONCE, Raw
+from samestep.data.table.raw import Raw
 from samestep.data.target import Value
 from samestep.errors import DataError, UsageError
 
@@ -67,18 +67,16 @@ def make(table: Reader, making: Making, writer: Writer, tell: Tell) -> tuple[Sch
     is_training = np.empty(raw.num_rows, np.bool_)
     is_training[order] = ~is_late
     schema = _schema(raw, is_training, table, making)
-    place = raw.number_names.index(making.target)
-    target = schema.target.of_numbers(raw.numbers[order, place])
-    for start in range(0, raw.num_rows, ROWS_AT_ONCE):
-        some = slice(start, start + ROWS_AT_ONCE)
-        writer.append(ROWS, VALUES, schema.rows(raw, order[some]))
-        writer.append(ROWS, TARGET, np.nan_to_num(target[some]))
-        tell("writing rows", min(start + ROWS_AT_ONCE, raw.num_rows), raw.num_rows)
+    target = schema.target.of_numbers(raw.number(making.target)[order])
+    for part in raw.parts():
+        writer.append(ROWS, VALUES, schema.rows(raw, order[part]))
+        writer.append(ROWS, TARGET, np.nan_to_num(target[part]))
+        tell("writing rows", part.stop, raw.num_rows)
     starts = _starts(ends, ~np.isnan(target[:, 0]), making)
     goals = starts + making.window - 1 + making.horizon
-    for part, chosen in ((TRAIN, starts[~is_late[goals]]), (EVALUATION, starts[is_late[goals]])):
+    for name, chosen in ((TRAIN, starts[~is_late[goals]]), (EVALUATION, starts[is_late[goals]])):
         if len(chosen):
-            writer.append(part, STARTS, chosen)
+            writer.append(name, STARTS, chosen)
     if not (~is_late[goals]).any():
         needed = making.window + making.horizon
         raise DataError(f"no series has {needed:,} rows in a row with a known target to train on")
@@ -117,7 +115,7 @@ def _schema(raw: Raw, is_training: npt.NDArray[np.bool_], table: Reader, making:
             left_out[values.name] = (
                 f"has {len(values.codes):,} different texts, and a series takes at most {_MOST_MARKED}"
             )
-    known = is_training & ~np.isnan(raw.numbers[:, raw.number_names.index(making.target)])
+    known = is_training & ~np.isnan(raw.number(making.target))
     if not known.any():
         raise DataError(f"the target {making.target} holds no number to train on")
     fitted = schemas.fit_columns(raw, is_training, left_out, times=times)

@@ -58,9 +58,9 @@ class Schema:
         assert isinstance(target, Value)
         return cls(**{**values, "columns": tables.Columns.from_dict(values["columns"]), "target": target})
 
-    def rows(self, raw: Raw, places: slice | npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    def rows(self, raw: Raw, places: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Some rows as a network takes them, shape (n, row_size)."""
-        encoded = tables.encode(self.columns, raw, places)
+        encoded = tables.encode(self.columns, raw, raw.take(places))
         marks = [
             np.eye(category.num_codes, dtype=np.float32)[encoded.codes[:, number]]
             for number, category in enumerate(self.columns.categories)
@@ -80,6 +80,6 @@ def in_series(raw: Raw, series: str | None) -> tuple[npt.NDArray[np.int64], npt.
     """
     if series is None:
         return np.arange(raw.num_rows), np.full(raw.num_rows, raw.num_rows)
-    codes = np.asarray(raw.column_of(series)[0])
+    codes = raw.coded(series)[0]
     order = np.argsort(codes, kind="stable")
     return order, np.searchsorted(codes[order], codes[order], side="right")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
-from samestep.data.table.raw import MOST_CATEGORIES, ROWS_AT_ONCE, Raw, Values
+from samestep.data.table.raw import MOST_CATEGORIES, Raw, Values
+from samestep.data.threads import spread
 
 _FEW_CATEGORIES = 20
 """With more different texts than these, more than one in two rows must share its text with another."""
@@ -19,22 +20,19 @@ def left_out(raw: Raw, target: str) -> dict[str, str]:
         raw: All rows; which part a row belongs to plays no role.
         target: The column to be learned, which is never left out.
     """
-    found: dict[str, str] = {}
-    for place, name in enumerate(raw.number_names):
-        reason = None if name == target else _why_no_number(raw, place)
-        if reason is not None:
-            found[name] = reason
-    for place, values in enumerate(raw.values):
-        reason = None if values.name == target else _why_no_category(raw, place, values)
-        if reason is not None:
-            found[values.name] = reason
-    return found
+    numbers = [(name, partial(_why_no_number, raw, place)) for place, name in enumerate(raw.number_names)]
+    categories = [
+        (values.name, partial(_why_no_category, raw, place, values)) for place, values in enumerate(raw.values)
+    ]
+    looked_at = [(name, why) for name, why in (*numbers, *categories) if name != target]
+    reasons = spread(lambda each: each[1](), looked_at)
+    return {name: reason for (name, _), reason in zip(looked_at, reasons, strict=True) if reason is not None}
 
 
 def _why_no_number(raw: Raw, place: int) -> str | None:
     lowest, highest, num_missing = np.inf, -np.inf, 0
-    for part in parts(raw.num_rows):
-        column = raw.numbers[part, place]
+    for part in raw.parts():
+        column = raw.block(part).numbers[place]
         num_missing += int(np.isnan(column).sum())
         lowest = min(lowest, float(np.fmin.reduce(column, initial=np.inf)))
         highest = max(highest, float(np.fmax.reduce(column, initial=-np.inf)))
@@ -49,10 +47,9 @@ def _why_no_number(raw: Raw, place: int) -> str | None:
 
 def _counts_rows(raw: Raw, place: int) -> bool:
     """Whether every value is the one before plus 1."""
-    first = raw.numbers[0, place]
+    first = raw.block(next(raw.parts())).numbers[place, 0]
     return all(
-        np.array_equal(raw.numbers[part, place], first + np.arange(part.start, part.stop))
-        for part in parts(raw.num_rows)
+        np.array_equal(raw.block(part).numbers[place], first + np.arange(part.start, part.stop)) for part in raw.parts()
     )
 
 
@@ -60,7 +57,7 @@ def _why_no_category(raw: Raw, place: int, values: Values) -> str | None:
     if not values.is_open:
         return f"has more than {MOST_CATEGORIES:,} different texts"
     num_different = len(values.codes)
-    num_missing = sum(int((raw.codes[part, place] < 0).sum()) for part in parts(raw.num_rows))
+    num_missing = sum(int((raw.block(part).codes[place] < 0).sum()) for part in raw.parts())
     num_known = raw.num_rows - num_missing
     if not num_known:
         return "holds no value"
@@ -69,9 +66,3 @@ def _why_no_category(raw: Raw, place: int, values: Values) -> str | None:
     if num_different > _FEW_CATEGORIES and 2 * num_different > num_known:
         return f"has {num_different:,} different texts in {num_known:,} rows"
     return None
-
-
-def parts(num_rows: int) -> Iterator[slice]:
-    """All rows, some thousands at a time."""
-    for start in range(0, num_rows, ROWS_AT_ONCE):
-        yield slice(start, min(start + ROWS_AT_ONCE, num_rows))

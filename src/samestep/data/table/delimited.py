@@ -1,7 +1,7 @@
 """Tables in text files: CSV, TSV and their kin. What is not said (delimiter, header, kinds) is found out.
 
-polars reads the rows, in parallel and in bounded memory. It fills short rows up and names no lines; so the delimiters
-are counted, and where a file turns out to be wrong, a slow reader finds the first line that is.
+polars reads the rows, in parallel and in bounded memory. It fills short rows up and names no lines; so where a row may
+be short the delimiters are counted, and where a file turns out to be wrong, a slow reader finds the first line that is.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from samestep.data.table import kinds
@@ -120,31 +121,34 @@ class Delimited:
                 raise self._fault(path) or DataError(f"{path.name}: {_first_line(error)}") from error
 
     def _file(self, path: Path, wanted: Sequence[str]) -> Iterator[pl.DataFrame]:
-        texts = {name for name in self.names if self.form.is_padded or self.kinds[name] != "number"}
         table = pl.scan_csv(
             path,
             has_header=False,  # it is skipped: names are taken from `form`
             skip_rows=int(self.form.has_header),
             separator=self.form.delimiter,
-            schema={name: pl.String if name in texts else pl.Float64 for name in self.names},
+            schema={name: pl.String if self._is_read_as_text(name) else pl.Float64 for name in self.names},
             null_values=self._missing,
             glob=False,
         )
-        inside = [pl.col(name).str.count_matches(self.form.delimiter, literal=True).fill_null(0) for name in texts]
         columns = [self._expression(name) for name in wanted]
         lost = [self._is_lost(name) for name in wanted if self.kinds[name] == "time"]
-        columns += [_sum(inside).alias("\0inside"), _sum(lost).alias("\0lost")]
-        num_delimiters, has_empty_lines = _counted(path, self.form.delimiter)
-        if has_empty_lines:  # of which polars makes rows of missing values
-            table = table.filter(~pl.all_horizontal(self._text(name).is_null() for name in self.names))
-        num_rows = num_inside = 0
+        is_empty = pl.all_horizontal(self._text(name).is_null() for name in self.names)
+        columns += [_sum(lost).alias("\0lost"), self._text(self.names[-1]).is_null().alias("\0short")]
+        columns.append(is_empty.alias("\0empty"))
+        seen: _Seen | None = None
         for frame in table.select(columns).collect_batches(maintain_order=True):
-            num_rows += len(frame)
-            num_inside += int(frame["\0inside"].sum())
             if frame["\0lost"].sum():
                 raise self._fault(path) or DataError(f"{path.name}: a time cannot be read")
-            yield frame.drop("\0inside", "\0lost")
-        self._check_delimiters(path, num_rows, num_delimiters - num_inside)
+            if seen is None and frame["\0short"].any():
+                seen = _seen(path, self.form.delimiter)
+                self._check_delimiters(path, table, seen)
+            if seen is not None and seen.has_empty_lines:  # of which polars makes rows of missing values
+                yield frame.filter(~pl.col("\0empty")).select(wanted)
+            else:
+                yield frame[list(wanted)]  # `select` would wait for threads that are busy parsing
+
+    def _is_read_as_text(self, name: str) -> bool:
+        return self.form.is_padded or self.kinds[name] != "number"
 
     def _expression(self, name: str) -> pl.Expr:
         column, kind = self._text(name), self.kinds[name]
@@ -162,13 +166,21 @@ class Delimited:
         """Whether a text was to be a time and is none."""
         return (self._expression(name).is_null() & ~self._text(name).is_null()).cast(pl.Int32)
 
-    def _check_delimiters(self, path: Path, num_rows: int, found: int) -> None:
-        """Every row needs as many delimiters as every other; polars would fill a short one up."""
-        header = 0
+    def _check_delimiters(self, path: Path, table: pl.LazyFrame, seen: _Seen) -> None:
+        """Every row needs as many delimiters as every other; polars fills a short one up.
+
+        Only a table with missing values in its last column can have such rows, so only that is read once more.
+        """
+        texts = [name for name in self.names if self._is_read_as_text(name)]
+        inside = [pl.col(name).str.count_matches(self.form.delimiter, literal=True).fill_null(0) for name in texts]
+        is_empty = pl.all_horizontal(self._text(name).is_null() for name in self.names)
+        is_row = ~is_empty if seen.has_empty_lines else pl.lit(value=True)
+        counts = table.filter(is_row).select(pl.len(), _sum(inside).cast(pl.Int64).sum().alias("inside"))
+        num_rows, num_inside = counts.collect(engine="streaming").row(0)
         if self.form.has_header:
             num_rows += 1
-            header = sum(name.count(self.form.delimiter) for name in self.names)
-        if found - header != num_rows * (len(self.names) - 1):
+            num_inside += sum(name.count(self.form.delimiter) for name in self.names)
+        if seen.num_delimiters - num_inside != num_rows * (len(self.names) - 1):
             fault = self._fault(path)
             if fault is not None:
                 raise fault
@@ -294,16 +306,23 @@ def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
             line = reader.line_num + 1
 
 
-def _counted(path: Path, delimiter: str) -> tuple[int, bool]:
-    """How many delimiters there are in a file, and whether it has empty lines."""
-    total, byte, has_empty_lines, before = 0, delimiter.encode(), False, b""
+@dataclass(frozen=True)
+class _Seen:
+    """What the bytes of a file say."""
+
+    num_delimiters: int
+    has_empty_lines: bool
+
+
+def _seen(path: Path, delimiter: str) -> _Seen:
+    total, byte, has_empty_lines, before = 0, ord(delimiter), False, b""
     with open(path, "rb") as file:
         while block := file.read(_COUNTED_AT_ONCE):
-            total += block.count(byte)
+            total += int(np.count_nonzero(np.frombuffer(block, np.uint8) == byte))
             seam = before + block[:2]
             has_empty_lines |= any(empty in part for part in (seam, block) for empty in (b"\n\n", b"\n\r\n"))
             before = block[-2:]
-    return total, has_empty_lines
+    return _Seen(total, has_empty_lines)
 
 
 def _first_line(error: Exception) -> str:

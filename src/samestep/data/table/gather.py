@@ -1,37 +1,40 @@
-"""Gathering: a table of unknown length, chunk by chunk, into raw columns on disk that can be mapped.
+"""Gathering: a table of unknown length, chunk by chunk, into blocks on disk that can be mapped.
 
-Numbers lie row by row in one file, codes of categories in another: what a network reads together lies together. A
-category's code is the place of its value in the order of first appearance; the schema puts them in order later.
+Numbers lie in one file, codes of categories in another. A category's code is the place of its value in the order of
+first appearance; the schema puts them in order later.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Generic, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from samestep.data.table.raw import MISSING_CODE, MOST_CATEGORIES, Raw, Values
+from samestep.data.table.raw import MISSING_CODE, MOST_CATEGORIES, Raw, Values, rows_of_block
 from samestep.errors import DataError
 
 
 class Gathering:
-    """Takes frames and appends their rows to raw columns in a folder.
+    """Takes frames and appends their rows to blocks in a folder.
 
     Args:
-        folder: Where the raw columns go.
+        folder: Where the blocks go; None: they stay in memory.
         number_names: Columns with numbers and times.
         category_names: Columns with texts.
     """
 
-    def __init__(self, folder: Path, number_names: Sequence[str], category_names: Sequence[str]) -> None:
-        self._number_names, self._values = tuple(number_names), tuple(map(Values, category_names))
-        self._paths = folder / "numbers.raw", folder / "codes.raw"
-        self._files = tuple(open(path, "wb") for path in self._paths)  # noqa: SIM115 (closed on exit)
+    def __init__(self, folder: Path | None, number_names: Sequence[str], category_names: Sequence[str]) -> None:
+        self._number_names, self._coders = tuple(number_names), [_Coder(Values(name)) for name in category_names]
+        length = rows_of_block(len(number_names) + len(category_names))
+        places = (folder / "numbers.raw", folder / "codes.raw") if folder is not None else (None, None)
+        self._numbers = _Blocks(places[0], np.empty((len(number_names), length)))
+        self._codes = _Blocks(places[1], np.empty((len(category_names), length), np.int32))
         self.num_rows = 0
 
     def __enter__(self) -> Self:
@@ -40,8 +43,8 @@ class Gathering:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for file in self._files:
-            file.close()
+        self._numbers.close()
+        self._codes.close()
 
     def add(self, frame: pl.DataFrame) -> None:
         """Append the rows of a frame: Float64 and String columns, null where a value is missing.
@@ -49,59 +52,97 @@ class Gathering:
         Raises:
             DataError: A number is infinite; the one line names its row.
         """
-        numbers = np.empty((len(frame), len(self._number_names)))
-        for place, name in enumerate(self._number_names):
-            numbers[:, place] = frame[name].fill_null(float("nan")).to_numpy()
-        infinite = np.isinf(numbers)
-        if infinite.any():
-            row, place = np.argwhere(infinite)[0]
-            raise DataError(
-                f"row {self.num_rows + int(row) + 1:,}: {self._number_names[place]} is infinite; "
-                "take it as a missing value (missing inf,-inf), or leave the column out"
-            )
-        codes = np.empty((len(frame), len(self._values)), np.int32)
-        for place, values in enumerate(self._values):
-            codes[:, place] = coded(values, frame[values.name])
-        self._files[0].write(numbers.reshape(-1).data)
-        self._files[1].write(codes.reshape(-1).data)
+        numbers = [frame[name].to_numpy() for name in self._number_names]
+        for name, column in zip(self._number_names, numbers, strict=True):
+            is_infinite = np.isinf(column)
+            if is_infinite.any():
+                raise DataError(
+                    f"row {self.num_rows + int(is_infinite.argmax()) + 1:,}: {name} is infinite; "
+                    "take it as a missing value (missing inf,-inf), or leave the column out"
+                )
+        self._numbers.add(numbers, len(frame))
+        self._codes.add([coder.codes(frame[coder.values.name]) for coder in self._coders], len(frame))
         self.num_rows += len(frame)
 
     def finish(self) -> Raw:
         """The table, mapped into memory."""
-        for file in self._files:
-            file.flush()
-        numbers: npt.NDArray[np.float64] = self._mapped(0, np.float64, len(self._number_names))
-        codes: npt.NDArray[np.int32] = self._mapped(1, np.int32, len(self._values))
-        return Raw(numbers, codes, self._number_names, self._values)
+        values = tuple(coder.values for coder in self._coders)
+        return Raw(self._numbers.finish(), self._codes.finish(), self._number_names, values, self.num_rows)
 
-    def _mapped(self, place: int, dtype: type[np.generic], num_columns: int) -> npt.NDArray[Any]:
-        shape = (self.num_rows, num_columns)
-        return np.memmap(self._paths[place], dtype, "r", shape=shape) if all(shape) else np.empty(shape, dtype)
+
+class _Coder:
+    """Turns the texts of a column into codes: one look-up for each once all different ones have been seen."""
+
+    def __init__(self, values: Values) -> None:
+        self.values = values
+        self._seen = pl.Enum([])
+
+    def codes(self, texts: pl.Series) -> npt.NDArray[np.int32]:
+        """The code of every text, MISSING_CODE for null."""
+        if not self.values.is_open:
+            return np.full(len(texts), MISSING_CODE, np.int32)
+        found = texts.cast(self._seen, strict=False)
+        if found.null_count() > texts.null_count():
+            for text in texts.drop_nulls().unique(maintain_order=True).to_list():
+                self.values.codes.setdefault(text, len(self.values.codes))
+            self.values.is_open = len(self.values.codes) <= MOST_CATEGORIES
+            self._seen = pl.Enum(list(self.values.codes))
+            found = texts.cast(self._seen)
+        codes = found.to_physical().to_numpy()
+        if found.null_count():  # which NumPy is given as NaN
+            codes = np.nan_to_num(codes, nan=MISSING_CODE)
+        return codes.astype(np.int32)
+
+
+Type = TypeVar("Type", np.float64, np.int32)
+
+
+class _Blocks(Generic[Type]):
+    """Columns of one type in a file, in blocks of rows.
+
+    Args:
+        path: Of the file; None: in memory.
+        block: Room for one, shape (number of columns, rows).
+    """
+
+    def __init__(self, path: Path | None, block: npt.NDArray[Type]) -> None:
+        self._path = path
+        self._block: npt.NDArray[Type] = block
+        self._file = io.BytesIO() if path is None else open(path, "wb")  # noqa: SIM115 (closed by whoever gathers)
+        self._num = 0  # rows in the block
+
+    def add(self, columns: Sequence[npt.NDArray[Type]], num_rows: int) -> None:
+        start, length = 0, self._block.shape[1]
+        while start < num_rows:
+            num = min(num_rows - start, length - self._num)
+            for row, column in zip(self._block, columns, strict=True):
+                row[self._num : self._num + num] = column[start : start + num]
+            self._num += num
+            start += num
+            if self._num == length:
+                self._write()
+
+    def _write(self) -> None:
+        self._file.write(np.ascontiguousarray(self._block[:, : self._num]).reshape(-1).data)
+        self._num = 0
+
+    def finish(self) -> npt.NDArray[Type]:
+        self._write()
+        if isinstance(self._file, io.BytesIO):
+            return np.frombuffer(self._file.getvalue(), self._block.dtype)
+        self._file.flush()
+        assert self._path is not None
+        if self._path.stat().st_size == 0:
+            return np.empty(0, self._block.dtype)
+        return np.memmap(self._path, self._block.dtype, "r")
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def in_memory(frames: Iterable[pl.DataFrame], number_names: Sequence[str], category_names: Sequence[str]) -> Raw:
-    """A few rows, such as those to answer for, without a folder."""
-    table = pl.concat(list(frames))
-    numbers = [table[name].fill_null(float("nan")).to_numpy() for name in number_names]
-    values = tuple(map(Values, category_names))
-    codes = [coded(each, table[each.name]) for each in values]
-    return Raw(
-        np.stack(numbers, axis=1) if numbers else np.empty((len(table), 0)),
-        np.stack(codes, axis=1) if codes else np.empty((len(table), 0), np.int32),
-        tuple(number_names),
-        values,
-    )
-
-
-def coded(values: Values, texts: pl.Series) -> npt.NDArray[np.int32]:
-    """The code of every text, MISSING_CODE for null."""
-    if not values.is_open:
-        return np.full(len(texts), MISSING_CODE, np.int32)
-    different = texts.drop_nulls().unique(maintain_order=True)
-    for text in different.to_list():
-        values.codes.setdefault(text, len(values.codes))
-    values.is_open = len(values.codes) <= MOST_CATEGORIES
-    places = texts.cast(pl.Enum(different)).to_physical().cast(pl.Int32).fill_null(len(different)).to_numpy()
-    codes = np.array([*(values.codes[text] for text in different.to_list()), MISSING_CODE], np.int32)
-    found: npt.NDArray[np.int32] = codes[places]
-    return found
+    """A few rows, such as those to answer for."""
+    with Gathering(None, number_names, category_names) as gathering:
+        for frame in frames:
+            gathering.add(frame)
+        return gathering.finish()

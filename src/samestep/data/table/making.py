@@ -17,9 +17,10 @@ from samestep.data.table import choice, split
 from samestep.data.table import schema as schemas
 from samestep.data.table.gather import Gathering
 from samestep.data.table.kinds import NUMBER_KINDS, Kind
-from samestep.data.table.raw import ROWS_AT_ONCE, Raw
+from samestep.data.table.raw import Raw
 from samestep.data.table.schema import Schema, Task
 from samestep.data.target import Classes
+from samestep.data.threads import spread
 from samestep.errors import DataError, UsageError
 
 Made = tuple[Schema, dict[str, Any]]
@@ -102,8 +103,7 @@ def make(training: Reader, evaluation: Reader | None, making: Making, writer: Wr
         kept = np.arange(raw.num_rows) >= num_training
     times = {name for name, kind in training.kinds.items() if kind == "time"}
     schema = schemas.fit(raw, ~kept, making.target, task=making.task, times=times, left_out=left_out)
-    rows = {TRAIN: np.flatnonzero(~kept), EVALUATION: np.flatnonzero(kept)}
-    counts = {part: _write(schema, raw, places, part, writer, tell) for part, places in rows.items() if len(places)}
+    counts = _write(schema, raw, kept, writer, tell)
     return schema, {"classes": counts, "missing": _num_missing(raw), "num_dropped": num_dropped}
 
 
@@ -139,29 +139,44 @@ def _gather(reader: Reader, chosen: list[str], making: Making, gathering: Gather
     return num_dropped
 
 
-def _write(schema: Schema, raw: Raw, places: npt.NDArray[np.int64], part: str, writer: Writer, tell: Tell) -> list[int]:
-    """Encode the rows of a part, and count its classes."""
-    counts = np.zeros(len(schema.target.values) if isinstance(schema.target, Classes) else 0, np.int64)
+def _write(
+    schema: Schema, raw: Raw, is_kept: npt.NDArray[np.bool_], writer: Writer, tell: Tell
+) -> dict[str, list[int]]:
+    """Encode the rows into their parts, and count the classes of each."""
+    num_classes = len(schema.target.values) if isinstance(schema.target, Classes) else 0
     code_type = np.min_scalar_type(max((category.num_codes for category in schema.columns.categories), default=1))
-    for start in range(0, len(places), ROWS_AT_ONCE):
-        some = places[start : start + ROWS_AT_ONCE]
-        inputs, target = schemas.encode(schema.columns, raw, some), schemas.encode_target(schema.target, raw, some)
-        if schema.columns.num_inputs:
-            writer.append(part, NUMBERS, inputs.numbers)
-        if schema.columns.categories:
-            writer.append(part, CATEGORIES, inputs.codes.astype(code_type))
-        writer.append(part, TARGET, target)
-        if len(counts):
-            counts += np.bincount(target, minlength=len(counts))
-        tell("writing rows", min(start + ROWS_AT_ONCE, len(places)), len(places))
-    return counts.tolist()
+    counts: dict[str, npt.NDArray[np.int64]] = {}
+
+    def encoded(part: slice) -> dict[str, dict[str, npt.NDArray[Any]]]:
+        rows = raw.block(part)
+        inputs = schemas.encode(schema.columns, raw, rows)
+        found = {NUMBERS: inputs.numbers, CATEGORIES: inputs.codes.astype(code_type)}
+        columns: dict[str, npt.NDArray[Any]] = {name: values for name, values in found.items() if values.shape[1]}
+        columns[TARGET] = schemas.encode_target(schema.target, raw, rows)
+        chosen = {TRAIN: np.flatnonzero(~is_kept[part]), EVALUATION: np.flatnonzero(is_kept[part])}
+        return {
+            name: {column: values[places] for column, values in columns.items()}
+            for name, places in chosen.items()
+            if len(places)
+        }
+
+    for part, blocks in zip(raw.parts(), spread(encoded, raw.parts()), strict=True):
+        for name, columns in blocks.items():
+            for column, values in columns.items():
+                writer.append(name, column, values)
+            if num_classes:
+                counts[name] = counts.get(name, 0) + np.bincount(columns[TARGET], minlength=num_classes)
+        tell("writing rows", part.stop, raw.num_rows)
+    return {name: counted.tolist() for name, counted in counts.items()}
 
 
 def _num_missing(raw: Raw) -> dict[str, int]:
-    found = {}
-    for place, name in enumerate(raw.number_names):
-        found[name] = int(np.isnan(raw.numbers[:, place]).sum())
-    for place, values in enumerate(raw.values):
-        if values.is_open:
-            found[values.name] = int((raw.codes[:, place] < 0).sum())
+    found = dict.fromkeys((*raw.number_names, *(values.name for values in raw.values if values.is_open)), 0)
+    for part in raw.parts():
+        rows = raw.block(part)
+        for name, column in zip(raw.number_names, rows.numbers, strict=True):
+            found[name] += int(np.isnan(column).sum())
+        for values, codes in zip(raw.values, rows.codes, strict=True):
+            if values.is_open:
+                found[values.name] += int((codes < 0).sum())
     return {name: count for name, count in found.items() if count}

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from samestep.data import target as targets
-from samestep.data.table.choice import parts
 from samestep.data.table.kinds import Kind
-from samestep.data.table.raw import MOST_CATEGORIES, Raw, Values
+from samestep.data.table.raw import MOST_CATEGORIES, Raw, Rows, Values
 from samestep.data.target import Classes, Target, Value
+from samestep.data.threads import spread
 from samestep.errors import DataError, UsageError
 
 Task = Literal["classes", "value"]
@@ -213,19 +213,18 @@ def fit_columns(
     return Columns(numbers=numbers, categories=categories, left_out=dict(left_out))
 
 
-def encode(columns: Columns, raw: Raw, rows: slice | npt.NDArray[np.int64]) -> Inputs:
-    """Some rows as a network takes them."""
+def encode(columns: Columns, raw: Raw, rows: Rows) -> Inputs:
+    """Some rows of a table as a network takes them."""
     return Inputs(_numbers(columns, raw, rows), _codes(columns, raw, rows))
 
 
-def encode_target(
-    target: Target, raw: Raw, rows: slice | npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
+def encode_target(target: Target, raw: Raw, rows: Rows) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
     """The target of some rows: classes, shape (n,), or standardised values, shape (n, 1)."""
     if isinstance(target, Value) or target.is_numeric:
-        return target.of_numbers(raw.numbers[rows, raw.number_names.index(target.name)])
-    codes, values = raw.column_of(target.name)
-    return target.of_texts(values.codes)[codes[rows]]
+        return target.of_numbers(rows.numbers[raw.number_names.index(target.name)])
+    place = [values.name for values in raw.values].index(target.name)
+    classes: npt.NDArray[np.int64] = target.of_texts(raw.values[place].codes)[rows.codes[place]]
+    return classes
 
 
 @dataclass(frozen=True)
@@ -242,40 +241,50 @@ def _moments(raw: Raw, is_training: npt.NDArray[np.bool_]) -> _Moments:
     """Counts, means and deviations, block by block (Chan, Golub and LeVeque, 1983)."""
     width = len(raw.number_names)
     count, mean, squares = np.zeros(width), np.zeros(width), np.zeros(width)
-    for part in parts(raw.num_rows):
-        block = raw.numbers[part][is_training[part]]
-        is_known = ~np.isnan(block)
-        added = is_known.sum(axis=0)
-        block = np.where(is_known, block, 0.0)
-        block_mean = block.sum(axis=0) / np.maximum(added, 1)
-        spread = np.where(is_known, block - block_mean, 0.0)
+    for added, block_mean, block_squares in spread(lambda part: _of_block(raw, part, is_training), raw.parts()):
         total = count + added
         delta = block_mean - mean
-        squares += (spread * spread).sum(axis=0) + delta * delta * count * added / np.maximum(total, 1)
+        squares += block_squares + delta * delta * count * added / np.maximum(total, 1)
         mean += delta * added / np.maximum(total, 1)
         count = total
     return _Moments(int(is_training.sum()), count, mean, np.sqrt(squares / np.maximum(count, 1)))
 
 
+def _of_block(raw: Raw, part: slice, is_training: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Counts, means and sums of squares around them, shape (3, number of columns)."""
+    found = np.zeros((3, len(raw.number_names)))
+    places = np.flatnonzero(is_training[part])
+    for number, column in enumerate(raw.block(part).numbers):
+        known = column[places]
+        is_missing = np.isnan(known)
+        if is_missing.any():
+            known = known[~is_missing]
+        if len(known):
+            mean = known.mean()
+            known -= mean
+            found[:, number] = len(known), mean, np.square(known, out=known).sum()
+    return found
+
+
 def _category(raw: Raw, place: int, values: Values, is_training: npt.NDArray[np.bool_]) -> Category:
     counts = np.zeros(len(values.codes) + 1, np.int64)
-    for part in parts(raw.num_rows):
-        counts += np.bincount(raw.codes[part, place][is_training[part]] + 1, minlength=len(counts))
+    for part in raw.parts():
+        counts += np.bincount(raw.block(part).codes[place][is_training[part]] + 1, minlength=len(counts))
     seen = (text for text, code in values.codes.items() if counts[code + 1])
     return Category(name=values.name, values=tuple(sorted(seen)), has_missing=bool(counts[0]))
 
 
 def _target(raw: Raw, name: str, task: Task | None, sums: _Moments) -> Target:
-    for place, values in enumerate(raw.values):
+    for values in raw.values:
         if values.name == name:
-            _check_whole(name, raw.codes[:, place] < 0)
+            _check_whole(name, raw.coded(name)[0] < 0)
             if task == "value":
                 raise UsageError(f"the target {name} holds texts, which are classes and no value: leave out task value")
             if not values.is_open or len(values.codes) > MOST_CATEGORIES:
                 raise DataError(f"the target {name} has more than {MOST_CATEGORIES:,} different texts: no classes")
             return targets.at_least_two(Classes(name=name, values=tuple(sorted(values.codes)), is_numeric=False))
     place = raw.number_names.index(name)
-    _check_whole(name, np.isnan(raw.numbers[:, place]))
+    _check_whole(name, np.isnan(raw.number(name)))
     if task != "value":
         different = _different(raw, place)
         if different is not None:
@@ -290,8 +299,8 @@ def _target(raw: Raw, name: str, task: Task | None, sums: _Moments) -> Target:
 def _different(raw: Raw, place: int) -> npt.NDArray[np.float64] | None:
     """The different values of a column of few whole numbers; None where it is something else."""
     found: npt.NDArray[np.float64] = np.empty(0)
-    for part in parts(raw.num_rows):
-        column = raw.numbers[part, place]
+    for part in raw.parts():
+        column = raw.block(part).numbers[place]
         found = np.union1d(found, column)
         if len(found) > _MOST_NUMBERED_CLASSES or (found != np.floor(found)).any():
             return None
@@ -311,24 +320,27 @@ def _as_text(number: float) -> str:
     return str(int(number)) if number == int(number) else repr(float(number))
 
 
-def _numbers(columns: Columns, raw: Raw, rows: slice | npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    places = [raw.number_names.index(column.name) for column in columns.numbers]
-    block = raw.numbers[rows][:, places]
-    means = np.array([column.mean for column in columns.numbers])
-    deviations = np.array([column.deviation for column in columns.numbers])
-    is_missing = np.isnan(block)
-    marks = is_missing[:, [column.has_missing for column in columns.numbers]] if places else is_missing
-    scaled = np.where(is_missing, 0.0, (block - means) / deviations)
-    return np.concatenate((scaled, marks), axis=1).astype(np.float32)
+def _numbers(columns: Columns, raw: Raw, rows: Rows) -> npt.NDArray[np.float32]:
+    found = np.empty((rows.numbers.shape[1], columns.num_inputs), np.float32)
+    mark = len(columns.numbers)
+    for number, column in enumerate(columns.numbers):
+        scaled = rows.numbers[raw.number_names.index(column.name)] - column.mean
+        scaled /= column.deviation
+        is_missing = np.isnan(scaled)
+        scaled[is_missing] = 0.0
+        found[:, number] = scaled
+        if column.has_missing:
+            found[:, mark] = is_missing
+            mark += 1
+    return found
 
 
-def _codes(columns: Columns, raw: Raw, rows: slice | npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+def _codes(columns: Columns, raw: Raw, rows: Rows) -> npt.NDArray[np.int32]:
     by_name = {values.name: (place, values) for place, values in enumerate(raw.values)}
-    block = raw.codes[rows]
-    found = np.empty((len(block), len(columns.categories)), np.int32)
+    found = np.empty((rows.codes.shape[1], len(columns.categories)), np.int32)
     for number, category in enumerate(columns.categories):
         place, values = by_name[category.name]
-        found[:, number] = _recoding(category, values)[block[:, place]]
+        found[:, number] = _recoding(category, values)[rows.codes[place]]
     return found
 
 

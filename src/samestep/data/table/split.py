@@ -12,8 +12,8 @@ from collections.abc import Collection
 import numpy as np
 import numpy.typing as npt
 
-from samestep.data.table.choice import parts
 from samestep.data.table.raw import Raw, Values
+from samestep.data.threads import spread
 from samestep.plan import keys
 
 
@@ -33,15 +33,17 @@ def is_evaluation(raw: Raw, by: Collection[str], *, frac: float, seed: int) -> n
     names = (raw.number_names[place] for place in number_places)
     factors = [np.uint64(keys.key(seed, keys.name_key(name)) | 1) for name in names]
     limit = np.uint64(min(round(frac * 2.0**64), 2**64 - 1))
-    found = np.empty(raw.num_rows, np.bool_)
-    for part in parts(raw.num_rows):
-        words = np.zeros(len(raw.numbers[part]), np.uint64)
+
+    def decided(part: slice) -> npt.NDArray[np.bool_]:
+        rows = raw.block(part)
+        words = np.zeros(part.stop - part.start, np.uint64)
         for place, factor in zip(number_places, factors, strict=True):
-            words += _bits(raw.numbers[part, place]) * factor
+            words += _bits(rows.numbers[place]) * factor
         for place, table in zip(value_places, tables, strict=True):
-            words += table[raw.codes[part, place]]
-        found[part] = keys.mixed(words) < limit
-    return found
+            words += table[rows.codes[place]]
+        return keys.mixed(words) < limit
+
+    return np.concatenate([np.empty(0, np.bool_), *spread(decided, raw.parts())])
 
 
 def _hashes(values: Values, seed: int) -> keys.Words:
