@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from samestep import torch_private
 from samestep.data.columns import Batch
-from samestep.data.feed import Feed, aligned
-from samestep.engine.backprop.concurrent import backprop_for
+from samestep.data.feed import Feed
 from samestep.engine.combine import RoundPlan
 from samestep.engine.events import Enter, Phase
 from samestep.engine.flat import FlatModel
 from samestep.engine.helpers import hands_for
 from samestep.engine.job import LOSS, SAMPLES, WEIGHT, Job
 from samestep.engine.loading import Loading
-from samestep.engine.losses import as_sums
-from samestep.engine.randomness import KeyedRandomness
+from samestep.engine.passes import Passes
 from samestep.engine.slots import make_slots
-from samestep.errors import DataError, NonFiniteError, UsageError
+from samestep.errors import NonFiniteError
 from samestep.optim import owners
 from samestep.optim.rounds import RoundRequest, Steps, Sums
 from samestep.plan import rounds, tree
@@ -107,9 +102,8 @@ class Stepper:
         self._segments = self.owned.segments
         self.parameters: list[Tensor] = list(self.owned.parameters)
         self.gradients = self.owned.gradients
-        self._backprop = backprop_for(self._model.parameters, self._hands)
         self._loading = Loading(job, rank.world_size, rank.index)
-        self._randomness = KeyedRandomness(job.model, job.seed)
+        self._passes = Passes(job, self._model, self._loading, self._hands, rank.enter)
         self._table = memory["table"].numpy()
         self._used_table = memory["used_table"]
         self._norms = memory["norms"].numpy()
@@ -127,20 +121,17 @@ class Stepper:
         )
         places = [(id(parameter), number) for number, parameter in enumerate(self._model.parameters)]
         self._targets = [{key: slot.whole[n] for key, n in places if n in slot.whole} for slot in self._slots]
-        self._roots: dict[tuple[torch.dtype, torch.Size, int], Tensor] = {}
         self._owns_tracked = rank.index == rank.world_size - 1 and job.buffers.num_tracked > 0
         self._plans: dict[int, RoundPlan] = {}
         self._pending_changes: Tensor | None = None
         self._pending_others: Tensor | None = None
-        self._autocast: Callable[[], AbstractContextManager[None]] = _bf16 if job.precision == "bf16" else nullcontext
         self._lr_factor = 1.0
         self._step = 0
-        self._is_training: bool | None = None
         self._leave_unused_alone()
 
     def close(self) -> None:
         """Take the hooks off the model, stop what is loaded ahead, and end the helpers."""
-        self._randomness.close()
+        self._passes.close()
         self._loading.close()
         self._hands.close()
 
@@ -155,9 +146,6 @@ class Stepper:
         """
         self._step = step
         self._lr_factor = self._job.schedule(self._progress(step))
-        if not self._is_training:
-            self._job.model.train()
-            self._is_training = True
         program = self._job.rule.step(self)
         try:
             first = self._run_rounds(step, program)
@@ -200,20 +188,7 @@ class Stepper:
 
     def evaluate(self, microbatch: Microbatch, feed: Feed) -> list[float]:
         """Loss sum and weight of an evaluation microbatch, then sum and weight of each metric."""
-        if self._is_training is not False:
-            self._job.model.eval()
-            self._is_training = False
-        self._model.begin_microbatch()
-        self._randomness.begin(self._step, -1, microbatch.index)
-        batch = feed.load(0, microbatch.start, microbatch.stop)
-        with torch.no_grad(), self._autocast():
-            output = self._forward(batch)
-            loss, weight = self._loss(output, batch)
-            row = [float(loss), float(weight)]
-            for metric in self._job.metrics.values():
-                row.extend(as_sums(metric(output, batch.target), batch.num_samples))
-        self._model.collect_replaced()
-        return row
+        return self._passes.evaluate(self._step, microbatch, feed)
 
     def _find_culprit(self, step: int, number: int, microbatches: tuple[Microbatch, ...]) -> Culprit | None:
         """Replay this rank's microbatches of a round one by one and look at each."""
@@ -221,8 +196,8 @@ class Stepper:
             if not isinstance(instruction, tree.Compute):
                 continue
             microbatch = microbatches[instruction.microbatch]
-            self._backprop.begin({})
-            loss, _ = self._forward_backward(step, number, microbatch, self._loading.again(step, microbatch))
+            again = self._loading.again(step, microbatch)
+            loss, _ = self._passes.train(step, number, microbatch, again, {})
             gradients = self._model.gradients()
             self._model.drop_gradients()
             if not math.isfinite(loss):
@@ -297,8 +272,8 @@ class Stepper:
     def _contribute(
         self, step: int, number: int, microbatch: Microbatch, batches: Iterator[Batch], where: tree.Compute
     ) -> None:
-        self._backprop.begin({} if where.is_added else self._targets[where.slot])
-        loss, weight = self._forward_backward(step, number, microbatch, batches)
+        targets = {} if where.is_added else self._targets[where.slot]
+        loss, weight = self._passes.train(step, number, microbatch, batches, targets)
         self._rank.enter(Phase.PUBLISH, step)
         if step == 0 and number == 0:
             self._used_table[microbatch.index].copy_(self._model.used_parameters())
@@ -309,64 +284,6 @@ class Stepper:
         if microbatch.index == 0 and number == 0 and self._job.buffers.num_other_bytes:
             self._pending_others = self._model.take_others()
         self._table[microbatch.index] = (loss, weight, microbatch.num_samples)
-
-    def _forward_backward(
-        self, step: int, number: int, microbatch: Microbatch, batches: Iterator[Batch]
-    ) -> tuple[float, float]:
-        self._rank.enter(Phase.DATA, step)
-        if self._loading.may_draw:
-            self._randomness.begin(step, number, microbatch.index)
-        batch = next(batches)
-        self._rank.enter(Phase.FORWARD, step)
-        if not self._loading.may_draw:
-            self._randomness.begin(step, number, microbatch.index)
-        self._model.begin_microbatch()
-        with self._autocast():
-            with self._backprop.watch:
-                output = self._forward(batch)
-            total, weight = self._loss(output, batch)
-        self._rank.enter(Phase.BACKWARD, step)
-        torch_private.backward(total, self._root(total, step))
-        if not self._backprop.finish():
-            self._model.drop_gradients()
-            return self._forward_backward(step, number, microbatch, self._loading.again(step, microbatch))
-        return total.item(), weight
-
-    def _root(self, total: Tensor, step: int) -> Tensor:
-        """What the backward pass starts from: 1 / samples of the step, so that most sums need no division."""
-        num_samples = self._job.batches.num_samples_of(step)
-        key = (total.dtype, total.shape, num_samples)
-        if key not in self._roots:
-            if total.numel() != 1:
-                raise UsageError(f"the loss's sum has shape {tuple(total.shape)}, and it must be one number: sum it")
-            self._roots[key] = torch.full_like(total, 1.0 / num_samples, requires_grad=False)
-        return self._roots[key]
-
-    def _forward(self, batch: Batch) -> Any:
-        inputs = batch.inputs
-        if self._job.is_channels_last:
-            inputs = tuple(
-                aligned(x.contiguous(memory_format=torch.channels_last)) if x.dim() == 4 else x for x in inputs
-            )
-        try:
-            return self._job.model(*inputs)
-        except ValueError as error:
-            if batch.num_samples == 1 and "more than 1 value per channel" in str(error):
-                raise UsageError(
-                    f"a microbatch of step {self._step} holds one sample, and BatchNorm needs two to normalise; take "
-                    "last_batch='drop', or a microbatch that does not leave a single sample over"
-                ) from None
-            raise
-
-    def _loss(self, output: Any, batch: Batch) -> tuple[Tensor, float]:
-        try:
-            return self._job.loss(output, batch.target, batch.num_samples)
-        except (IndexError, RuntimeError) as error:
-            if self._job.class_check is not None:
-                self._job.class_check(output, batch.target)
-            if "dtype" in str(error) or "scalar type" in str(error):
-                raise DataError(f"the loss does not take these targets ({batch.target.dtype}): {error}") from error
-            raise
 
     def _apply_buffers(self) -> None:
         if self._pending_changes is not None:
@@ -391,17 +308,6 @@ class Stepper:
         names = frozenset(place.spec.name for place, flag in zip(places, used.tolist(), strict=True) if not flag)
         if names:
             self.owned.leave_alone(names)
-
-
-@contextmanager
-def _bf16() -> Iterator[None]:
-    """Autocast whose casts of the weights end with it.
-
-    torch keeps them until the outermost autocast ends: inside of one, every step would use the first step's weights.
-    """
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        yield
-    torch.clear_autocast_cache()
 
 
 def non_finite(step: int, culprits: list[Culprit]) -> NonFiniteError:

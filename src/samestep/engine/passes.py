@@ -1,0 +1,152 @@
+"""What a rank does with one microbatch: load it, run it forward, back-propagate, or evaluate it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from samestep import torch_private
+from samestep.data.columns import Batch
+from samestep.data.feed import Feed, aligned
+from samestep.engine.backprop.concurrent import backprop_for
+from samestep.engine.events import Enter, Phase
+from samestep.engine.flat import FlatModel
+from samestep.engine.helpers import Alone, Helpers
+from samestep.engine.job import Job
+from samestep.engine.loading import Loading
+from samestep.engine.losses import as_sums
+from samestep.engine.randomness import KeyedRandomness
+from samestep.errors import DataError, UsageError
+from samestep.plan.batch import Microbatch
+
+
+class Passes:
+    """Forward and backward passes of a job's microbatches.
+
+    Args:
+        job: Whose.
+        model: The job's model over flat memory.
+        loading: Where microbatches come from.
+        hands: Who may help.
+        enter: Told what is done next.
+    """
+
+    def __init__(self, job: Job, model: FlatModel, loading: Loading, hands: Alone | Helpers, enter: Enter) -> None:
+        self._job, self._model, self._loading, self._enter = job, model, loading, enter
+        self._backprop = backprop_for(model.parameters, hands)
+        self._randomness = KeyedRandomness(job.model, job.seed)
+        self._roots: dict[tuple[torch.dtype, torch.Size, int], Tensor] = {}
+        self._autocast: Callable[[], AbstractContextManager[None]] = _bf16 if job.precision == "bf16" else nullcontext
+        self._is_training: bool | None = None
+
+    def close(self) -> None:
+        """Take the hooks off the model."""
+        self._randomness.close()
+
+    def train(
+        self, step: int, number: int, microbatch: Microbatch, batches: Iterator[Batch], targets: Mapping[int, Tensor]
+    ) -> tuple[float, float]:
+        """Leave a microbatch's gradients in the model; the sum of its losses, and their weight.
+
+        Args:
+            step: Of the run.
+            number: Of the round in the step.
+            microbatch: Which.
+            batches: The next of these is it.
+            targets: Where gradients may go, by the identity of their parameter; of all others into new memory.
+        """
+        if not self._is_training:
+            self._job.model.train()
+            self._is_training = True
+        self._backprop.begin(targets)
+        return self._forward_backward(step, number, microbatch, batches)
+
+    def evaluate(self, step: int, microbatch: Microbatch, feed: Feed) -> list[float]:
+        """Loss sum and weight of an evaluation microbatch, then sum and weight of each metric."""
+        if self._is_training is not False:
+            self._job.model.eval()
+            self._is_training = False
+        self._model.begin_microbatch()
+        self._randomness.begin(step, -1, microbatch.index)
+        batch = feed.load(0, microbatch.start, microbatch.stop)
+        with torch.no_grad(), self._autocast():
+            output = self._forward(batch, step)
+            loss, weight = self._loss(output, batch)
+            row = [float(loss), float(weight)]
+            for metric in self._job.metrics.values():
+                row.extend(as_sums(metric(output, batch.target), batch.num_samples))
+        self._model.collect_replaced()
+        return row
+
+    def _forward_backward(
+        self, step: int, number: int, microbatch: Microbatch, batches: Iterator[Batch]
+    ) -> tuple[float, float]:
+        self._enter(Phase.DATA, step)
+        if self._loading.may_draw:
+            self._randomness.begin(step, number, microbatch.index)
+        batch = next(batches)
+        self._enter(Phase.FORWARD, step)
+        if not self._loading.may_draw:
+            self._randomness.begin(step, number, microbatch.index)
+        self._model.begin_microbatch()
+        with self._autocast():
+            with self._backprop.watch:
+                output = self._forward(batch, step)
+            total, weight = self._loss(output, batch)
+        self._enter(Phase.BACKWARD, step)
+        torch_private.backward(total, self._root(total, step))
+        if not self._backprop.finish():
+            self._model.drop_gradients()
+            return self._forward_backward(step, number, microbatch, self._loading.again(step, microbatch))
+        return total.item(), weight
+
+    def _root(self, total: Tensor, step: int) -> Tensor:
+        """What the backward pass starts from: 1 / samples of the step, so that most sums need no division."""
+        num_samples = self._job.batches.num_samples_of(step)
+        key = (total.dtype, total.shape, num_samples)
+        if key not in self._roots:
+            if total.numel() != 1:
+                raise UsageError(f"the loss's sum has shape {tuple(total.shape)}, and it must be one number: sum it")
+            self._roots[key] = torch.full_like(total, 1.0 / num_samples, requires_grad=False)
+        return self._roots[key]
+
+    def _forward(self, batch: Batch, step: int) -> Any:
+        inputs = batch.inputs
+        if self._job.is_channels_last:
+            inputs = tuple(
+                aligned(x.contiguous(memory_format=torch.channels_last)) if x.dim() == 4 else x for x in inputs
+            )
+        try:
+            return self._job.model(*inputs)
+        except ValueError as error:
+            if batch.num_samples == 1 and "more than 1 value per channel" in str(error):
+                raise UsageError(
+                    f"a microbatch of step {step} holds one sample, and BatchNorm needs two to normalise; take "
+                    "last_batch='drop', or a microbatch that does not leave a single sample over"
+                ) from None
+            raise
+
+    def _loss(self, output: Any, batch: Batch) -> tuple[Tensor, float]:
+        try:
+            return self._job.loss(output, batch.target, batch.num_samples)
+        except (IndexError, RuntimeError) as error:
+            if self._job.class_check is not None:
+                self._job.class_check(output, batch.target)
+            if "dtype" in str(error) or "scalar type" in str(error):
+                raise DataError(f"the loss does not take these targets ({batch.target.dtype}): {error}") from error
+            raise
+
+
+@contextmanager
+def _bf16() -> Iterator[None]:
+    """Autocast whose casts of the weights end with it.
+
+    torch keeps them until the outermost autocast ends: inside of one, every step would use the first step's weights.
+    """
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        yield
+    torch.clear_autocast_cache()
