@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import Any
 
@@ -45,16 +45,16 @@ def _never(*arguments: object) -> bool:
     return False
 
 
-def backward(output: Tensor, gradient: Tensor) -> None:
-    """``output.backward(gradient)``, which would import torch's symbolic shapes: most of a second of start-up.
+def backward(outputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+    """``torch.autograd.backward``, which would import torch's symbolic shapes: most of a second of start-up.
 
     Args:
-        output: A tensor with a graph.
-        gradient: Of the same shape, dtype and device.
+        outputs: Tensors with graphs.
+        gradients: One each, of the same shape, dtype and device.
     """
     keeps_graph = makes_graph = False
     torch.autograd.graph._engine_run_backward(
-        (output,), (gradient,), keeps_graph, makes_graph, (), allow_unreachable=True, accumulate_grad=True
+        tuple(outputs), tuple(gradients), keeps_graph, makes_graph, (), allow_unreachable=True, accumulate_grad=True
     )
 
 

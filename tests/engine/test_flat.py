@@ -76,12 +76,12 @@ def test_every_microbatch_starts_from_the_steps_buffers() -> None:
     for scale in (1.0, 5.0, 1.0):
         flat_model.begin_microbatch()
         model(scale * torch.arange(24.0).view(2, 12))
-        flat_model.take_buffer_changes(changes, 3.0, is_added=False)
+        flat_model.take_buffer_changes(changes, 3.0, [(0, BLOCK)], is_added=False)
         found.append(changes.clone())
-        assert int(flat_model.take_others()[:8].view(torch.int64)) == 1
+        assert int(flat_model.take_others([(0, 8)])[0].view(torch.int64)) == 1
     assert torch.equal(found[0], found[2])
     assert not torch.equal(found[0], found[1])
-    flat_model.take_buffer_changes(changes, 3.0, is_added=True)
+    flat_model.take_buffer_changes(changes, 3.0, [(0, BLOCK)], is_added=True)
     assert torch.equal(changes, found[2] + found[2])
 
 

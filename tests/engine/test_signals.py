@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from samestep.engine import memory, signals
-from samestep.engine.signals import SIGNAL_WORDS, Barrier, num_turns
+from samestep.engine.signals import SIGNAL_WORDS, Barrier, Patience, num_turns
 from samestep.errors import WorkerError
 
 ROUNDS = 60
@@ -33,7 +33,8 @@ for polled in (0, 1):
     if polled:
         signals._library = None
     lines = whole.tensor("int64", polled * 16384, (max(signals.num_turns(world), 1), world, signals.SIGNAL_WORDS))
-    barrier = signals.Barrier(lines, rank=rank, world_size=world, check=lambda: None, timeout_s=30.0)
+    patience = signals.Patience(has_own_core=True, check=lambda: None, timeout_s=30.0)
+    barrier = signals.Barrier(lines, rank=rank, world_size=world, patience=patience)
     for _ in range(rounds):
         number += 1
         if rank == world - 1 and number % 20 == 0:
@@ -95,7 +96,8 @@ def words_for(world_size: int) -> torch.Tensor:
 
 
 def barrier(words: torch.Tensor, rank: int = 0, world_size: int = 2, **options: Any) -> Barrier:
-    return Barrier(words, rank=rank, world_size=world_size, **{"check": lambda: None, "timeout_s": 0.1, **options})
+    patience = Patience(**{"has_own_core": True, "check": lambda: None, "timeout_s": 0.1, **options})
+    return Barrier(words, rank=rank, world_size=world_size, patience=patience)
 
 
 def test_a_deadline_raises(kind: str) -> None:
@@ -124,7 +126,7 @@ def test_one_rank_never_waits(kind: str) -> None:
 
 def test_signals_are_counted_not_lost(kind: str) -> None:
     """A fast rank may signal again before the slow one has looked."""
-    signal = signals._signal(words_for(1)[0, 0])
+    signal = signals.signal_in(words_for(1)[0, 0])
     for _ in range(3):
         signal.post()
     signal.wait(0.0)  # takes nothing
@@ -133,14 +135,14 @@ def test_signals_are_counted_not_lost(kind: str) -> None:
 
 def test_a_reset_forgets_what_a_dead_rank_left(kind: str) -> None:
     words = words_for(2)
-    signals._signal(words[0, 0]).post()
+    signals.signal_in(words[0, 0]).post()
     signals.reset(words)
     with pytest.raises(WorkerError):
         barrier(words).wait()
 
 
 def test_a_wait_ends_when_its_time_is_over(kind: str) -> None:
-    signal = signals._signal(words_for(1)[0, 0])
+    signal = signals.signal_in(words_for(1)[0, 0])
     start = time.monotonic()
     signal.wait(0.05)
     assert 0.04 <= time.monotonic() - start < 5.0

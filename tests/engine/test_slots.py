@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from samestep.engine import part as parts_of_models
+from samestep.engine.flat import BufferPlan
 from samestep.engine.slots import Slot, gaps, make_slots
 from samestep.optim.views import view_of
 from samestep.plan.layout import FlatLayout, ParameterSpec, flat_layout, owners
@@ -45,6 +47,7 @@ def ranks_slots(layout: FlatLayout, world_size: int, num_slots: int) -> list[lis
             [torch.empty(segment.stop - segment.start) for segment in segments],
             shared[rank],
             layout.num_elements,
+            parts_of_models.whole(layout, BufferPlan((), (), (), NUM_CHANGES, 0)),
         )
         for rank, segments in enumerate(owners(layout, world_size))
     ]

@@ -86,18 +86,18 @@ def test_a_failed_backward_is_over_too() -> None:
 def test_backward_from_a_gradient() -> None:
     x, y = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
     (x.square().sum() * 3).backward(torch.tensor(0.25))  # type: ignore[no-untyped-call]
-    torch_private.backward(y.square().sum() * 3, torch.tensor(0.25))
+    torch_private.backward([y.square().sum() * 3], [torch.tensor(0.25)])
     assert x.grad is not None
     assert y.grad is not None
     assert y.grad.tolist() == x.grad.tolist() == [1.5] * 3
     with pytest.raises(RuntimeError, match="does not require grad"):
-        torch_private.backward(torch.ones(()), torch.ones(()))
+        torch_private.backward([torch.ones(())], [torch.ones(())])
 
 
 def test_backward_imports_nothing() -> None:
     words = (
         "import sys, torch; from samestep import torch_private; x = torch.ones(2, requires_grad=True); "
-        "torch_private.backward(x.sum(), torch.ones(())); sys.exit('sympy' in sys.modules)"
+        "torch_private.backward([x.sum()], [torch.ones(())]); sys.exit('sympy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", words], check=False).returncode == 0
 

@@ -13,7 +13,7 @@ from samestep.engine.events import Events, Phase
 GROUPS: Mapping[str, tuple[Phase, ...]] = {
     "data": (Phase.DATA,),
     "compute": (Phase.FORWARD, Phase.BACKWARD),
-    "waiting": (Phase.BARRIER_CONTRIBUTIONS, Phase.BARRIER_COMBINATION, Phase.BARRIER_UPDATE),
+    "waiting": (Phase.BARRIER_CONTRIBUTIONS, Phase.BARRIER_COMBINATION, Phase.BARRIER_UPDATE, Phase.STAGES),
     "combine + update": (Phase.PUBLISH, Phase.COMBINE, Phase.UPDATE),
     "machinery": (Phase.START, Phase.DECIDE, Phase.BETWEEN, Phase.SNAPSHOT),
 }

@@ -11,14 +11,23 @@ from samestep.plan.layout import Segment
 
 
 class RoundPlan:
-    """A rank's share of a round with the tensors that it works on filled in."""
+    """A rank's share of a round with the tensors that it works on filled in.
+
+    Args:
+        share: Which part, and how the parts are added.
+        segments: What the rank owns.
+        contributions: Shared memory, shape (replicas, slots, contribution_size).
+        rank: Whose contributions to the owned segments lie in `slots` rather than in shared memory; None: nobody's.
+        slots: The rank's own.
+        num_elements: Elements of the flat vector.
+    """
 
     def __init__(
         self,
         share: rounds.Share,
         segments: tuple[Segment, ...],
         contributions: Tensor,
-        rank: int,
+        rank: int | None,
         slots: list[Slot],
         num_elements: int,
     ) -> None:

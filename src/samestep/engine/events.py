@@ -36,6 +36,7 @@ class Phase(IntEnum):
     BETWEEN = 11  # records, and what follows a step
     EVALUATION = 12
     SNAPSHOT = 13
+    STAGES = 14  # wait for another stage's values or gradients, and copy them
 
     @property
     def text(self) -> str:
@@ -58,6 +59,7 @@ _TEXTS = {
     Phase.BETWEEN: "between steps",
     Phase.EVALUATION: "evaluation",
     Phase.SNAPSHOT: "snapshot",
+    Phase.STAGES: "exchange with another stage",
 }
 
 Enter = Callable[[Phase, int], None]

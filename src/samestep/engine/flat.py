@@ -8,7 +8,7 @@ Large buffers are constants: nothing that torch's layers change is that large.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from samestep.data.feed import aligned
 from samestep.errors import UsageError
 from samestep.optim.views import view_of
-from samestep.plan.layout import BLOCK, FlatLayout, round_up
+from samestep.plan.layout import BLOCK, FlatLayout, Range, round_up
 
 _LARGEST_TRACKED = 1 << 16
 """Elements; torch's batch norm changes its buffers without telling autograd, but has never so many features."""
@@ -120,6 +120,21 @@ def plan_buffers(model: nn.Module, dtype: torch.dtype) -> BufferPlan:
     return BufferPlan(tuple(tracked), tuple(others), tuple(constants), round_up(at_tracked, BLOCK), at_others)
 
 
+@dataclass(frozen=True)
+class Buffers:
+    """Memory of a model's changing buffers, and every buffer's view of it.
+
+    Args:
+        tracked: The tracked ones' vector.
+        others: The others' memory.
+        views: By name.
+    """
+
+    tracked: Tensor
+    others: Tensor
+    views: Mapping[str, Tensor]
+
+
 class FlatModel:
     """A module whose trainable parameters are views of a flat vector and whose buffers are handled as planned.
 
@@ -147,24 +162,37 @@ class FlatModel:
         self.parameters = [model.get_parameter(place.spec.name) for place in layout.places]
         self._plan = buffers
         self._step_tracked, self._step_others = step_tracked, step_others
-        self._tracked, self._others = step_tracked.clone(), step_others.clone()
         for parameter, place in zip(self.parameters, layout.places, strict=True):
             parameter.data = view_of(place, parameters)
             parameter.grad = None
         self._slots = _find_buffers(model)
-        self._views = {place.name: _tracked_view(place, self._tracked) for place in buffers.tracked}
-        self._views |= {place.name: _other_view(place, self._others) for place in buffers.others}
         self._constants = {
             name: (model.get_buffer(name), model.get_buffer(name)._version) for name in buffers.constants
         }
-        self._install_views()
+        self._buffers = self.fresh_buffers()
 
     def begin_microbatch(self) -> None:
-        """Start from the step's buffers."""
+        """Start from the step's buffers, in the memory that the microbatch before has used."""
         if self._plan.num_tracked:
-            self._tracked.copy_(self._step_tracked)
+            self._buffers.tracked.copy_(self._step_tracked)
         if self._plan.num_other_bytes:
-            self._others.copy_(self._step_others)
+            self._buffers.others.copy_(self._step_others)
+
+    def fresh_buffers(self) -> Buffers:
+        """Start from the step's buffers in new memory: a microbatch before this one may not be done with its own."""
+        tracked, others = self._step_tracked.clone(), self._step_others.clone()
+        views = {place.name: _tracked_view(place, tracked) for place in self._plan.tracked}
+        views |= {place.name: _other_view(place, others) for place in self._plan.others}
+        found = Buffers(tracked, others, views)
+        self.use_buffers(found)
+        return found
+
+    def use_buffers(self, buffers: Buffers) -> None:
+        """Let the module work with these."""
+        self._buffers = buffers
+        for name, view in buffers.views.items():
+            for module, key in self._slots[name]:
+                module._buffers[key] = view
 
     def gradients(self) -> list[Tensor | None]:
         """What the last backward pass gave, one per parameter of the layout."""
@@ -179,21 +207,28 @@ class FlatModel:
         """Which parameters the backward pass gave a gradient to, uint8, shape (parameters,)."""
         return torch.tensor([parameter.grad is not None for parameter in self.parameters], dtype=torch.uint8)
 
-    def take_buffer_changes(self, target: Tensor, weight: float, *, is_added: bool) -> None:
-        """Write weight × (what this microbatch changed in the tracked buffers), or add it to what `target` holds."""
-        self.collect_replaced()
-        if not self._plan.num_tracked:
-            return
-        # What did not change must give 0 also where it is infinite (masks).
-        change = torch.where(self._tracked == self._step_tracked, 0.0, self._tracked - self._step_tracked)
-        if is_added:
-            target.add_(change.mul_(weight))  # two roundings, as where ranks add: add_(alpha=) may fuse them
-        else:
-            torch.mul(change, weight, out=target)
+    def take_buffer_changes(self, target: Tensor, weight: float, part: Sequence[Range], *, is_added: bool) -> None:
+        """Write weight × (what this microbatch changed in the tracked buffers), or add it to what `target` holds.
 
-    def take_others(self) -> Tensor:
-        """What this microbatch made of the other buffers."""
-        return self._others.clone()
+        Args:
+            target: Shape (buffers.num_tracked,).
+            weight: The microbatch's.
+            part: Which elements.
+            is_added: Add instead of writing.
+        """
+        self.collect_replaced()
+        for start, stop in part:
+            after, before = self._buffers.tracked[start:stop], self._step_tracked[start:stop]
+            # What did not change must give 0 also where it is infinite (masks).
+            change = torch.where(after == before, 0.0, after - before)
+            if is_added:
+                target[start:stop].add_(change.mul_(weight))  # two roundings, as between ranks: add_(alpha=) may fuse
+            else:
+                torch.mul(change, weight, out=target[start:stop])
+
+    def take_others(self, part: Sequence[Range]) -> list[Tensor]:
+        """What this microbatch made of the other buffers: of each of some ranges of their bytes."""
+        return [self._buffers.others[start:stop].clone() for start, stop in part]
 
     def collect_replaced(self) -> None:
         """A module may assign a new tensor to its buffer: take its values and put the view back."""
@@ -207,18 +242,11 @@ class FlatModel:
                         f"buffer {name} has {original.numel():,} elements and is changed in the forward pass; buffers "
                         f"of more than {_LARGEST_TRACKED:,} elements are taken as constants: keep it elsewhere"
                     )
-            elif current is not self._views[name]:
+            elif current is not self._buffers.views[name]:
                 assert current is not None
-                self._views[name].copy_(current.detach())
+                self._buffers.views[name].copy_(current.detach())
                 for module, key in places:
-                    module._buffers[key] = self._views[name]
-
-    def _install_views(self) -> None:
-        self.begin_microbatch()
-        for name, places in self._slots.items():
-            if name in self._views:
-                for module, key in places:
-                    module._buffers[key] = self._views[name]
+                    module._buffers[key] = self._buffers.views[name]
 
 
 def write_parameters(layout: FlatLayout, values: Mapping[str, Tensor], flat: Tensor) -> None:

@@ -22,6 +22,7 @@ from samestep.plan import rounds
 from samestep.plan.batch import BatchPlan, Microbatch, cut
 from samestep.plan.layout import BLOCK
 from samestep.plan.order import Order
+from samestep.plan.pipeline import Stages
 from samestep.plan.regions import Regions, lay_out
 
 Precision = Literal["fp32", "bf16"]
@@ -96,6 +97,7 @@ class Job:
     precision: Precision
     is_channels_last: bool
     is_backprop_concurrent: bool
+    stages: Stages | None
     switches: Switches
     has_callbacks: bool
     trace: events.Trace | None = None
@@ -167,6 +169,9 @@ def run_regions(job: Job, world_size: int, *, num_copies: int) -> Regions:
     num_evaluated = len(job.evaluation.microbatches) if job.evaluation else 0
     live = live_regions(job).num_bytes
     num_scalars = len(job.update.scalars)
+    num_stages = job.stages.num_stages if job.stages else 1
+    num_replicas = max(1, world_size // num_stages)
+    num_linked = world_size if num_stages > 1 else 0
     return lay_out(
         [
             ("control", "int64", (CONTROL_WORDS,)),
@@ -181,10 +186,8 @@ def run_regions(job: Job, world_size: int, *, num_copies: int) -> Regions:
             ("copied_scalars", "float64", (num_copies, num_scalars)),
             ("copied_decided", "float64", (num_copies, NUM_DECIDED)),
             *((f"best/{name}", dtype, shape) for name, dtype, shape in live_arrays(job) if name in MODEL_ARRAYS),
-            (
-                "contributions",
-                job.dtype,
-                (world_size, rounds.num_slots(counts, world_size), job.contribution_size),
-            ),
+            ("contributions", job.dtype, (num_replicas, rounds.num_slots(counts, num_replicas), job.contribution_size)),
+            ("links", "int64", (num_linked, 2, 2, SIGNAL_WORDS)),
+            ("link_rooms", "uint8", (num_linked, 2, num_stages + 1, job.stages.room if job.stages else 0)),
         ]
     )

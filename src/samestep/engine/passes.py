@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -40,30 +40,41 @@ class Passes:
         self._backprop = backprop_for(model.parameters, hands)
         self._randomness = KeyedRandomness(job.model, job.seed)
         self._roots: dict[tuple[torch.dtype, torch.Size, int], Tensor] = {}
-        self._autocast: Callable[[], AbstractContextManager[None]] = _bf16 if job.precision == "bf16" else nullcontext
+        self._autocast = autocast_of(job)
         self._is_training: bool | None = None
+        self._step = self._number = 0
+        self._batches: Iterator[Batch] = iter(())
 
     def close(self) -> None:
         """Take the hooks off the model."""
         self._randomness.close()
 
-    def train(
-        self, step: int, number: int, microbatch: Microbatch, batches: Iterator[Batch], targets: Mapping[int, Tensor]
-    ) -> tuple[float, float]:
-        """Leave a microbatch's gradients in the model; the sum of its losses, and their weight.
+    def begin(self, step: int, number: int, microbatches: Sequence[Microbatch], batches: Iterator[Batch]) -> None:
+        """A round begins.
 
         Args:
             step: Of the run.
             number: Of the round in the step.
-            microbatch: Which.
-            batches: The next of these is it.
-            targets: Where gradients may go, by the identity of their parameter; of all others into new memory.
+            microbatches: What this rank computes of it, in order.
+            batches: The same, loaded one after the other.
         """
         if not self._is_training:
             self._job.model.train()
             self._is_training = True
+        self._step, self._number, self._batches = step, number, batches
+
+    def train(self, microbatch: Microbatch, targets: Mapping[int, Tensor]) -> tuple[float, float] | None:
+        """Leave the next microbatch's gradients in the model.
+
+        Args:
+            microbatch: Which it is.
+            targets: Where gradients may go, by the identity of their parameter; of all others into new memory.
+
+        Returns:
+            The sum of its losses, and their weight; None where another rank knows them.
+        """
         self._backprop.begin(targets)
-        return self._forward_backward(step, number, microbatch, batches)
+        return self._forward_backward(microbatch, self._batches)
 
     def evaluate(self, step: int, microbatch: Microbatch, feed: Feed) -> list[float]:
         """Loss sum and weight of an evaluation microbatch, then sum and weight of each metric."""
@@ -82,9 +93,8 @@ class Passes:
         self._model.collect_replaced()
         return row
 
-    def _forward_backward(
-        self, step: int, number: int, microbatch: Microbatch, batches: Iterator[Batch]
-    ) -> tuple[float, float]:
+    def _forward_backward(self, microbatch: Microbatch, batches: Iterator[Batch]) -> tuple[float, float]:
+        step, number = self._step, self._number
         self._enter(Phase.DATA, step)
         if self._loading.may_draw:
             self._randomness.begin(step, number, microbatch.index)
@@ -98,10 +108,10 @@ class Passes:
                 output = self._forward(batch, step)
             total, weight = self._loss(output, batch)
         self._enter(Phase.BACKWARD, step)
-        torch_private.backward(total, self._root(total, step))
+        torch_private.backward([total], [self._root(total, step)])
         if not self._backprop.finish():
             self._model.drop_gradients()
-            return self._forward_backward(step, number, microbatch, self._loading.again(step, microbatch))
+            return self._forward_backward(microbatch, self._loading.again(step, microbatch))
         return total.item(), weight
 
     def _root(self, total: Tensor, step: int) -> Tensor:
@@ -115,15 +125,16 @@ class Passes:
         return self._roots[key]
 
     def _forward(self, batch: Batch, step: int) -> Any:
-        inputs = batch.inputs
-        if self._job.is_channels_last:
-            inputs = tuple(
-                aligned(x.contiguous(memory_format=torch.channels_last)) if x.dim() == 4 else x for x in inputs
-            )
+        with self._explained(batch.num_samples, step):
+            return self._job.model(*inputs_of(self._job, batch))
+
+    @contextmanager
+    def _explained(self, num_samples: int, step: int) -> Iterator[None]:
+        """Say in our words what a forward pass complains of."""
         try:
-            return self._job.model(*inputs)
+            yield
         except ValueError as error:
-            if batch.num_samples == 1 and "more than 1 value per channel" in str(error):
+            if num_samples == 1 and "more than 1 value per channel" in str(error):
                 raise UsageError(
                     f"a microbatch of step {step} holds one sample, and BatchNorm needs two to normalise; take "
                     "last_batch='drop', or a microbatch that does not leave a single sample over"
@@ -139,6 +150,18 @@ class Passes:
             if "dtype" in str(error) or "scalar type" in str(error):
                 raise DataError(f"the loss does not take these targets ({batch.target.dtype}): {error}") from error
             raise
+
+
+def inputs_of(job: Job, batch: Batch) -> tuple[Tensor, ...]:
+    """What a job's network takes of a batch."""
+    if not job.is_channels_last:
+        return batch.inputs
+    return tuple(aligned(x.contiguous(memory_format=torch.channels_last)) if x.dim() == 4 else x for x in batch.inputs)
+
+
+def autocast_of(job: Job) -> Callable[[], AbstractContextManager[None]]:
+    """What a job's forward passes run in."""
+    return _bf16 if job.precision == "bf16" else nullcontext
 
 
 @contextmanager

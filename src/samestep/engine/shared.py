@@ -27,6 +27,7 @@ from samestep.engine.solo import read_best, write_image
 from samestep.engine.step import Culprit, non_finite
 from samestep.engine.worker import Failure, Go, Left, Setup
 from samestep.errors import WorkerError
+from samestep.plan.pipeline import team_of
 
 NUM_COPIES = 2
 _TICK_S = 0.05
@@ -222,14 +223,16 @@ class Shared:
         self._generation += 1
         self._control[Control.GENERATION] = self._generation
         signals.reset(self._memory["signals"])
-        self._members, self._left, self._is_disturbed = list(self._ready[: self.world_size]), {}, False
+        signals.reset(self._memory["links"])
+        team = team_of(min(len(self._ready), self.world_size), self.job.stages.num_stages if self.job.stages else 1)
+        self._members, self._left, self._is_disturbed = list(self._ready[: team.world_size]), {}, False
         self._ranks = {worker.number: rank for rank, worker in enumerate(self._members)}
         for rank, worker in enumerate(self._members):
             worker.send(
                 Go(
                     self._generation,
                     rank,
-                    len(self._members),
+                    team,
                     image.step,
                     tuple(image.scalars.tolist()),
                     tuple(image.decided.tolist()),

@@ -20,7 +20,6 @@ from typing import Protocol
 from torch import Tensor
 
 from samestep.errors import WorkerError
-from samestep.host.cores import num_cores
 
 SIGNAL_WORDS = 8
 """Size of a signal in 64-bit words: one cache line of its own."""
@@ -114,11 +113,64 @@ def num_turns(world_size: int) -> int:
 
 
 def reset(words: Tensor) -> None:
-    """Make every signal zero again; nobody may be using them. `words` has shape (turns, ranks, SIGNAL_WORDS)."""
+    """Make every signal zero again; nobody may be using them. `words` has shape (..., SIGNAL_WORDS)."""
     words.zero_()
     if _library is not None:
         for signal in words.view(-1, SIGNAL_WORDS):
             _library.initialise(signal.data_ptr(), 1, 0)
+
+
+class Patience:
+    """How one process waits for others: awake for a moment, then asleep, with a deadline and an eye on deaths.
+
+    Args:
+        has_own_core: Whether every process has a core of its own; only then does it help to stay awake.
+        check: Called while waiting; raises when the run does not go on (a peer died, a stop was asked for).
+        timeout_s: Longest wait before it gives up.
+    """
+
+    def __init__(self, *, has_own_core: bool, check: Callable[[], None], timeout_s: float) -> None:
+        self._check = check
+        self._timeout_s = timeout_s
+        self._longest_spin_s = _LONGEST_SPIN_S if has_own_core else 0.0
+        self._spin_s = self._longest_spin_s
+
+    def take(self, signal: Signal, where: Callable[[], str]) -> None:
+        """Wait for a signal and take it.
+
+        Args:
+            signal: Which.
+            where: What is waited for, in words.
+
+        Raises:
+            WorkerError: It did not come in time.
+        """
+        if signal.try_take():
+            return
+        start = time.perf_counter()
+        end = start + self._spin_s
+        while time.perf_counter() < end:
+            if signal.try_take():
+                return
+        self._sleep_for(signal, where)
+        waited_s = time.perf_counter() - start
+        if waited_s < self._longest_spin_s:
+            self._spin_s = min(1.5 * waited_s, self._longest_spin_s)
+        else:
+            self._spin_s /= 2
+
+    def _sleep_for(self, signal: Signal, where: Callable[[], str]) -> None:
+        # Slices are counted, not the clock: a process that was stopped (Ctrl-Z) has not waited.
+        slices_left = self._timeout_s / _SLICE_S
+        while not signal.try_take():
+            self._check()
+            slices_left -= 1
+            if slices_left < 0:
+                raise WorkerError(
+                    f"a worker waited {self._timeout_s:g} s for {where()}; "
+                    "a microbatch takes longer than that, or a worker is stuck"
+                )
+            signal.wait(_SLICE_S)
 
 
 class Barrier:
@@ -128,20 +180,13 @@ class Barrier:
         words: The signals' memory, shape (turns, ranks, SIGNAL_WORDS), int64.
         rank: This rank.
         world_size: How many ranks take part.
-        check: Called while waiting; raises when the run does not go on (a peer died, a stop was asked for).
-        timeout_s: Longest wait before the barrier itself gives up.
+        patience: How it waits.
     """
 
-    def __init__(
-        self, words: Tensor, *, rank: int, world_size: int, check: Callable[[], None], timeout_s: float
-    ) -> None:
-        self._check = check
-        self._timeout_s = timeout_s
-        # Spinning only helps while every rank has a core of its own.
-        self._longest_spin_s = _LONGEST_SPIN_S if world_size <= num_cores() else 0.0
-        self._spin_s = self._longest_spin_s
+    def __init__(self, words: Tensor, *, rank: int, world_size: int, patience: Patience) -> None:
+        self._patience = patience
         turns = range(num_turns(world_size))
-        signals = [[_signal(words[turn, peer]) for peer in range(world_size)] for turn in turns]
+        signals = [[signal_in(words[turn, peer]) for peer in range(world_size)] for turn in turns]
         self._turns = [(signals[turn][(rank + (1 << turn)) % world_size], signals[turn][rank]) for turn in turns]
         self.num_waits = 0
 
@@ -153,36 +198,13 @@ class Barrier:
         """
         for theirs, mine in self._turns:
             theirs.post()
-            if not mine.try_take():
-                self._wait_for(mine)
+            self._patience.take(mine, self._where)
         self.num_waits += 1
 
-    def _wait_for(self, signal: Signal) -> None:
-        start = time.perf_counter()
-        end = start + self._spin_s
-        while time.perf_counter() < end:
-            if signal.try_take():
-                return
-        self._sleep_for(signal)
-        waited_s = time.perf_counter() - start
-        if waited_s < self._longest_spin_s:
-            self._spin_s = min(1.5 * waited_s, self._longest_spin_s)
-        else:
-            self._spin_s /= 2
-
-    def _sleep_for(self, signal: Signal) -> None:
-        # Slices are counted, not the clock: a process that was stopped (Ctrl-Z) has not waited.
-        slices_left = self._timeout_s / _SLICE_S
-        while not signal.try_take():
-            self._check()
-            slices_left -= 1
-            if slices_left < 0:
-                raise WorkerError(
-                    f"a worker waited {self._timeout_s:g} s for the others at barrier {self.num_waits}; "
-                    "a microbatch takes longer than that, or a worker is stuck"
-                )
-            signal.wait(_SLICE_S)
+    def _where(self) -> str:
+        return f"the others at barrier {self.num_waits}"
 
 
-def _signal(words: Tensor) -> Signal:
+def signal_in(words: Tensor) -> Signal:
+    """The signal that lies in some words, shape (SIGNAL_WORDS,)."""
     return _Semaphore(words, _library) if _library is not None else _Counter(words)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from samestep import torch_private
+from samestep.engine.part import Part
 from samestep.optim.views import flat_of, view_of
 from samestep.plan.layout import FlatLayout, Place, Range, Segment
 
@@ -35,6 +36,7 @@ class Slot:
         own: Private memory of the owned segments, one flat tensor each.
         shared: This slot's shared memory, shape (contribution_size,); of its gradients only what others own is used.
         num_elements: Elements of the flat vector; what follows in `shared` are the tracked buffers' changes.
+        part: What of the model is added up here.
 
     Attributes:
         changes: The tracked buffers' changes.
@@ -42,18 +44,27 @@ class Slot:
     """
 
     def __init__(
-        self, layout: FlatLayout, segments: Sequence[Segment], own: Sequence[Tensor], shared: Tensor, num_elements: int
+        self,
+        layout: FlatLayout,
+        segments: Sequence[Segment],
+        own: Sequence[Tensor],
+        shared: Tensor,
+        num_elements: int,
+        part: Part,
     ) -> None:
         self.own = list(own)
         self.changes = shared[num_elements:]
         runs = [_Run(segment.start, segment.stop, values) for segment, values in zip(segments, own, strict=True)]
         runs += [_Run(start, stop, shared[start:stop]) for start, stop in gaps(segments, num_elements)]
-        self._parts = [run.values for run in runs] + ([self.changes] if len(self.changes) else [])
+        is_whole = len(part.parameters) == len(layout.places)
+        own_runs = runs if is_whole else _restricted(runs, [layout.places[number] for number in part.parameters])
+        self._parts = [run.values for run in own_runs] + [self.changes[start:stop] for start, stop in part.tracked]
         self._places = layout.places
         self.whole: dict[int, Tensor] = {}
         self._cut: list[tuple[int, int, int]] = []
         cut_targets: list[Tensor] = []
-        for number, place in enumerate(layout.places):
+        for number in part.parameters:
+            place = layout.places[number]
             for run in runs:
                 start, stop = max(place.start, run.start), min(place.stop, run.stop)
                 if (start, stop) == (place.start, place.stop):
@@ -85,7 +96,8 @@ class Slot:
 
     def add(self, other: Slot) -> None:
         """Add another slot of the same rank."""
-        torch_private.add_all(self._parts, other._parts)
+        if self._parts:  # a stage may have no parameters
+            torch_private.add_all(self._parts, other._parts)
 
     def _sources(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
         sources = [gradients[number] for number in self.whole]
@@ -93,6 +105,17 @@ class Slot:
             gradient = gradients[number]
             sources.append(None if gradient is None else flat_of(self._places[number], gradient)[start:stop])
         return sources
+
+
+def _restricted(runs: Sequence[_Run], places: Sequence[Place]) -> list[_Run]:
+    """What of the runs some parameters take up."""
+    found = []
+    for place in places:
+        for run in runs:
+            start, stop = max(place.start, run.start), min(place.stop, run.stop)
+            if start < stop:
+                found.append(_Run(start, stop, run.values[start - run.start : stop - run.start]))
+    return found
 
 
 def gaps(segments: Sequence[Segment], num_elements: int) -> list[Range]:
@@ -106,7 +129,12 @@ def gaps(segments: Sequence[Segment], num_elements: int) -> list[Range]:
 
 
 def make_slots(
-    layout: FlatLayout, segments: Sequence[Segment], gradients: Sequence[Tensor], shared: Tensor, num_elements: int
+    layout: FlatLayout,
+    segments: Sequence[Segment],
+    gradients: Sequence[Tensor],
+    shared: Tensor,
+    num_elements: int,
+    part: Part,
 ) -> list[Slot]:
     """A rank's slots.
 
@@ -117,11 +145,12 @@ def make_slots(
             right there.
         shared: Shared memory, shape (slots, contribution_size).
         num_elements: Elements of the flat vector.
+        part: What of the model the rank computes.
     """
     slots = []
-    for number, part in enumerate(shared):
+    for number, memory in enumerate(shared):
         own = gradients if number == 0 else [torch.zeros_like(gradient) for gradient in gradients]
-        slots.append(Slot(layout, segments, own, part, num_elements))
+        slots.append(Slot(layout, segments, own, memory, num_elements, part))
     return slots
 
 

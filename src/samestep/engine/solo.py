@@ -15,6 +15,7 @@ from samestep.engine.events import Enter, Events, Phase, open_log, open_reader
 from samestep.engine.job import BEST_STEP, MODEL_ARRAYS, Image, Job, run_regions
 from samestep.engine.loop import Control, End, Listener, Loop, live_views
 from samestep.engine.step import NonFiniteSums, Rank, non_finite
+from samestep.plan.pipeline import Team
 
 _ABANDONABLE = frozenset({Phase.START, Phase.DATA, Phase.FORWARD, Phase.BACKWARD, Phase.EVALUATION})
 """Phases in which nothing that is kept is half-written."""
@@ -54,7 +55,7 @@ class Solo:
         self._live = live_views(self.job, self._memory["live"])
         self._log = open_log(self.job.trace, self._memory["events"], 0).enter
         write_image(self.image, self._live, self._memory)
-        rank = Rank(index=0, world_size=1, barrier=lambda: None, enter=self._enter)
+        rank = Rank(0, Team(1, 1), barrier=lambda: None, enter=self._enter)
         with _clean(), numerics.applied(self.job.switches), randomness.preserved(), _training_mode(self.job):
             loop = self._loop = Loop(
                 self.job,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -12,22 +12,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from samestep.data.columns import Batch
 from samestep.data.feed import Feed
+from samestep.engine import part
 from samestep.engine.combine import RoundPlan
 from samestep.engine.events import Enter, Phase
 from samestep.engine.flat import FlatModel
 from samestep.engine.helpers import hands_for
 from samestep.engine.job import LOSS, SAMPLES, WEIGHT, Job
 from samestep.engine.loading import Loading
+from samestep.engine.part import Part
 from samestep.engine.passes import Passes
 from samestep.engine.slots import make_slots
+from samestep.engine.stages.links import Neighbours
 from samestep.errors import NonFiniteError
 from samestep.optim import owners
 from samestep.optim.rounds import RoundRequest, Steps, Sums
 from samestep.plan import rounds, tree
 from samestep.plan.batch import Microbatch
 from samestep.plan.layout import BLOCK
+from samestep.plan.pipeline import Team
 
 
 @dataclass(frozen=True)
@@ -58,15 +61,26 @@ class Rank:
 
     Args:
         index: 0 .. world_size - 1.
-        world_size: Number of ranks.
+        team: How the ranks are put together.
         barrier: Returns when every rank has called it.
         enter: Told what the rank does next.
+        neighbours: The links to other stages; None where there is one stage.
     """
 
     index: int
-    world_size: int
+    team: Team
     barrier: Callable[[], None]
     enter: Enter
+    neighbours: Neighbours | None = None
+
+    @property
+    def world_size(self) -> int:
+        return self.team.world_size
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The number of its stage, and of how many."""
+        return self.team.stage(self.index), self.team.num_stages
 
 
 class Stepper:
@@ -88,6 +102,7 @@ class Stepper:
         self._rank = rank
         self._is_careful = is_careful
         self._live = live
+        self._replica = rank.team.replica(rank.index)
         self._model = FlatModel(
             job.model,
             job.update.layout,
@@ -102,8 +117,8 @@ class Stepper:
         self._segments = self.owned.segments
         self.parameters: list[Tensor] = list(self.owned.parameters)
         self.gradients = self.owned.gradients
-        self._loading = Loading(job, rank.world_size, rank.index)
-        self._passes = Passes(job, self._model, self._loading, self._hands, rank.enter)
+        self._loading = Loading(job, rank.team.num_replicas, self._replica)
+        self._passes, self._part = self._make_passes()
         self._table = memory["table"].numpy()
         self._used_table = memory["used_table"]
         self._norms = memory["norms"].numpy()
@@ -112,19 +127,22 @@ class Stepper:
             for gradient, segment in zip(self.owned.padded_gradients, self._segments, strict=True)
         ]
         self._contributions = memory["contributions"]
+        # What several ranks of a replica add up together lies where all of them reach it.
+        is_alone = rank.neighbours is None
         self._slots = make_slots(
             job.update.layout,
-            self._segments,
-            self.owned.padded_gradients,
-            self._contributions[rank.index],
+            self._segments if is_alone else (),
+            self.owned.padded_gradients if is_alone else (),
+            self._contributions[self._replica],
             job.num_elements,
+            self._part,
         )
         places = [(id(parameter), number) for number, parameter in enumerate(self._model.parameters)]
         self._targets = [{key: slot.whole[n] for key, n in places if n in slot.whole} for slot in self._slots]
         self._owns_tracked = rank.index == rank.world_size - 1 and job.buffers.num_tracked > 0
         self._plans: dict[int, RoundPlan] = {}
         self._pending_changes: Tensor | None = None
-        self._pending_others: Tensor | None = None
+        self._pending_others: list[Tensor] = []
         self._lr_factor = 1.0
         self._step = 0
         self._leave_unused_alone()
@@ -192,20 +210,42 @@ class Stepper:
 
     def _find_culprit(self, step: int, number: int, microbatches: tuple[Microbatch, ...]) -> Culprit | None:
         """Replay this rank's microbatches of a round one by one and look at each."""
-        for instruction in self._plan(len(microbatches)).local.instructions:
-            if not isinstance(instruction, tree.Compute):
-                continue
-            microbatch = microbatches[instruction.microbatch]
-            again = self._loading.again(step, microbatch)
-            loss, _ = self._passes.train(step, number, microbatch, again, {})
+        found = None
+        for microbatch in self._own(microbatches):
+            self._passes.begin(step, number, [microbatch], self._loading.again(step, microbatch))
+            sums = self._passes.train(microbatch, {})
             gradients = self._model.gradients()
             self._model.drop_gradients()
-            if not math.isfinite(loss):
-                return Culprit(step, microbatch.index, "the loss")
-            for gradient, place in zip(gradients, self._job.update.layout.places, strict=True):
-                if gradient is not None and not bool(torch.isfinite(gradient).all()):
-                    return Culprit(step, microbatch.index, f"the gradient of {place.spec.name}")
+            if found is None:
+                found = self._culprit(step, microbatch, sums, gradients)
+            if found is not None and self._rank.neighbours is None:
+                break  # other stages go on, and need this one
+        return found
+
+    def _culprit(
+        self, step: int, microbatch: Microbatch, sums: tuple[float, float] | None, gradients: list[Tensor | None]
+    ) -> Culprit | None:
+        if sums is not None and not math.isfinite(sums[0]):
+            return Culprit(step, microbatch.index, "the loss")
+        for number in self._part.parameters:
+            gradient = gradients[number]
+            if gradient is not None and not bool(torch.isfinite(gradient).all()):
+                name = self._job.update.layout.places[number].spec.name
+                return Culprit(step, microbatch.index, f"the gradient of {name}")
         return None
+
+    def _own(self, microbatches: tuple[Microbatch, ...]) -> tuple[Microbatch, ...]:
+        return rounds.own(microbatches, self._rank.team.num_replicas, self._replica)
+
+    def _make_passes(self) -> tuple[Passes, Part]:
+        job, rank = self._job, self._rank
+        if rank.neighbours is None:
+            whole = part.whole(job.update.layout, job.buffers)
+            return Passes(job, self._model, self._loading, self._hands, rank.enter), whole
+        from samestep.engine.stages import staged  # noqa: PLC0415 (torch.fx, where there are stages)
+
+        passes = staged.passes_for(job, self._model, self._loading, rank.enter, rank.place, rank.neighbours)
+        return passes, passes.part
 
     def _progress(self, step: int) -> float:
         """Samples seen by the middle of a step, over the samples of the whole run."""
@@ -216,9 +256,10 @@ class Stepper:
     def _plan(self, num_microbatches: int) -> RoundPlan:
         plan = self._plans.get(num_microbatches)
         if plan is None:
-            share = rounds.share(num_microbatches, self._rank.world_size, self._rank.index)
+            share = rounds.share(num_microbatches, self._rank.team.num_replicas, self._replica)
+            private = self._replica if self._rank.neighbours is None else None
             plan = self._plans[num_microbatches] = RoundPlan(
-                share, self._segments, self._contributions, self._rank.index, self._slots, self._job.num_elements
+                share, self._segments, self._contributions, private, self._slots, self._job.num_elements
             )
         return plan
 
@@ -226,10 +267,10 @@ class Stepper:
         """Contributions, their sum over what this rank owns, and what all ranks learn from it."""
         microbatches = self._job.batches.microbatches(step)
         plan = self._plan(len(microbatches))
-        batches = self._loading.batches(step, number)
+        self._passes.begin(step, number, self._own(microbatches), self._loading.batches(step, number))
         for instruction in plan.local.instructions:
             if isinstance(instruction, tree.Compute):
-                self._contribute(step, number, microbatches[instruction.microbatch], batches, instruction)
+                self._contribute(step, number, microbatches[instruction.microbatch], instruction)
             else:
                 self._slots[instruction.target].add(self._slots[instruction.source])
         self._rank.enter(Phase.BARRIER_CONTRIBUTIONS, step)
@@ -269,29 +310,30 @@ class Stepper:
         squares = np.square(self._norms, dtype=np.float64)  # summed by NumPy: BLAS would depend on its threads
         return math.sqrt(float(squares.sum()))
 
-    def _contribute(
-        self, step: int, number: int, microbatch: Microbatch, batches: Iterator[Batch], where: tree.Compute
-    ) -> None:
-        targets = {} if where.is_added else self._targets[where.slot]
-        loss, weight = self._passes.train(step, number, microbatch, batches, targets)
+    def _contribute(self, step: int, number: int, microbatch: Microbatch, where: tree.Compute) -> None:
+        sums = self._passes.train(microbatch, {} if where.is_added else self._targets[where.slot])
         self._rank.enter(Phase.PUBLISH, step)
         if step == 0 and number == 0:
-            self._used_table[microbatch.index].copy_(self._model.used_parameters())
+            chosen = list(self._part.parameters)
+            self._used_table[microbatch.index, chosen] = self._model.used_parameters()[chosen]
         slot = self._slots[where.slot]
         slot.take(self._model.gradients(), is_added=where.is_added)
         self._model.drop_gradients()
-        self._model.take_buffer_changes(slot.changes, microbatch.num_samples, is_added=where.is_added)
-        if microbatch.index == 0 and number == 0 and self._job.buffers.num_other_bytes:
-            self._pending_others = self._model.take_others()
-        self._table[microbatch.index] = (loss, weight, microbatch.num_samples)
+        self._model.take_buffer_changes(
+            slot.changes, microbatch.num_samples, self._part.tracked, is_added=where.is_added
+        )
+        if microbatch.index == 0 and number == 0:
+            self._pending_others = self._model.take_others(self._part.others)
+        if sums is not None:
+            self._table[microbatch.index] = (*sums, microbatch.num_samples)
 
     def _apply_buffers(self) -> None:
         if self._pending_changes is not None:
             self._live["tracked"].add_(self._pending_changes)
             self._pending_changes = None
-        if self._pending_others is not None:
-            self._live["others"].copy_(self._pending_others)
-            self._pending_others = None
+        for (start, stop), values in zip(self._part.others, self._pending_others, strict=False):
+            self._live["others"][start:stop].copy_(values)
+        self._pending_others = []
 
     def _find_unused(self, num_microbatches: int) -> None:
         """After the first round: parameters that no microbatch used are left alone from now on."""

@@ -18,9 +18,12 @@ from samestep.engine.events import Enter, Phase, open_log
 from samestep.engine.job import Job
 from samestep.engine.launch import Channel, listen, parents_channel
 from samestep.engine.loop import CalledBack, EvaluationRecord, Loop, StepRecord, live_views
-from samestep.engine.signals import Barrier
+from samestep.engine.signals import Barrier, Patience
+from samestep.engine.stages.links import Neighbours, neighbours
 from samestep.engine.step import NonFiniteSums, Rank, SpoiledStateError
 from samestep.errors import SamestepError
+from samestep.host.cores import num_cores
+from samestep.plan.pipeline import Team
 from samestep.plan.regions import Regions
 
 
@@ -41,7 +44,7 @@ class Go:
 
     generation: int
     rank: int
-    world_size: int
+    team: Team
     step: int
     scalars: tuple[float, ...]
     decided: tuple[float, ...]
@@ -116,14 +119,10 @@ class _Worker:
             assert loop is not None
             loop.check()
 
-        barrier = Barrier(
-            self._memory["signals"],
-            rank=go.rank,
-            world_size=go.world_size,
-            check=check,
-            timeout_s=self._job.wait_timeout_s,
-        )
-        rank = Rank(index=go.rank, world_size=go.world_size, barrier=barrier.wait, enter=enter)
+        world_size = go.team.world_size
+        patience = Patience(has_own_core=world_size <= num_cores(), check=check, timeout_s=self._job.wait_timeout_s)
+        barrier = Barrier(self._memory["signals"], rank=go.rank, world_size=world_size, patience=patience)
+        rank = Rank(go.rank, go.team, barrier.wait, enter, self._neighbours(go, patience))
         loop = Loop(
             self._job,
             rank,
@@ -149,6 +148,17 @@ class _Worker:
             return Left(go.generation, "spoiled")
         finally:
             loop.stepper.close()
+
+    def _neighbours(self, go: Go, patience: Patience) -> Neighbours | None:
+        if go.team.num_stages == 1:
+            return None
+        return neighbours(
+            self._memory["links"],
+            self._memory["link_rooms"],
+            rank=go.rank,
+            place=(go.team.stage(go.rank), go.team.num_stages),
+            wait=lambda signal: patience.take(signal, lambda: "another stage"),
+        )
 
 
 class _Speaker:

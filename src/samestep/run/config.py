@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from samestep.errors import UsageError
 from samestep.host.cores import num_cores
 from samestep.plan.batch import LastBatch, default_microbatch
+from samestep.plan.pipeline import Schedule
 
 Workers = int | Literal["auto"]
 LrSchedule = Literal["constant", "linear", "cosine"]
@@ -102,6 +103,15 @@ class Settings(NumericSettings):
     backprop: Backprop | None = None
     """How weight gradients are computed: ordinary, or concurrent (by a thread beside the chain of input gradients)."""
 
+    stages: int | None = None
+    """Pieces that the network is cut into, one worker each; the workers are a multiple of it."""
+
+    schedule: Schedule | None = None
+    """Order of the stages' passes: 1f1b (few activations in memory) or gpipe."""
+
+    cut: str | None = None
+    """Modules that begin the second, third, ... stage, comma separated; default: measured times are balanced."""
+
     evaluate_every: int | None = None
     """Steps between evaluations; default: an epoch."""
 
@@ -154,6 +164,9 @@ class Config:
     shuffle_block: int | None
     last_batch: LastBatch
     backprop: Backprop
+    stages: int
+    schedule: Schedule
+    cut: str | None
     evaluate_every: int | None
     width: int | None
     depth: int | None
@@ -167,7 +180,7 @@ class Config:
     profile: Path | None
 
     def __post_init__(self) -> None:
-        for name in ("global_batch", "microbatch", "threads_per_worker", "workers"):
+        for name in ("global_batch", "microbatch", "threads_per_worker", "workers", "stages"):
             _at_least(name, getattr(self, name), 1)
         for name in ("evaluate_every", "width", "depth", "steps", "shuffle_block"):
             if getattr(self, name) is not None:
@@ -180,6 +193,13 @@ class Config:
             raise UsageError(f"weight_decay={self.weight_decay} is not a finite number of 0 or more")
         if not -(2**63) <= self.seed < 2**63:
             raise UsageError(f"seed={self.seed} does not fit 64 bits; take a number from -2**63 to 2**63 - 1")
+        if self.stages > 1 and self.backprop == "concurrent":
+            raise UsageError(
+                f"stages={self.stages} and backprop='concurrent' do not go together: a stage's weight gradients are "
+                "computed in its own turn; take one of them"
+            )
+        if self.cut is not None and self.stages == 1:
+            raise UsageError(f"cut={self.cut!r} says where stages begin, and there is one; take stages=2 or more")
         if self.checkpoint_every_s <= 0:
             raise UsageError(f"checkpoint_every_s={self.checkpoint_every_s:g} is not positive")
         if self.resume and self.checkpoint is None:
@@ -203,6 +223,8 @@ _DEFAULTS: Mapping[str, Any] = {
     "channels_last": False,
     "last_batch": "keep",
     "backprop": "ordinary",
+    "stages": 1,
+    "schedule": "1f1b",
     "checkpoint_every_s": 30.0,
     "resume": False,
 }
@@ -246,7 +268,9 @@ def resolve(settings: Settings, recipe: Mapping[str, Any]) -> Config:
     _at_least("microbatch", values["microbatch"], 1)
     if values["workers"] == "auto":
         most = num_cores() if sys.platform != "win32" else 1
-        values["workers"] = max(1, min(most, -(-values["global_batch"] // values["microbatch"])))
+        _at_least("stages", values["stages"], 1)
+        num_replicas = min(most // values["stages"], -(-values["global_batch"] // values["microbatch"]))
+        values["workers"] = max(1, num_replicas) * values["stages"]
     return Config(**values)
 
 

@@ -123,10 +123,15 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         precision=config.precision,
         is_channels_last=config.channels_last,
         is_backprop_concurrent=config.backprop == "concurrent",
+        stages=None,
         switches=switches,
         has_callbacks=has_callbacks,
         trace=choices.trace,
     )
+    if config.stages > 1:
+        from samestep.run import staging  # noqa: PLC0415 (torch.fx, where there are stages)
+
+        job = replace(job, stages=staging.staged(job, config))
     return Prepared(job, _first_image(job), partial(_numerics, job, loss, choices, config))
 
 

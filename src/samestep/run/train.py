@@ -29,6 +29,7 @@ from samestep.host.cores import num_cores
 from samestep.optim.build import ParameterGroups
 from samestep.optim.schedules import Schedule
 from samestep.plan.layout import check_world_size
+from samestep.plan.pipeline import check_team
 from samestep.run import checkpoint, profile, usage, weights
 from samestep.run.config import Config, Settings, as_toml, resolve
 from samestep.run.loggers.build import build as build_loggers
@@ -150,9 +151,13 @@ def run(
 
 
 def _world_size(settings: Settings, config: Config, job: Job) -> int:
+    num_microbatches = job.batches.num_microbatches
     if settings.workers in (None, "auto"):
-        return min(config.workers, job.batches.num_microbatches)
-    check_world_size(config.workers, job.batches.num_microbatches)
+        return min(config.workers, num_microbatches * config.stages)
+    if config.stages == 1:
+        check_world_size(config.workers, num_microbatches)
+    else:
+        check_team(config.workers, config.stages, num_microbatches)
     return config.workers
 
 

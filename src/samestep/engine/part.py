@@ -1,0 +1,30 @@
+"""What of a model a rank computes: all of it, or what belongs to its stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from samestep.engine.flat import BufferPlan
+from samestep.plan.layout import FlatLayout, Range
+
+
+@dataclass(frozen=True)
+class Part:
+    """Parameters and buffers that belong together.
+
+    Args:
+        parameters: Places in the layout.
+        tracked: Elements of the tracked buffers' vector.
+        others: Bytes of the other buffers' memory.
+    """
+
+    parameters: tuple[int, ...]
+    tracked: tuple[Range, ...]
+    others: tuple[Range, ...]
+
+
+def whole(layout: FlatLayout, buffers: BufferPlan) -> Part:
+    """All of a model."""
+    tracked = ((0, buffers.num_tracked),) if buffers.num_tracked else ()
+    others = ((0, buffers.num_other_bytes),) if buffers.num_other_bytes else ()
+    return Part(tuple(range(len(layout.places))), tracked, others)

@@ -1,0 +1,204 @@
+"""Where a network is cut into stages: measured times of its operations, balanced; or where a person says.
+
+Every operation runs forward and backward on a microbatch, alone. What cannot lie at a cut is found out on the way:
+values that are no tensors, that have gaps in memory, or that a later operation changes in place.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from samestep import torch_private
+from samestep.engine.stages import links
+from samestep.engine.stages.graph import Graph, Values
+from samestep.engine.stages.stage import shared
+from samestep.errors import UsageError
+from samestep.plan import pipeline
+
+_NUM_ROUNDS = 3
+
+Autocast = Callable[[], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What running a network's operations one by one has shown.
+
+    Args:
+        seconds: Of the forward and backward pass of every operation.
+        edges: Where the network can be cut: edge e lies before operation e.
+        num_bytes: What crosses each of these edges, in memory.
+    """
+
+    seconds: tuple[float, ...]
+    edges: tuple[int, ...]
+    num_bytes: Mapping[int, int]
+
+
+def measured(graph: Graph, inputs: Sequence[Tensor], autocast: Autocast) -> Measured:
+    """Run every operation of a network on a microbatch; its buffers are as before when it returns.
+
+    Args:
+        graph: The network, in training mode.
+        inputs: Of a microbatch.
+        autocast: What a forward pass runs in.
+    """
+    kept = [(buffer, buffer.clone()) for buffer in graph.module.buffers()]
+    try:
+        values, changed = _run_whole(graph, inputs, autocast)
+        rounds = [_run_each(graph, values, changed, autocast) for _ in range(_NUM_ROUNDS)]
+    finally:
+        with torch.no_grad():
+            for buffer, before in kept:
+                buffer.copy_(before)
+        for parameter in graph.module.parameters():
+            parameter.grad = None
+    edges = {}
+    for edge in range(1, len(graph.operations)):
+        crossing = [values[node] for node in graph.crossing(edge)]
+        is_between = any(made < edge <= used for made, used in changed)
+        are_sent = all(isinstance(each, Tensor) and links.can_travel(each) for each in crossing)
+        if crossing and are_sent and not is_between:
+            edges[edge] = links.num_bytes(crossing)
+    return Measured(tuple(map(min, zip(*rounds, strict=True))), tuple(edges), edges)
+
+
+def _run_whole(
+    graph: Graph, inputs: Sequence[Tensor], autocast: Autocast
+) -> tuple[dict[fx.Node, Any], list[tuple[int, int]]]:
+    """All values; and who changes a value in place: (operation that made it, operation that changes it)."""
+    values: Values = dict(zip(graph.inputs, inputs, strict=True))
+    changed = []
+    made: dict[int, int] = {}  # by memory: a view is changed with what it is a view of
+    with autocast():
+        for number, operation in enumerate(graph.operations):
+            tensors = [each for node in operation.all_input_nodes for each in _tensors(values[node])]
+            before = [tensor._version for tensor in tensors]
+            graph.run(values, number, number + 1)
+            for tensor in _tensors(values[operation]):
+                made.setdefault(tensor.untyped_storage().data_ptr(), number)
+            changed += [
+                (made.get(tensor.untyped_storage().data_ptr(), 0), number)
+                for tensor, version in zip(tensors, before, strict=True)
+                if tensor._version != version
+            ]
+    return dict(values), changed
+
+
+def _run_each(
+    graph: Graph, values: Mapping[fx.Node, Any], changed: Sequence[tuple[int, int]], autocast: Autocast
+) -> list[float]:
+    """Seconds of every operation, forward and backward."""
+    in_place = {number for _, number in changed}
+    return [_seconds(graph, number, values, autocast, number in in_place) for number in range(len(graph.operations))]
+
+
+def _seconds(graph: Graph, number: int, values: Mapping[fx.Node, Any], autocast: Autocast, is_copied: bool) -> float:
+    operation = graph.operations[number]
+    own: Values = {node: _leaf(values[node], is_copied) for node in operation.all_input_nodes}
+    with autocast():
+        start = time.perf_counter()
+        graph.run(own, number, number + 1)
+        took = time.perf_counter() - start
+    outputs = [each for each in _tensors(own[operation]) if each.requires_grad and each.grad_fn is not None]
+    gradients = [torch.ones_like(each) for each in outputs]
+    start = time.perf_counter()
+    if outputs:
+        torch_private.backward(outputs, gradients)
+    return took + time.perf_counter() - start
+
+
+def _leaf(value: Any, is_copied: bool) -> Any:
+    if not isinstance(value, Tensor):
+        return tuple(_leaf(each, is_copied) for each in value) if isinstance(value, tuple) else value
+    leaf = value.detach().requires_grad_(value.requires_grad)
+    return leaf.clone() if is_copied else leaf
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    return [tensor for each in value for tensor in _tensors(each)] if isinstance(value, tuple | list) else []
+
+
+def cut(
+    graph: Graph, found: Measured, *, num_stages: int, schedule: pipeline.Schedule, names: Sequence[str]
+) -> pipeline.Stages:
+    """Decide where a network is cut.
+
+    Args:
+        graph: The network.
+        found: What is known of it.
+        num_stages: Pieces.
+        schedule: The order of their passes.
+        names: Modules that begin the second, third, ... stage; empty: the measured times are balanced.
+
+    Raises:
+        UsageError: It cannot be cut into so many, or not there; the line says what would work.
+    """
+    most = len(found.edges) + 1
+    if num_stages > most:
+        where = f"in {most} pieces at most" if found.edges else "nowhere"
+        raise UsageError(
+            f"stages={num_stages}, and this network can be cut {where} (it has {len(graph.operations)} operations, and "
+            f"what crosses a cut must be tensors without gaps); take stages={most} or less"
+        )
+    counts = range(2, num_stages + 1)
+    cuts = {count: pipeline.balanced(found.seconds, found.edges, count) for count in counts}
+    if names:
+        cuts[num_stages] = _named(graph, found, num_stages, names)
+    room = max(
+        found.num_bytes[edge] + links.num_bytes(shared(graph, edge)) for edges in cuts.values() for edge in edges
+    )
+    for edges in cuts.values():
+        _check_shared(graph, edges)
+    return pipeline.Stages(num_stages=num_stages, schedule=schedule, cuts=cuts, room=room, seconds=found.seconds)
+
+
+def _named(graph: Graph, found: Measured, num_stages: int, names: Sequence[str]) -> tuple[int, ...]:
+    if len(names) != num_stages - 1:
+        raise UsageError(
+            f"cut names {len(names)} modules ({', '.join(names)}), and stages={num_stages} has {num_stages - 1} cuts"
+        )
+    modules = {name: edge for edge in reversed(found.edges) for name in _prefixes(graph.operations[edge])}
+    missing = next((name for name in names if name not in modules), None)
+    if missing is not None:
+        known = list(dict.fromkeys(name for name in reversed(list(modules))))
+        raise UsageError(
+            f"cut: no stage can begin with {missing!r}; it can with {', '.join(known[:12])}"
+            + (f" and {len(known) - 12} more" if len(known) > 12 else "")
+        )
+    edges = tuple(modules[name] for name in names)
+    if list(edges) != sorted(set(edges)):
+        raise UsageError(f"cut: {', '.join(names)} are not in the order in which the network runs them")
+    return edges
+
+
+def _prefixes(operation: fx.Node) -> list[str]:
+    """The names of the module that an operation calls, and of those that it is in."""
+    if operation.op != "call_module":
+        return []
+    words = str(operation.target).split(".")
+    return [".".join(words[:length]) for length in range(len(words), 0, -1)]
+
+
+def _check_shared(graph: Graph, edges: Sequence[int]) -> None:
+    """Of a weight that several stages use, only the last of them may use it more than once.
+
+    Its gradient is a sum over its uses in the order of the backward pass, and goes from stage to stage.
+    """
+    for number, ranges in enumerate(pipeline.ranges(edges, len(graph.operations))):
+        later = {id(each) for each in graph.parameters(ranges[1], len(graph.operations))}
+        used: list[nn.Parameter] = [each for each in graph.parameters(*ranges) if id(each) in later]
+        if len({id(each) for each in used}) < len(used):
+            raise UsageError(
+                f"stage {number} uses a weight more than once that a later stage uses too, and the order of the sum "
+                "would change; cut elsewhere, or take fewer stages"
+            )

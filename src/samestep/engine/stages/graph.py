@@ -1,0 +1,180 @@
+"""A module's forward pass as a chain of operations that can be run piece by piece.
+
+`torch.fx` traces it. What has blocks in it is opened, blocks themselves and torch's modules are single operations, run
+as they are: so the bits are those of the module. A module that cannot be traced cannot be cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from samestep.errors import UsageError
+
+Values = MutableMapping[fx.Node, Any]
+"""What operations and inputs have given, by their node."""
+
+_DRAWING = frozenset(
+    {
+        "dropout", "alpha_dropout", "feature_alpha_dropout", "dropout1d", "dropout2d", "dropout3d", "rrelu",
+        "gumbel_softmax", "bernoulli", "bernoulli_", "multinomial", "normal", "normal_", "rand", "rand_like",
+        "randint", "randint_like", "randn", "randn_like", "randperm", "uniform_",
+    }
+)  # fmt: skip
+"""Functions and methods that draw random numbers."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A forward pass.
+
+    Args:
+        module: Whose.
+        inputs: Nodes of the inputs, in order.
+        operations: The chain.
+        result: What the forward pass returns: a node, or nodes in tuples, lists and dicts.
+    """
+
+    module: nn.Module
+    inputs: tuple[fx.Node, ...]
+    operations: tuple[fx.Node, ...]
+    result: Any
+
+    def crossing(self, edge: int) -> tuple[fx.Node, ...]:
+        """The values that are made before an edge and needed behind it; edge e lies before operation e."""
+        made = dict.fromkeys(self.operations[:edge])
+        needed = [node for operation in self.operations[edge:] for node in operation.all_input_nodes]
+        needed += _nodes_in(self.result)
+        wanted = {node for node in needed if node in made}
+        return tuple(node for node in made if node in wanted)
+
+    def run(self, values: Values, start: int, stop: int) -> None:
+        """Compute the operations ``start .. stop - 1`` from the values that they need."""
+        for operation in self.operations[start:stop]:
+            values[operation] = self._run_one(operation, values)
+
+    def output(self, values: Mapping[fx.Node, Any]) -> Any:
+        """What the forward pass returns."""
+        return fx.map_arg(self.result, values.__getitem__)
+
+    def parameters(self, start: int, stop: int) -> Iterator[nn.Parameter]:
+        """Those that the operations ``start .. stop - 1`` use, each once an operation."""
+        for operation in self.operations[start:stop]:
+            if operation.op == "call_module":
+                yield from self._module_of(operation).parameters()
+            elif operation.op == "get_attr":
+                value = self._attribute(operation)
+                if isinstance(value, nn.Parameter):
+                    yield value
+
+    def buffers(self, start: int, stop: int) -> Iterator[Tensor]:
+        """Those of the modules that are called by the operations ``start .. stop - 1``."""
+        for operation in self.operations[start:stop]:
+            if operation.op == "call_module":
+                yield from self._module_of(operation).buffers()
+
+    def names(self, start: int, stop: int) -> list[str]:
+        """The modules that are called by the operations ``start .. stop - 1``."""
+        return [str(each.target) for each in self.operations[start:stop] if each.op == "call_module"]
+
+    def _run_one(self, operation: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
+        arguments, options = fx.map_arg((operation.args, operation.kwargs), values.__getitem__)
+        match operation.op:
+            case "call_module":
+                return self._module_of(operation)(*arguments, **options)
+            case "call_method":
+                return getattr(arguments[0], str(operation.target))(*arguments[1:], **options)
+            case "get_attr":
+                return self._attribute(operation)
+            case _:
+                assert callable(operation.target)
+                return operation.target(*arguments, **options)
+
+    def _module_of(self, operation: fx.Node) -> nn.Module:
+        return self.module.get_submodule(str(operation.target))
+
+    def _attribute(self, operation: fx.Node) -> Any:
+        path, _, name = str(operation.target).rpartition(".")
+        return getattr(self.module.get_submodule(path), name)
+
+
+def traced(module: nn.Module) -> Graph:
+    """The chain of a module's operations.
+
+    Raises:
+        UsageError: It cannot be traced, or draws random numbers outside of its modules.
+    """
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise UsageError("the network has hooks on itself, and stages run its parts alone; put them on its layers")
+    was_training = module.training
+    module.train()
+    try:
+        return _traced(module)
+    finally:
+        module.train(was_training)
+
+
+def _traced(module: nn.Module) -> Graph:
+    reason: object = None
+    for are_blocks_opened in (True, False):
+        tracer = _Tracer(are_blocks_opened=are_blocks_opened)
+        try:
+            graph = tracer.trace(module)
+        except Exception as error:
+            reason = error
+            continue
+        drawing = next((node.name for node in graph.nodes if _draws(node)), None)
+        if drawing is None:
+            return _chain(module, graph)
+        reason = f"{drawing} draws random numbers outside of the network's modules; make it a module (nn.Dropout)"
+    raise UsageError(f"the network cannot be cut into stages, for its forward pass cannot be traced: {reason}")
+
+
+def _chain(module: nn.Module, graph: fx.Graph) -> Graph:
+    nodes = list(graph.nodes)
+    return Graph(
+        module,
+        tuple(node for node in nodes if node.op == "placeholder"),
+        tuple(node for node in nodes if node.op not in ("placeholder", "output")),
+        next(node.args[0] for node in nodes if node.op == "output"),
+    )
+
+
+class _Tracer(fx.Tracer):
+    """Opens what has blocks in it.
+
+    Args:
+        are_blocks_opened: Modules of a person's own too, where they hold lists of blocks; the whole and plain
+            sequences are opened always.
+    """
+
+    def __init__(self, *, are_blocks_opened: bool) -> None:
+        super().__init__()
+        self._are_blocks_opened = are_blocks_opened
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if type(m) is nn.Sequential:
+            return bool(m._forward_hooks or m._forward_pre_hooks)
+        return not (self._are_blocks_opened and _holds_blocks(m))
+
+
+def _holds_blocks(module: nn.Module) -> bool:
+    is_own = not type(module).__module__.startswith("torch.nn.")
+    lists = (each for each in module.children() if isinstance(each, nn.ModuleList | nn.Sequential))
+    return is_own and any(len(list(block.children())) > 0 for each in lists for block in each)
+
+
+def _draws(node: fx.Node) -> bool:
+    if node.op not in ("call_function", "call_method"):
+        return False
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return name in _DRAWING
+
+
+def _nodes_in(result: Any) -> Sequence[fx.Node]:
+    found: list[fx.Node] = []
+    fx.map_arg(result, found.append)
+    return found

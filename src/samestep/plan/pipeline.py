@@ -1,0 +1,182 @@
+"""Pipelines: a network cut into stages, one rank each, through which microbatches flow; and who is which stage of what.
+
+A *replica* is a set of ranks that hold one stage each: together they compute whole microbatches, as one rank does where
+there is one stage. Neither stages nor schedules decide any bit: a contribution is the same, whoever computes its parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from typing import Literal
+
+from samestep.errors import UsageError
+
+Schedule = Literal["gpipe", "1f1b"]
+
+
+@dataclass(frozen=True)
+class Team:
+    """How the ranks are put together.
+
+    Args:
+        num_replicas: Sets of ranks that compute microbatches side by side.
+        num_stages: Ranks of a set.
+
+    Example:
+        >>> team = Team(num_replicas=2, num_stages=3)
+        >>> team.world_size, team.replica(4), team.stage(4)
+        (6, 1, 1)
+    """
+
+    num_replicas: int
+    num_stages: int
+
+    @property
+    def world_size(self) -> int:
+        return self.num_replicas * self.num_stages
+
+    def replica(self, rank: int) -> int:
+        """The set that a rank is in."""
+        return rank // self.num_stages
+
+    def stage(self, rank: int) -> int:
+        """The stage that a rank holds."""
+        return rank % self.num_stages
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stages:
+    """How a network is cut.
+
+    Args:
+        num_stages: Pieces.
+        schedule: The order of their passes.
+        cuts: Edges by number of stages, 2 .. num_stages: after a death there may be fewer workers than stages.
+        room: Bytes that a message between stages takes at most.
+        seconds: Of every operation, as measured; empty where nothing was measured.
+    """
+
+    num_stages: int
+    schedule: Schedule
+    cuts: Mapping[int, tuple[int, ...]]
+    room: int
+    seconds: tuple[float, ...]
+
+
+def team_of(num_workers: int, num_stages: int) -> Team:
+    """As many whole replicas as there are workers for; where there are too few for one, fewer stages.
+
+    >>> team_of(5, 2), team_of(1, 2)
+    (Team(num_replicas=2, num_stages=2), Team(num_replicas=1, num_stages=1))
+    """
+    num_stages = min(num_stages, num_workers)
+    return Team(num_workers // num_stages, num_stages)
+
+
+@dataclass(frozen=True)
+class Action:
+    """A pass of one of a replica's microbatches, counted from 0, through one stage."""
+
+    is_forward: bool
+    number: int
+
+
+def actions(schedule: Schedule, *, num_stages: int, stage: int, num_microbatches: int) -> tuple[Action, ...]:
+    """What a stage does in a round, in order; backward passes always in the order of the microbatches.
+
+    ``gpipe``: all forward passes, then all backward passes (Huang et al., 2019). ``1f1b``: as soon as the first
+    microbatch has come back, one backward pass after every forward pass, so that a stage never holds more than
+    ``num_stages - stage`` microbatches' activations (Narayanan et al., "PipeDream", 2019, without its stale weights).
+
+    >>> "".join("F" if each.is_forward else "B" for each in actions("1f1b", num_stages=2, stage=0, num_microbatches=3))
+    'FFBFBB'
+    """
+    first = num_microbatches if schedule == "gpipe" else min(num_stages - stage, num_microbatches)
+    forward = [Action(is_forward=True, number=number) for number in range(num_microbatches)]
+    backward = [Action(is_forward=False, number=number) for number in range(num_microbatches)]
+    steady = chain.from_iterable(zip(backward, forward[first:], strict=False))
+    return (*forward[:first], *steady, *backward[num_microbatches - first :])
+
+
+def bubble_frac(num_stages: int, num_microbatches: int) -> float:
+    """The share of a round in which a stage has nothing to do, where all stages take equally long.
+
+    The same for ``gpipe`` and ``1f1b``: (P - 1) / (m + P - 1).
+
+    >>> bubble_frac(2, 3)
+    0.25
+    """
+    return (num_stages - 1) / (num_microbatches + num_stages - 1)
+
+
+def balanced(costs: Sequence[float], edges: Sequence[int], num_stages: int) -> tuple[int, ...]:
+    """Where to cut a chain so that the most expensive stage costs least.
+
+    Args:
+        costs: Of every link of the chain.
+        edges: Where it can be cut: edge e lies before link e.
+        num_stages: Pieces wanted; one more than there are edges at most.
+
+    Returns:
+        One edge fewer than stages.
+
+    >>> balanced([1, 1, 4, 1, 1], [1, 2, 3, 4], 3)
+    (2, 3)
+    """
+    before = [0.0]
+    for cost in costs:
+        before.append(before[-1] + cost)
+    places = [0, *edges, len(costs)]
+    # worst[k][i]: the best that can be done with k + 1 stages up to places[i]; from[k][i]: where the last one begins
+    worst = [[before[place] for place in places]]
+    begins: list[list[int]] = [[0] * len(places)]
+    for number in range(1, num_stages):
+        row, begin = [], []
+        for last in range(len(places)):
+            found = [
+                (max(worst[-1][first], before[places[last]] - before[places[first]]), first)
+                for first in range(number, last)
+            ] or [(float("inf"), 0)]
+            cost, first = min(found)
+            row.append(cost)
+            begin.append(first)
+        worst.append(row)
+        begins.append(begin)
+    cut: list[int] = []
+    last = len(places) - 1
+    for number in range(num_stages - 1, 0, -1):
+        last = begins[number][last]
+        cut.append(places[last])
+    return tuple(reversed(cut))
+
+
+def ranges(edges: Sequence[int], num_links: int) -> tuple[tuple[int, int], ...]:
+    """The links of every stage: first, and one past the last.
+
+    >>> ranges([2, 3], 5)
+    ((0, 2), (2, 3), (3, 5))
+    """
+    return tuple(pairwise((0, *edges, num_links)))
+
+
+def check_team(num_workers: int, num_stages: int, num_microbatches: int) -> None:
+    """Refuse workers that do not make whole replicas, or more replicas than there are microbatches.
+
+    Raises:
+        UsageError: The one line says what would do.
+    """
+    if num_workers % num_stages:
+        below, above = num_workers // num_stages * num_stages, -(-num_workers // num_stages) * num_stages
+        fitting = f"workers={above}" if below == 0 else f"workers={below} or {above}"
+        raise UsageError(
+            f"workers={num_workers} with stages={num_stages}: a replica is {num_stages} workers, one for each stage, "
+            f"so the workers are a multiple of it; take {fitting}"
+        )
+    if num_workers // num_stages > num_microbatches:
+        raise UsageError(
+            f"workers={num_workers} with stages={num_stages} are {num_workers // num_stages} replicas, and a step has "
+            f"{num_microbatches} microbatches; take workers={num_microbatches * num_stages} or less, a smaller "
+            "microbatch, or a larger global_batch"
+        )

@@ -1,0 +1,32 @@
+"""Cutting a job's network into stages, on its first microbatch."""
+
+from __future__ import annotations
+
+from samestep.data.feed import Feed
+from samestep.engine import numerics, randomness
+from samestep.engine.job import Job
+from samestep.engine.passes import autocast_of, inputs_of
+from samestep.engine.stages import cutting
+from samestep.engine.stages.graph import traced
+from samestep.plan.pipeline import Stages
+from samestep.run.config import Config
+
+
+def staged(job: Job, config: Config) -> Stages:
+    """Where the network is cut, measured in this process.
+
+    Raises:
+        UsageError: It cannot be cut so.
+    """
+    graph = traced(job.model)
+    first = job.batches.microbatches(0)[0]
+    mode = job.model.training
+    with numerics.applied(job.switches), randomness.preserved():
+        batch = Feed(job.samples, job.order).load(0, first.start, first.stop)
+        job.model.train()
+        try:
+            found = cutting.measured(graph, inputs_of(job, batch), autocast_of(job))
+        finally:
+            job.model.train(mode)
+    names = config.cut.split(",") if config.cut else ()
+    return cutting.cut(graph, found, num_stages=config.stages, schedule=config.schedule, names=names)
