@@ -68,6 +68,17 @@ class KeyedRandomness:
             self._open[:] = [[self._base, 0]]
         self._generator.manual_seed(self._base)
 
+    @property
+    def num_drawn(self) -> int:
+        """Modules inside of the model that may have drawn since the microbatch began, each counted at every call."""
+        return self._open[0][1] if self._open else 0
+
+    def skip(self, num_drawn: int) -> None:
+        """Go on as if so many modules had been run since the microbatch began."""
+        if num_drawn:
+            self._open[:] = [[self._base, num_drawn]]
+            self._generator.manual_seed(keys.mix(self._base, num_drawn))
+
     def close(self) -> None:
         """Take the hooks off."""
         for handle in self._handles:

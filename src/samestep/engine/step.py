@@ -32,6 +32,8 @@ from samestep.plan.batch import Microbatch
 from samestep.plan.layout import BLOCK
 from samestep.plan.pipeline import Team
 
+LOSS_TENSOR = "the loss"
+
 
 @dataclass(frozen=True)
 class Culprit:
@@ -226,7 +228,7 @@ class Stepper:
         self, step: int, microbatch: Microbatch, sums: tuple[float, float] | None, gradients: list[Tensor | None]
     ) -> Culprit | None:
         if sums is not None and not math.isfinite(sums[0]):
-            return Culprit(step, microbatch.index, "the loss")
+            return Culprit(step, microbatch.index, LOSS_TENSOR)
         for number in self._part.parameters:
             gradient = gradients[number]
             if gradient is not None and not bool(torch.isfinite(gradient).all()):
@@ -355,7 +357,7 @@ class Stepper:
 def non_finite(step: int, culprits: list[Culprit]) -> NonFiniteError:
     """The error that names the first microbatch that brought a non-finite number."""
     if culprits:
-        first = min(culprits, key=lambda culprit: culprit.microbatch)
+        first = min(culprits, key=lambda culprit: (culprit.microbatch, culprit.tensor != LOSS_TENSOR))
         where = f"{first.tensor} of microbatch {first.microbatch} is not finite"
     else:
         where = "the sum of gradients overflows, though every microbatch's own is finite"

@@ -55,7 +55,8 @@ class Stages:
         schedule: The order of their passes.
         cuts: Edges by number of stages, 2 .. num_stages: after a death there may be fewer workers than stages.
         room: Bytes that a message between stages takes at most.
-        seconds: Of every operation, as measured; empty where nothing was measured.
+        seconds: Of every operation, as measured.
+        num_drawn: Modules that may have drawn random numbers before every operation.
     """
 
     num_stages: int
@@ -63,6 +64,7 @@ class Stages:
     cuts: Mapping[int, tuple[int, ...]]
     room: int
     seconds: tuple[float, ...]
+    num_drawn: tuple[int, ...]
 
 
 def team_of(num_workers: int, num_stages: int) -> Team:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from samestep import torch_private
+from samestep.engine.randomness import KeyedRandomness
 from samestep.engine.stages import links
 from samestep.engine.stages.graph import Graph, Values
 from samestep.engine.stages.stage import shared
@@ -35,11 +36,13 @@ class Measured:
         seconds: Of the forward and backward pass of every operation.
         edges: Where the network can be cut: edge e lies before operation e.
         num_bytes: What crosses each of these edges, in memory.
+        num_drawn: Modules that may have drawn random numbers before every operation.
     """
 
     seconds: tuple[float, ...]
     edges: tuple[int, ...]
     num_bytes: Mapping[int, int]
+    num_drawn: tuple[int, ...]
 
 
 def measured(graph: Graph, inputs: Sequence[Tensor], autocast: Autocast) -> Measured:
@@ -52,7 +55,7 @@ def measured(graph: Graph, inputs: Sequence[Tensor], autocast: Autocast) -> Meas
     """
     kept = [(buffer, buffer.clone()) for buffer in graph.module.buffers()]
     try:
-        values, changed = _run_whole(graph, inputs, autocast)
+        values, changed, num_drawn = _run_whole(graph, inputs, autocast)
         rounds = [_run_each(graph, values, changed, autocast) for _ in range(_NUM_ROUNDS)]
     finally:
         with torch.no_grad():
@@ -60,27 +63,30 @@ def measured(graph: Graph, inputs: Sequence[Tensor], autocast: Autocast) -> Meas
                 buffer.copy_(before)
         for parameter in graph.module.parameters():
             parameter.grad = None
-    edges = {}
+    edges, drawn = {}, _undetermined(graph, num_drawn)
     for edge in range(1, len(graph.operations)):
         crossing = [values[node] for node in graph.crossing(edge)]
         is_between = any(made < edge <= used for made, used in changed)
         are_sent = all(isinstance(each, Tensor) and links.can_travel(each) for each in crossing)
-        if crossing and are_sent and not is_between:
+        if crossing and are_sent and not is_between and edge not in drawn:
             edges[edge] = links.num_bytes(crossing)
-    return Measured(tuple(map(min, zip(*rounds, strict=True))), tuple(edges), edges)
+    return Measured(tuple(map(min, zip(*rounds, strict=True))), tuple(edges), edges, num_drawn)
 
 
 def _run_whole(
     graph: Graph, inputs: Sequence[Tensor], autocast: Autocast
-) -> tuple[dict[fx.Node, Any], list[tuple[int, int]]]:
-    """All values; and who changes a value in place: (operation that made it, operation that changes it)."""
+) -> tuple[dict[fx.Node, Any], list[tuple[int, int]], tuple[int, ...]]:
+    """All values; who changes a value in place: (operation that made it, operation that changes it); `num_drawn`."""
     values: Values = dict(zip(graph.inputs, inputs, strict=True))
-    changed = []
+    changed, num_drawn = [], []
+    randomness = KeyedRandomness(graph.module, 0)
+    randomness.begin(0, 0, 0)
     made: dict[int, int] = {}  # by memory: a view is changed with what it is a view of
     with autocast():
         for number, operation in enumerate(graph.operations):
             tensors = [each for node in operation.all_input_nodes for each in _tensors(values[node])]
             before = [tensor._version for tensor in tensors]
+            num_drawn.append(randomness.num_drawn)
             graph.run(values, number, number + 1)
             for tensor in _tensors(values[operation]):
                 made.setdefault(tensor.untyped_storage().data_ptr(), number)
@@ -89,7 +95,16 @@ def _run_whole(
                 for tensor, version in zip(tensors, before, strict=True)
                 if tensor._version != version
             ]
-    return dict(values), changed
+    randomness.close()
+    return dict(values), changed, tuple(num_drawn)
+
+
+def _undetermined(graph: Graph, num_drawn: Sequence[int]) -> set[int]:
+    """Edges at which nobody can tell where the generator is: behind an operation that draws and is no module."""
+    found = set()
+    for number in graph.drawing:
+        found |= {edge for edge in range(number + 1, len(num_drawn)) if num_drawn[edge] == num_drawn[number]}
+    return found
 
 
 def _run_each(
@@ -159,7 +174,14 @@ def cut(
     )
     for edges in cuts.values():
         _check_shared(graph, edges)
-    return pipeline.Stages(num_stages=num_stages, schedule=schedule, cuts=cuts, room=room, seconds=found.seconds)
+    return pipeline.Stages(
+        num_stages=num_stages,
+        schedule=schedule,
+        cuts=cuts,
+        room=room,
+        seconds=found.seconds,
+        num_drawn=found.num_drawn,
+    )
 
 
 def _named(graph: Graph, found: Measured, num_stages: int, names: Sequence[str]) -> tuple[int, ...]:

@@ -43,6 +43,11 @@ class Graph:
     operations: tuple[fx.Node, ...]
     result: Any
 
+    @property
+    def drawing(self) -> tuple[int, ...]:
+        """The operations that draw random numbers and are no modules."""
+        return tuple(number for number, operation in enumerate(self.operations) if _draws(operation))
+
     def crossing(self, edge: int) -> tuple[fx.Node, ...]:
         """The values that are made before an edge and needed behind it; edge e lies before operation e."""
         made = dict.fromkeys(self.operations[:edge])
@@ -105,7 +110,7 @@ def traced(module: nn.Module) -> Graph:
     """The chain of a module's operations.
 
     Raises:
-        UsageError: It cannot be traced, or draws random numbers outside of its modules.
+        UsageError: It cannot be traced.
     """
     if module._forward_hooks or module._forward_pre_hooks:
         raise UsageError("the network has hooks on itself, and stages run its parts alone; put them on its layers")
@@ -118,19 +123,18 @@ def traced(module: nn.Module) -> Graph:
 
 
 def _traced(module: nn.Module) -> Graph:
-    reason: object = None
-    for are_blocks_opened in (True, False):
-        tracer = _Tracer(are_blocks_opened=are_blocks_opened)
-        try:
-            graph = tracer.trace(module)
-        except Exception as error:
-            reason = error
-            continue
-        drawing = next((node.name for node in graph.nodes if _draws(node)), None)
-        if drawing is None:
-            return _chain(module, graph)
-        reason = f"{drawing} draws random numbers outside of the network's modules; make it a module (nn.Dropout)"
-    raise UsageError(f"the network cannot be cut into stages, for its forward pass cannot be traced: {reason}")
+    try:
+        graph = _chain(module, _Tracer(are_blocks_opened=True).trace(module))
+        if not graph.drawing:  # what a block draws by itself is keyed by the block, which would not run as a whole
+            return graph
+    except Exception:
+        pass
+    try:
+        return _chain(module, _Tracer(are_blocks_opened=False).trace(module))
+    except Exception as error:
+        raise UsageError(
+            f"the network cannot be cut into stages, for its forward pass cannot be traced: {error}"
+        ) from error
 
 
 def _chain(module: nn.Module, graph: fx.Graph) -> Graph:

@@ -68,6 +68,8 @@ class StagedPasses(Passes):
     ) -> None:
         super().__init__(job, model, loading, Alone(), enter)
         self._stage, self._place, self._neighbours = stage, place, neighbours
+        assert job.stages is not None
+        self._num_drawn = job.stages.num_drawn[stage.start]
         self._microbatches: Sequence[Microbatch] = ()
         self._actions: Iterator[pipeline.Action] = iter(())
         self._flights: dict[int, _Flight] = {}
@@ -108,6 +110,7 @@ class StagedPasses(Passes):
         received = self._receive_values()
         self._enter(Phase.FORWARD, step)
         self._randomness.begin(step, self._number, microbatch.index)
+        self._randomness.skip(self._num_drawn)
         buffers = self._model.fresh_buffers()
         values: dict[Any, Any] = dict(zip(stage.incoming, received, strict=True))
         if batch is not None:

@@ -1,0 +1,97 @@
+"""Where a network may be cut, what crosses a cut, and that looking leaves no trace."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from samestep.engine.stages import cutting
+from samestep.engine.stages.cutting import Measured
+from samestep.engine.stages.graph import Graph, traced
+from tests.helpers import Lstm
+
+
+def looked_at(model: nn.Module, *inputs: Tensor) -> tuple[Graph, Measured]:
+    graph = traced(model)
+    return graph, cutting.measured(graph, inputs, nullcontext)
+
+
+def texts(graph: Graph, edge: int) -> list[str]:
+    return [str(node) for node in graph.crossing(edge)]
+
+
+class Skipping(nn.Module):
+    """What the first layer gives is needed at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        first = self.a(x)
+        second = self.b(first)
+        return self.c(second) + first, second
+
+
+def test_what_crosses_is_what_is_needed_behind() -> None:
+    graph, _ = looked_at(Skipping(), torch.randn(2, 4))
+    assert [texts(graph, edge) for edge in (1, 2, 3)] == [["a"], ["a", "b"], ["a", "b", "c"]]
+
+
+def test_pieces_make_the_whole() -> None:
+    model, x = Skipping(), torch.randn(2, 4)
+    graph, found = looked_at(model, x)
+    for edge in found.edges:
+        values = {graph.inputs[0]: x}
+        graph.run(values, 0, edge)
+        kept = {node: values[node] for node in graph.crossing(edge)}
+        graph.run(kept, edge, len(graph.operations))
+        assert all(torch.equal(*pair) for pair in zip(graph.output(kept), model(x), strict=True))
+
+
+def test_tuples_and_changes_in_place_do_not_cross() -> None:
+    graph, found = looked_at(Lstm(), torch.randn(5, 12))
+    inside = [texts(graph, edge) for edge in found.edges]
+    assert ["lstm"] not in inside  # a tuple
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 4))
+    graph, found = looked_at(model, torch.randn(2, 4))
+    assert [texts(graph, edge) for edge in found.edges] == [["_1"]]
+
+
+def test_a_view_is_changed_with_what_it_is_a_view_of() -> None:
+    class Viewing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            first = self.a(x)
+            flat = first.view(-1)
+            flat.mul_(2.0)
+            scores: Tensor = self.b(first)
+            return scores
+
+    graph, found = looked_at(Viewing(), torch.randn(2, 4))
+    assert [texts(graph, edge) for edge in found.edges] == [["a"]]
+    assert found.edges == (3,)
+
+
+def test_looking_leaves_no_trace() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 2)).eval()
+    before = {name: values.clone() for name, values in model.state_dict().items()}
+    graph, found = looked_at(model.train(), torch.randn(8, 4))
+    assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert len(found.seconds) == len(graph.operations) == len(found.num_drawn)
+    assert all(each > 0 for each in found.seconds)
+
+
+def test_costly_operations_are_spread() -> None:
+    layers = [nn.Linear(256, 256) if number in (0, 3, 4, 5) else nn.Identity() for number in range(6)]
+    graph, found = looked_at(nn.Sequential(*layers), torch.randn(256, 256))
+    stages = cutting.cut(graph, found, num_stages=2, schedule="1f1b", names=())
+    assert stages.cuts[2][0] in (4, 5)  # two of the four large layers on each side, or one more
+    assert stages.room >= 256 * 256 * 4

@@ -1,0 +1,97 @@
+"""What travels between stages arrives with its values, its layout and its alignment, in order, in little memory."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from torch import Tensor
+
+from samestep.engine import signals
+from samestep.engine.signals import SIGNAL_WORDS, Patience
+from samestep.engine.stages import links
+from samestep.engine.stages.links import Neighbours, neighbours
+
+
+def pair(num_bytes: int, num_messages: int = 2) -> tuple[Neighbours, Neighbours]:
+    """Both ends of the links between two stages."""
+    words = torch.zeros(2, 2, 2, SIGNAL_WORDS, dtype=torch.int64)
+    rooms = torch.zeros(2, 2, num_messages, num_bytes, dtype=torch.uint8)
+    signals.reset(words)
+    patience = Patience(has_own_core=False, check=lambda: None, timeout_s=20.0)
+    first, second = (
+        neighbours(words, rooms, rank=rank, place=(rank, 2), wait=lambda signal: patience.take(signal, lambda: "x"))
+        for rank in (0, 1)
+    )
+    return first, second
+
+
+TENSORS = {
+    "plain": torch.randn(3, 5),
+    "wants a gradient": torch.randn(3, 5).requires_grad_(),
+    "double": torch.randn(7, dtype=torch.float64),
+    "bfloat16": torch.randn(4, 4).bfloat16(),
+    "integers": torch.arange(10),
+    "truths": torch.tensor([True, False, True]),
+    "a number": torch.tensor(2.5),
+    "nothing in it": torch.empty(0, 3),
+    "transposed": torch.randn(4, 6).t(),
+    "channels last": torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last),
+    "expanded": torch.randn(4, 1).expand(4, 100),
+    "not on a boundary": torch.randn(65)[1:],
+}
+
+
+@pytest.mark.parametrize("what", TENSORS)
+def test_what_arrives_is_what_was_sent(what: str) -> None:
+    sent = TENSORS[what]
+    assert links.can_travel(sent)
+    first, second = pair(links.num_bytes([sent, sent, sent]))
+    assert first.to_behind is not None
+    assert second.from_before is not None
+    first.to_behind.send([sent, None, sent])
+    found = second.from_before.receive(3)
+    assert found[1] is None
+    for tensor in (found[0], found[2]):
+        assert tensor is not None
+        assert torch.equal(tensor, sent)
+        assert tensor.is_leaf
+        kept = (tensor.dtype, tensor.shape, tensor.stride(), tensor.requires_grad)
+        assert kept == (sent.dtype, sent.shape, sent.stride(), sent.requires_grad)
+        if sent.numel():
+            assert tensor.data_ptr() % 64 == sent.data_ptr() % 64
+
+
+def test_what_has_gaps_is_refused_at_a_cut_and_packed_as_a_gradient() -> None:
+    gappy = torch.randn(4, 100)[:, 3]
+    assert not links.can_travel(gappy)
+    first, second = pair(links.num_bytes([gappy]))
+    assert second.to_before is not None
+    assert first.from_behind is not None
+    second.to_before.send([gappy])
+    (found,) = first.from_behind.receive(1)
+    assert found is not None
+    assert torch.equal(found, gappy)
+
+
+def test_a_fast_sender_waits_for_room() -> None:
+    first, second = pair(links.num_bytes([torch.zeros(8)]), num_messages=2)
+    sender, receiver = first.to_behind, second.from_before
+    assert sender is not None
+    assert receiver is not None
+    sent: list[int] = []
+
+    def send() -> None:
+        for number in range(20):
+            sender.send([torch.full((8,), float(number))])
+            sent.append(number)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    for number in range(20):
+        (found,) = receiver.receive(1)
+        assert isinstance(found, Tensor)
+        assert found.tolist() == [float(number)] * 8
+        assert len(sent) <= number + 4
+    thread.join()

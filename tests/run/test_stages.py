@@ -1,0 +1,241 @@
+"""Stages between real workers: cut anywhere, in any schedule, the network is that of one worker, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from samestep.errors import NonFiniteError, UsageError
+from samestep.run.train import train
+from tests import helpers
+from tests.run.test_same_bits import COMMON, EVERYTHING, double, everything, factors, summary
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
+
+SHORT: dict[str, Any] = {**COMMON, "optimizer": "adamw", "lr": 0.02, "clip_norm": 0.5}
+
+
+class Residual(nn.Module):
+    """A normalised, dropped-out addition."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(inplace=True))
+        self.drop = nn.Dropout(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        summed: Tensor = x + self.drop(self.layers(x))
+        return summed
+
+
+class Branched(nn.Module):
+    """A value that skips stages, integers and floats that cross, a slice, and a table shared by both ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(16, 12)
+        self.blocks = nn.ModuleList([Residual(12) for _ in range(4)])
+        self.out = nn.Linear(16, helpers.NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        codes = x.abs().mul(3).long().clamp(max=15)
+        looked_up = self.table(codes).mean(1)
+        first = hidden = x + looked_up
+        for block in self.blocks:
+            hidden = block(hidden)
+        mixed = (hidden + first)[:, 2:]
+        scores: Tensor = self.out(functional.linear(torch.cat([mixed, x[:, :2]], dim=1), self.table.weight))
+        return scores
+
+
+class Drawing(nn.Module):
+    """Drops out in its own forward, before and behind a module that draws."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(12, 8), nn.Linear(8, 8), nn.Linear(8, helpers.NUM_CLASSES)
+        self.drop = nn.Dropout(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.second(functional.dropout(self.first(x), 0.2, self.training))
+        scores: Tensor = functional.dropout(self.third(self.drop(hidden)), 0.1, self.training)
+        return scores
+
+
+def branched() -> Any:
+    return helpers.workload(Branched, train=helpers.samples(76), evaluation=helpers.samples(20))
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "gpipe"])
+@pytest.mark.parametrize(("stages", "workers"), [(2, 2), (3, 3), (2, 6)])
+def test_skips_shared_weights_batch_norm_and_dropout(stages: int, workers: int, schedule: str) -> None:
+    settings = {**SHORT, "evaluate_every": 3}
+    wanted = train(branched(), **settings)
+    found = train(branched(), **{**settings, "workers": workers, "stages": stages, "schedule": schedule})
+    assert summary(found) == summary(wanted)
+
+
+@pytest.mark.parametrize(
+    ("build", "settings"),
+    [(everything, EVERYTHING), (factors, {**COMMON, "optimizer": "adafactor", "lr": 0.02}), (double, SHORT)],
+)
+def test_optimisers_rounds_and_types(build: Callable[[], Any], settings: dict[str, Any]) -> None:
+    wanted = train(build(), **settings)
+    found = train(build(), **{**settings, "workers": 2, "stages": 2})
+    assert summary(found) == summary(wanted)
+
+
+@pytest.mark.parametrize("cut", ["second", "third"])
+def test_what_the_network_draws_itself(cut: str) -> None:
+    """Between two layers nobody could tell where the generator is, so the cut would be refused."""
+    wanted = train(helpers.workload(Drawing), **SHORT)
+    settings = {**SHORT, "workers": 2, "stages": 2, "cut": cut}
+    if cut == "second":
+        with pytest.raises(UsageError, match="can begin with 'second'; it can with third"):
+            train(helpers.workload(Drawing), **settings)
+    else:
+        assert summary(train(helpers.workload(Drawing), **settings)) == summary(wanted)
+
+
+def test_bfloat16() -> None:
+    settings = {**SHORT, "precision": "bf16"}
+    wanted = train(helpers.workload(helpers.Wide), **settings)
+    found = train(helpers.workload(helpers.Wide), **{**settings, "workers": 2, "stages": 2})
+    assert summary(found) == summary(wanted)
+
+
+def test_resuming_with_other_stages(tmp_path: Path) -> None:
+    settings = {**SHORT, "checkpoint": tmp_path}
+    wanted = train(branched(), **SHORT)
+    for steps, stages, workers in ((3, 2, 2), (5, 1, 2), (7, 3, 3)):
+        found = train(
+            branched(), **{**settings, "steps": steps, "stages": stages, "workers": workers, "resume": steps > 3}
+        )
+    assert found.record.weights_sha256 == wanted.record.weights_sha256
+    assert found.record.first_step == 5
+
+
+class Slow(nn.Module):
+    """Takes its time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(0.02)
+        return x
+
+
+def test_a_death_in_any_stage_is_a_replay() -> None:
+    """With one worker left there is one stage, until the replacement joins."""
+
+    def slow() -> nn.Module:
+        return nn.Sequential(nn.Linear(12, 16), Slow(), nn.Linear(16, helpers.NUM_CLASSES))
+
+    settings = {**SHORT, "steps": 60, "global_batch": 16}
+    wanted = train(helpers.workload(slow), **settings)
+    for victim in (0, 1):
+
+        def kill(victim: int = victim) -> None:
+            deadline = time.monotonic() + 60
+            while len(children := psutil.Process().children()) < 2 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            time.sleep(4.0)
+            os.kill(sorted(child.pid for child in children)[victim], signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        found = train(helpers.workload(slow), **{**settings, "workers": 2, "stages": 2})
+        killer.join()
+        assert any(" died (" in text for text in found.record.notices)
+        assert found.record.weights_sha256 == wanted.record.weights_sha256
+
+
+def test_a_number_that_is_not_finite_is_found_in_its_stage() -> None:
+    class Bursting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * torch.where(x.detach().amax() > 0, torch.inf, 1.0)
+
+    def bursting() -> nn.Module:
+        return nn.Sequential(nn.Linear(12, 8), nn.Linear(8, 8), Bursting(), nn.Linear(8, helpers.NUM_CLASSES))
+
+    messages = []
+    for stages in (1, 2):
+        with pytest.raises(NonFiniteError) as caught:
+            train(helpers.workload(bursting), **{**SHORT, "workers": stages, "stages": stages})
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+
+
+@pytest.mark.parametrize("fault", ["lost", "swapped"])
+def test_a_planted_fault_would_be_seen(fault: str) -> None:
+    """A gradient that does not arrive, or two microbatches' values in each other's place, change the bits."""
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        from samestep.engine.stages import staged  # in the worker that computes the loss: the last stage
+
+        kind: Any = staged.StagedPasses
+        if fault == "lost":
+            kind._root = lambda self, total, step: torch.zeros_like(total) if step == 2 else ordinary(self, total, step)
+        else:
+            kind._receive_values = lambda self: [values.flip(0) for values in received(self)]
+        return functional.cross_entropy(output, target, reduction="none")
+
+    from samestep.engine.stages import staged
+
+    ordinary, received = staged.StagedPasses._root, staged.StagedPasses._receive_values
+
+    def plain(output: Tensor, target: Tensor) -> Tensor:
+        return functional.cross_entropy(output, target, reduction="none")
+
+    wanted = train(helpers.workload(helpers.Wide, loss=plain), **SHORT)
+    found = train(helpers.workload(helpers.Wide, loss=loss), **{**SHORT, "workers": 2, "stages": 2})
+    assert found.record.weights_sha256 != wanted.record.weights_sha256
+
+
+class Deciding(nn.Module):
+    """Looks at values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(12, 8), nn.Linear(8, helpers.NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x)
+        scores: Tensor = self.second(hidden if hidden.sum() > 0 else -hidden)
+        return scores
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "says"),
+    [
+        (helpers.Wide, {"stages": 2, "workers": 3}, "workers=3 with stages=2.*take workers=2 or 4"),
+        (helpers.Wide, {"stages": 2, "workers": 1}, "take workers=2$"),
+        (helpers.Wide, {"stages": 2, "workers": 16}, "are 8 replicas, and a step has 7 microbatches.*workers=14"),
+        (helpers.Wide, {"stages": 9, "workers": 9}, "can be cut in 5 pieces at most.*take stages=5 or less"),
+        (helpers.Wide, {"stages": 2, "cut": "out,layers.2"}, "cut names 2 modules"),
+        (helpers.Wide, {"stages": 2, "cut": "head"}, "can begin with 'head'; it can with layers.1, .*out"),
+        (helpers.Wide, {"stages": 3, "workers": 3, "cut": "out,layers.2"}, "not in the order"),
+        (helpers.Wide, {"cut": "out"}, "there is one; take stages=2 or more"),
+        (helpers.Wide, {"stages": 2, "backprop": "concurrent"}, "do not go together"),
+        (Deciding, {"stages": 2}, "its forward pass cannot be traced"),
+    ],
+)
+def test_mistakes(model: Callable[[], nn.Module], settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says) as caught:
+        train(helpers.workload(model), **{**SHORT, "workers": 2, **settings})
+    assert "\n" not in str(caught.value)
+
+
+def test_named_cuts() -> None:
+    wanted = train(helpers.workload(helpers.Wide), **SHORT)
+    found = train(helpers.workload(helpers.Wide), **{**SHORT, "workers": 2, "stages": 2, "cut": "out"})
+    assert summary(found) == summary(wanted)
