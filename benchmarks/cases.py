@@ -19,9 +19,10 @@ _SHAPES = {
     "transformer": (28, 28),
     "narrow": (784,),
     "wide": (784,),
+    "deep": (512,),
     "tiny": (8,),
 }
-_NUM_CLASSES = {"tiny": 2}
+_NUM_CLASSES = {"tiny": 2, "deep": 512}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +110,8 @@ def build_model(net: str) -> nn.Module:
         case "wide":
             hidden = [layer for _ in range(3) for layer in (nn.Linear(1024, 1024), nn.ReLU())]
             return nn.Sequential(nn.Linear(784, 1024), nn.ReLU(), *hidden, nn.Linear(1024, 10))
+        case "deep":  # halves that cost the same
+            return nn.Sequential(*(layer for _ in range(16) for layer in (nn.Linear(512, 512), nn.ReLU())))
         case "tiny":
             return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
     raise ValueError(f"net {net!r} is not known")

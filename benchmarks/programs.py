@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn, optim
+from torch.distributed import pipelining
 from torch.multiprocessing.spawn import spawn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
@@ -32,7 +33,7 @@ from samestep.run.train import Result, run
 
 _FOR_EVER = 1 << 40
 
-Kind = Literal["samestep", "torch", "ddp", "compute"]
+Kind = Literal["samestep", "torch", "ddp", "compute", "pipelining"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,8 @@ class Task:
 
     Args:
         name: What it is called in results.
-        kind: samestep, plain torch, DistributedDataParallel on Gloo, or only the compute of plain torch (no update).
+        kind: samestep, plain torch, DistributedDataParallel on Gloo, only the compute of plain torch (no update), or
+            torch.distributed.pipelining on Gloo.
         net: See `cases`.
         global_batch: Samples a step.
         microbatch: Samples in one forward and backward.
@@ -51,6 +53,9 @@ class Task:
         precision: samestep's.
         channels_last: samestep's.
         backprop: samestep's.
+        stages: samestep's, and pipelining's.
+        schedule: The same.
+        cut: The same; for pipelining, the number of the layer that begins the second stage.
         keeps_memory: Whether malloc keeps freed memory, as samestep's workers have it.
         events: Whether samestep writes all of its events, or only where a step begins.
     """
@@ -66,6 +71,9 @@ class Task:
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
     backprop: Literal["ordinary", "concurrent"] = "ordinary"
+    stages: int = 1
+    schedule: Literal["1f1b", "gpipe"] = "1f1b"
+    cut: str | None = None
     keeps_memory: bool = False
     events: Literal["all", "begins"] = "all"
 
@@ -100,6 +108,8 @@ def perform(task: Task, folder: Path) -> None:
             train(task, steps=_FOR_EVER, trace=BeginsOnly(folder) if task.events == "begins" else Trace(folder))
         case "ddp":
             spawn(_run_rank, (task, folder), nprocs=task.workers)  # type: ignore[no-untyped-call]
+        case "pipelining":
+            spawn(_run_stage, (task, folder), nprocs=task.workers)  # type: ignore[no-untyped-call]
         case "torch":
             _run_torch(task, _events(folder, 0))
         case "compute":
@@ -128,6 +138,9 @@ def train(task: Task, *, steps: int, trace: Trace | None) -> Result:
         precision=task.precision,
         channels_last=task.channels_last,
         backprop=task.backprop,
+        stages=task.stages,
+        schedule=task.schedule,
+        cut=task.cut,
         steps=steps,
     )
     return run(workload, settings, choices=Choices(trace=trace), progress=Silent())
@@ -194,6 +207,34 @@ def _run_rank(rank: int, task: Task, folder: Path) -> None:
         loss = functional.cross_entropy(model(given), target)
         enter(Phase.BACKWARD, step)  # Gloo's sums are in it
         loss.backward()  # type: ignore[no-untyped-call]
+        enter(Phase.UPDATE, step)
+        optimizer.step()
+        enter(Phase.BETWEEN, step)
+
+
+def _run_stage(rank: int, task: Task, folder: Path) -> None:
+    """One of two stages of torch.distributed.pipelining, as its documentation writes it for a module cut by hand."""
+    torch.set_num_threads(task.threads)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=task.workers
+    )
+    enter = _events(folder, rank)
+    inputs, targets = cases.build_data(task.net)
+    layers = list(cases.build_model(task.net).children())
+    edge = int(task.cut or len(layers) // 2)
+    part = nn.Sequential(*(layers[:edge] if rank == 0 else layers[edge:]))
+    stage = pipelining.PipelineStage(part, rank, task.workers, torch.device("cpu"))
+    kinds = {"1f1b": pipelining.Schedule1F1B, "gpipe": pipelining.ScheduleGPipe}
+    num_microbatches = task.global_batch // task.microbatch
+    schedule = kinds[task.schedule](stage, num_microbatches, loss_fn=functional.cross_entropy)
+    optimizer = _sgd(part)
+    for step, indices in enumerate(_batches(task.global_batch)):
+        enter(Phase.DATA, step)
+        optimizer.zero_grad()
+        if rank == 0:
+            schedule.step(inputs.index_select(0, indices))
+        else:
+            schedule.step(target=targets.index_select(0, indices))
         enter(Phase.UPDATE, step)
         optimizer.step()
         enter(Phase.BETWEEN, step)

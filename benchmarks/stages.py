@@ -1,0 +1,167 @@
+"""Stages, two workers: beside one worker, torch.distributed.pipelining and every other cut; ratios, interleaved.
+
+python -m benchmarks.stages              measure what is not yet measured, then write the page
+python -m benchmarks.stages --page       only write the page from the results
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from benchmarks import results, rounds
+from benchmarks.programs import Task
+from benchmarks.results import Result
+from benchmarks.rounds import Plan, say
+from samestep.measure import stats
+from samestep.measure.stats import Values
+from samestep.plan import pipeline
+
+FOLDER = results.FOLDER / "stages"
+PAGE = results.ROOT / "benchmarks" / "STAGES.md"
+
+_NUM_STAGES, _MICROBATCH, _NUM_LAYERS = 2, 32, 32
+_COUNTS = (2, 4, 8, 16)
+_CUTS, _CUTS_COUNT = tuple(range(12, 22, 2)), 8
+"""Layers that may begin the second stage, and the microbatches with which they are compared."""
+
+_NAMES = (*(f"m-{count}" for count in _COUNTS), "cuts")
+
+_ONE, _OURS, _TWIN, _GPIPE, _TORCH, _TORCH_GPIPE, _WORKERS = (
+    "one worker", "1f1b", "1f1b-twin", "gpipe", "torch 1f1b", "torch gpipe", "two replicas",
+)  # fmt: skip
+
+_COLUMNS = (
+    "m", "one worker, ms", "1f1b, ms", "gpipe, ms", "bubble", "formula", "within 10 %",
+    "share of the ideal speed-up [95 %]", "≥ 0.9", "torch's over ours, 1f1b [95 %]", "gpipe",
+    "two replicas over 1f1b", "twin",
+)  # fmt: skip
+
+
+def tasks(name: str) -> list[Task]:
+    """The programs of a case."""
+    count = _CUTS_COUNT if name == "cuts" else int(name.removeprefix("m-"))
+    common = {"net": "deep", "global_batch": count * _MICROBATCH, "microbatch": _MICROBATCH}
+    staged = {**common, "kind": "samestep", "workers": _NUM_STAGES, "stages": _NUM_STAGES}
+    made: list[tuple[str, dict[str, object]]] = [(_OURS, staged), (_TWIN, staged)]
+    if name == "cuts":
+        made += [(f"cut {layer}", {**staged, "cut": str(layer)}) for layer in _CUTS]
+    else:
+        torchs = {**common, "kind": "pipelining", "workers": _NUM_STAGES, "cut": str(_NUM_LAYERS // 2)}
+        made += [
+            (_GPIPE, {**staged, "schedule": "gpipe"}),
+            (_ONE, {**common, "kind": "samestep"}),
+            (_WORKERS, {**common, "kind": "samestep", "workers": 2}),
+            (_TORCH, torchs),
+            (_TORCH_GPIPE, {**torchs, "schedule": "gpipe"}),
+        ]
+    return [Task(name=program, **options) for program, options in made]  # type: ignore[arg-type]
+
+
+def measure(name: str, plan: Plan, *, is_forced: bool) -> Result:
+    """The result of a case."""
+    settings = {"case": name, **rounds.settings(plan, tasks(name))}
+    path, module = FOLDER / f"{name}.json", "benchmarks.stages"
+    return results.kept(
+        path, settings, lambda: {"slots": rounds.measure(tasks(name), plan, name)}, module=module, is_forced=is_forced
+    )
+
+
+def page(found: Mapping[str, Result]) -> str:
+    """The page."""
+    plan = next(iter(found.values()))["settings"]
+    num = plan["rounds"] - plan["warm_up"]
+    what = f"{num} rounds a case, each program once a round in random order; medians with 95 % intervals"
+    lines = [
+        "# Stages",
+        "",
+        *results.header(list(found.values()), what=what),
+        "",
+        (
+            f"16 linear layers of 512 × 512 with ReLU in {_NUM_STAGES} stages on {_NUM_STAGES} workers, microbatches "
+            f"of {_MICROBATCH}, m of them a step. Ideal: one worker's time over {_NUM_STAGES}, plus the bubble. The "
+            "bubble is the share of its steps in which a worker waits; the formula is (P - 1) / (m + P - 1)."
+        ),
+        "",
+        "| " + " | ".join(_COLUMNS) + " |",
+        "|---" * len(_COLUMNS) + "|",
+        *(_line(count, found[f"m-{count}"]) for count in _COUNTS if f"m-{count}" in found),
+        "",
+    ]
+    if "cuts" in found:
+        lines += _cut_lines(found["cuts"])
+    return "\n".join(lines) + "\n"
+
+
+def _line(count: int, result: Result) -> str:
+    step_s = _step_s(result)
+    wanted = pipeline.bubble_frac(_NUM_STAGES, count)
+    bubble = float(np.median(_waiting(result, _OURS)))
+    ideal = [seconds / _NUM_STAGES / (1 - wanted) for seconds in step_s[_ONE]]
+    share = stats.ratio(ideal, step_s[_OURS])
+    cells = [
+        str(count), *(f"{np.median(step_s[each]) * 1e3:.3g}" for each in (_ONE, _OURS, _GPIPE)),
+        f"{bubble:.3f}", f"{wanted:.3f}", "yes" if abs(bubble - wanted) <= 0.1 * wanted else "no",
+        share.text(2), results.verdict(share.value, 0.9, is_least=True),
+        stats.ratio(step_s[_TORCH], step_s[_OURS]).text(2), stats.ratio(step_s[_TORCH_GPIPE], step_s[_GPIPE]).text(2),
+        stats.ratio(step_s[_WORKERS], step_s[_OURS]).text(2), stats.ratio(step_s[_TWIN], step_s[_OURS]).text(2),
+    ]  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+def _cut_lines(result: Result) -> list[str]:
+    step_s = _step_s(result)
+    named = {name: each for name, each in step_s.items() if name.startswith("cut ")}
+    best = min(named, key=lambda name: float(np.median(named[name])))
+    ratio = stats.ratio(step_s[_OURS], named[best])
+    return [
+        "## The automatic cut",
+        "",
+        (
+            f"m = {_CUTS_COUNT}, beside named cuts. The best of them is {best}; the automatic one over it: "
+            f"{ratio.text(3)}, at most 1.05: {results.verdict(ratio.value, 1.05, is_least=False)}."
+        ),
+        "",
+        "| cut | ms a step [95 %] |",
+        "|---|---|",
+        *(f"| {name} | {stats.median([1e3 * s for s in each]).text(1)} |" for name, each in step_s.items()),
+        "",
+    ]
+
+
+def _waiting(result: Result, name: str) -> list[float]:
+    """The share of waiting in every slot, over its workers."""
+    found = []
+    for slot in rounds.after_warm_up(result)[name]:
+        totals = [sum(each.values()) for each in slot["phases"]]
+        found.append(sum(each["waiting"] for each in slot["phases"]) / sum(totals))
+    return found
+
+
+def _step_s(result: Result) -> dict[str, Values]:
+    return {name: np.array([slot["step_s"] for slot in slots]) for name, slots in rounds.after_warm_up(result).items()}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = results.parser("benchmarks.stages", __doc__, PAGE)
+    parser.add_argument("--cases", default=",".join(_NAMES), help="comma separated; default: all")
+    parser.add_argument("--rounds", type=int, default=13, help="with the timing warm-up; default: %(default)s")
+    arguments = parser.parse_args(words)
+    plan = Plan(rounds=arguments.rounds, warm_up=2, slot_s=0.6, slot_steps=6, seed=0)
+    if not arguments.page:
+        names = arguments.cases.split(",")
+        code = rounds.code_of(lambda: [measure(name, plan, is_forced=arguments.force) for name in names])
+        if code is not None:
+            return code
+    found = {name: result for name in _NAMES if (result := results.read(FOLDER / f"{name}.json"))}
+    if not found:
+        say(f"no results in {FOLDER}")
+        return 1
+    arguments.to.write_text(page(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
