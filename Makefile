@@ -19,7 +19,7 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q -m "not soak" --durations=10
+	$(BIN)/python -m pytest -q -m "not soak" --numprocesses 2 --dist worksteal --durations=10
 
 soak: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.soak

@@ -77,7 +77,8 @@ def nothing_leaks() -> Iterator[None]:
     names, switches, folder = _names(), _switches(), Path.cwd()
     yield
     deadline = time.monotonic() + _GRACE_S
-    while (_children() - children or _threads() - threads) and time.monotonic() < deadline:
+    # Names may be another test's, of those that run at the same time.
+    while (_children() - children or _threads() - threads or _names() - names) and time.monotonic() < deadline:
         time.sleep(0.02)
     found: list[str] = []
     if left := _children() - children:
