@@ -44,6 +44,10 @@ class PlainTorch:
         self._rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._optimizers]
         self._autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.precision == "bf16")
 
+    def finish(self) -> None:
+        """After the last step: the model holds what is to be evaluated."""
+        build.show_averages(self._optimizers)
+
     def step(self, number: int, indices: Tensor, lr_factor: float, enter: Enter = lambda phase, step: None) -> Tensor:
         """Train on some samples.
 

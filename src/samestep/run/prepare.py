@@ -21,7 +21,7 @@ from samestep.engine.events import Trace
 from samestep.engine.flat import plan_buffers, settle_constants, trainable, write_buffers, write_parameters
 from samestep.engine.job import NUM_DECIDED, Evaluation, Image, Job, live_arrays
 from samestep.errors import DataError, UsageError
-from samestep.optim import build, owner, rounds, schedules
+from samestep.optim import build, rounds, schedules, state
 from samestep.plan.batch import BatchPlan
 from samestep.plan.order import Order
 from samestep.run import weights
@@ -95,7 +95,7 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         weight_decay=config.weight_decay,
         groups=choices.parameter_groups,
     )
-    update = owner.plan_update(parts, dict(parameters), is_channels_last=config.channels_last)
+    update = state.plan_update(parts, dict(parameters), is_channels_last=config.channels_last)
     batches = BatchPlan(
         num_samples=data.train.num_samples,
         global_batch=config.global_batch,
