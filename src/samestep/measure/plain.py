@@ -34,8 +34,9 @@ class PlainTorch:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._loss, self._config = workload.loss, config
         named = dict(self.model.named_parameters())
+        rates = config.rates
         parts = build.parts(
-            self.model, config.optimizer, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+            self.model, config.optimizer, lr=rates.lr, momentum=config.momentum, weight_decay=rates.weight_decay
         )
         self._optimizers = [
             build.build(part, [{**g, "params": [named[name] for name in g["params"]]} for g in part.groups])

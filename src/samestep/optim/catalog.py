@@ -69,9 +69,9 @@ class Entry:
 
 
 _NO_DECAY = {"weight_decay": 0.0}
-_PAPER_LAMB = {**_NO_DECAY, "adam_debias": True, "weight_decouple": False, "clamp": float("inf")}
+_PAPER_LAMB = {**_NO_DECAY, "adam_debias": True, "weight_decouple": False}
 """The library's defaults are not the paper's: its first step is ten times too long (it divides the learning rate by
-1 - beta1), it takes the decay out of the trust ratio, and it takes no norm of weights above 10."""
+1 - beta1), and the decay is no part of what is scaled."""
 
 _MUON = "Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024"
 _FREE = "Defazio et al., The Road Less Scheduled, 2024"
@@ -98,7 +98,7 @@ _ENTRIES = (
           source="Pagliardini, Ablin, Grangier, The AdEMAMix Optimizer: Better, Faster, Older, 2024"),
     Entry(name="asgd", origin="torch.optim:ASGD", rule="linear", decays_by_rate=True,
           source="Polyak and Juditsky, Acceleration of Stochastic Approximation by Averaging, 1992"),
-    Entry(name="lamb", origin="pytorch_optimizer:Lamb", kind="whole tensor", options=_PAPER_LAMB,
+    Entry(name="lamb", origin="samestep.optim.lamb:LAMB", kind="whole tensor", options=_PAPER_LAMB,
           source="You et al., Large Batch Optimization for Deep Learning: Training BERT in 76 minutes, 2020"),
     Entry(name="laprop", origin="pytorch_optimizer:LaProp", options=_NO_DECAY, decays_by_rate=True,
           source="Ziyin, Wang, Ueda, LaProp: Separating Momentum and Adaptivity in Adam, 2020"),

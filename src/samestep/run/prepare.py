@@ -87,12 +87,17 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
     settle_constants(model)
     dtype = next(iter(parameters.values())).dtype
     loss = _weighted(workload.loss, data.train, config, dtype)
+    if config.base_batch is not None and (choices.optimizer or choices.parameter_groups) is not None:
+        raise UsageError(
+            f"base_batch={config.base_batch} changes the rates of an optimizer by name; with an optimizer or parameter "
+            "groups of your own, give them the rates for this global batch"
+        )
     parts = build.parts(
         model,
         choices.optimizer or config.optimizer,
-        lr=config.lr,
+        lr=config.rates.lr,
         momentum=config.momentum,
-        weight_decay=config.weight_decay,
+        weight_decay=config.rates.weight_decay,
         groups=choices.parameter_groups,
     )
     update = state.plan_update(parts, dict(parameters), is_channels_last=config.channels_last)

@@ -189,6 +189,8 @@ class Session:
         )
         if self.config.checkpoint is not None or self.config.out is not None:
             self._numerics = self.record.numerics = self.prepared.numerics()
+        for line in self.config.rate_lines:
+            self.notice(line)
         image = self._resume(self.prepared.image)
         if self.world_size > num_cores():
             self.notice(
