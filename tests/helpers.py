@@ -299,7 +299,7 @@ def summed_cross_entropy(
 
 def relative(found: Tensor, wanted: Tensor) -> float:
     """Largest difference, relative to the largest element."""
-    return float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30))
+    return float((found - wanted).detach().abs().max() / wanted.detach().abs().max().clamp_min(1e-30))
 
 
 def with_loss(job: Job, loss: Any) -> Job:

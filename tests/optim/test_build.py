@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from samestep.errors import UsageError
-from samestep.optim import build, owner
+from samestep.optim import build, catalog, state
 from samestep.run.prepare import Choices
 from tests import helpers
 from tests.helpers import Mlp, Tied
@@ -20,7 +20,9 @@ def is_one_line(error: pytest.ExceptionInfo[UsageError]) -> bool:
     return "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", build.names())
+# SOAP works in the eigenbasis of a matrix of low rank, where a last bit of a gradient turns the basis of the null
+# space: tests/optim/test_owner.py compares it with its class on the same gradients, bit for bit.
+@pytest.mark.parametrize("name", sorted({*catalog.names()} - {"soap"}))
 def test_every_name_trains_as_torch_does(name: str) -> None:
     """Through the engine, on one worker, against torch's class on whole parameters and the same microbatches."""
     options: dict[str, Any] = {"optimizer": name, "lr": 0.01, "momentum": None}
@@ -56,7 +58,9 @@ def test_what_cannot_be_used_is_refused(refused: Any, reason: str) -> None:
     ("name", "options", "text"),
     [
         ("adamx", {}, r"did you mean adamax\?"),
-        ("lbfgs", {}, r"optimizer 'lbfgs' is not known"),
+        ("lbfgs", {}, r"optimizer 'lbfgs' cannot be used: it evaluates the loss .* take one of adabelief"),
+        ("nero", {}, r"optimizer 'nero' cannot be used: its licence"),
+        ("prodigy", {}, r"optimizer 'prodigy' cannot be used: it looks at all parameters at once"),
         ("adamw", {"momentum": 0.9}, r"optimizer 'adamw' has no option 'momentum'; it has lr"),
     ],
 )
@@ -127,7 +131,7 @@ def test_muon_takes_matrices_and_adamw_the_rest() -> None:
         ("hidden.weight", "out.weight"),
         ("hidden.bias", "out.bias"),
     ]
-    plan = owner.plan_update(parts, dict(Mlp().named_parameters()))
+    plan = state.plan_update(parts, dict(Mlp().named_parameters()))
     whole = {place.spec.name: place.spec.is_whole for place in plan.layout.places}
     assert whole == {"hidden.weight": True, "out.weight": True, "hidden.bias": False, "out.bias": False}
 

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from samestep.errors import UsageError
-from samestep.optim import build, owner
-from samestep.optim.owner import OwnedUpdate, UpdatePlan
+from samestep.optim import build, catalog, state
+from samestep.optim.owner import OwnedUpdate
+from samestep.optim.state import UpdatePlan
 from samestep.plan import layout
 from tests import helpers
 
 NUM_STEPS = 6
-WHOLE = ("adafactor", "muon")
+WHOLE = {entry.name for entry in catalog.entries() if entry.kind == "whole tensor"}
 
 
 class Net(nn.Module):
@@ -115,7 +116,7 @@ class Ranks:
 
 def make_plan(model: nn.Module, optimizer: Any, **options: Any) -> UpdatePlan:
     parts = build.parts(model, optimizer, **{"lr": 0.01, **options})
-    return owner.plan_update(parts, dict(model.named_parameters()))
+    return state.plan_update(parts, dict(model.named_parameters()))
 
 
 def run_cut(plan: UpdatePlan, model: nn.Module, world_size: int, num_steps: int = NUM_STEPS) -> dict[str, Tensor]:
@@ -141,7 +142,7 @@ def torch_reference(model: nn.Module, plan: UpdatePlan, optimizer: str, dtype: t
     return {name: values.detach() for name, values in parameters.items()}
 
 
-@pytest.mark.parametrize("name", build.names())
+@pytest.mark.parametrize("name", catalog.names())
 def test_the_update_equals_torch_on_whole_parameters(name: str) -> None:
     model = net()
     plan = make_plan(model, name, weight_decay=0.1)
@@ -156,7 +157,7 @@ def test_the_update_equals_torch_on_whole_parameters(name: str) -> None:
             assert helpers.relative(found[key], values) < 1e-6, key
 
 
-@pytest.mark.parametrize("name", build.names())
+@pytest.mark.parametrize("name", catalog.names())
 @pytest.mark.parametrize("world_size", [2, 3, 4, 5])
 def test_any_cut_gives_the_same_bits(name: str, world_size: int) -> None:
     model = net()
@@ -177,7 +178,7 @@ def test_any_cut_gives_the_same_bits_in_float64(name: str) -> None:
 
 def test_an_optimiser_that_looks_at_its_whole_tensor_would_be_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     model = net()
-    monkeypatch.setattr(build, "_ELEMENT_WISE", build._ELEMENT_WISE | {_NormScaled})
+    monkeypatch.setattr(build, "is_element_wise", lambda part, optimizer: True)
     plan = make_plan(model, _NormScaled)
     wanted, found = run_cut(plan, model, 1), run_cut(plan, model, 3)
     assert not all(torch.equal(found[key], wanted[key]) for key in wanted)
@@ -195,7 +196,7 @@ class _NormScaled(Optimizer):
                     parameter.sub_(parameter.grad / parameter.grad.norm(), alpha=group["lr"])
 
 
-@pytest.mark.parametrize("name", [*build.names(), "nested", "amsgrad"])
+@pytest.mark.parametrize("name", [*catalog.names(), "nested", "amsgrad"])
 @pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 2), (5, 1)])
 def test_a_restored_state_goes_on_with_the_same_bits(name: str, before: int, after: int) -> None:
     model = net()
@@ -208,9 +209,9 @@ def test_a_restored_state_goes_on_with_the_same_bits(name: str, before: int, aft
     ranks.form(before, is_restored=False)
     ranks.run(range(3), lambda step: 1.0 / (step + 1))
     ranks.save()
-    state = {key: values.clone() for key, values in ranks.state.items()}
+    copies = {key: values.clone() for key, values in ranks.state.items()}
     resumed = Ranks(plan, model)
-    resumed.flat, resumed.state, resumed.scalars = ranks.flat.clone(), state, ranks.scalars.clone()
+    resumed.flat, resumed.state, resumed.scalars = ranks.flat.clone(), copies, ranks.scalars.clone()
     resumed.form(after, is_restored=True)
     for one in (ranks, resumed):
         one.run(range(3, NUM_STEPS), lambda step: 1.0 / (step + 1))

@@ -324,6 +324,16 @@ def workloads() -> int:
     return 0
 
 
+@app.command
+def optimizers() -> int:
+    """List the optimisers: what each looks at, the rule by which its learning rate follows the batch, its source."""
+    from samestep.optim import catalog  # noqa: PLC0415
+
+    for entry in catalog.entries():
+        print(f"{entry.name:18} {entry.kind:13} {entry.rule:7} {entry.source}")
+    return 0
+
+
 @dataclass(frozen=True)
 class _Chosen:
     """What a command works on.

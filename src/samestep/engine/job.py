@@ -15,9 +15,9 @@ from samestep.engine.flat import BufferPlan
 from samestep.engine.losses import SummedLoss
 from samestep.engine.numerics import Switches
 from samestep.engine.signals import SIGNAL_WORDS, num_turns
-from samestep.optim.owner import UpdatePlan
 from samestep.optim.rounds import Rule
 from samestep.optim.schedules import Schedule
+from samestep.optim.state import UpdatePlan
 from samestep.plan import rounds
 from samestep.plan.batch import BatchPlan, Microbatch, cut
 from samestep.plan.layout import BLOCK

@@ -193,7 +193,22 @@ class Loop:
         return after
 
     def _evaluate(self) -> bool:
-        """An evaluation round; every rank reads the same sums and decides alike."""
+        """An evaluation round over the parameters that the optimisers want to be judged by."""
+        if not self.job.update.averages:
+            return self._evaluation_round()
+        self._report()  # who hears of steps may look at the state, which must be the trained one
+        with self.stepper.owned.averaged():
+            self._barrier()
+            try:
+                is_stopped = self._evaluation_round()
+            finally:
+                self.rank.enter(Phase.BETWEEN, self.step)  # what follows must not be abandoned half-way
+            self._barrier()
+        self._barrier()
+        return is_stopped
+
+    def _evaluation_round(self) -> bool:
+        """Every rank reads the same sums and decides alike."""
         evaluation = self.job.evaluation
         assert evaluation is not None
         start = time.perf_counter()

@@ -16,6 +16,7 @@ from samestep.version import __version__
 PACKAGES = (
     "torch",
     "numpy",
+    "pytorch_optimizer",
     "scipy",
     "safetensors",
     "cloudpickle",

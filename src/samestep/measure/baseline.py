@@ -79,6 +79,7 @@ def train_plain(workload: Workload, config: Config, *, threads: int) -> Baseline
             before = time.perf_counter()
             loss = plain.step(step, indices, schedule((step + 0.5) / num_steps))
             taken.append((time.perf_counter() - before, len(indices), loss))
+        plain.finish()
         wall_s = time.perf_counter() - start
         steps = StepTable()
         for step, (seconds, count, value) in enumerate(taken):

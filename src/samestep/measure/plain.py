@@ -34,8 +34,9 @@ class PlainTorch:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._loss, self._config = workload.loss, config
         named = dict(self.model.named_parameters())
+        rates = config.rates
         parts = build.parts(
-            self.model, config.optimizer, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+            self.model, config.optimizer, lr=rates.lr, momentum=config.momentum, weight_decay=rates.weight_decay
         )
         self._optimizers = [
             build.build(part, [{**g, "params": [named[name] for name in g["params"]]} for g in part.groups])
@@ -43,6 +44,10 @@ class PlainTorch:
         ]
         self._rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._optimizers]
         self._autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.precision == "bf16")
+
+    def finish(self) -> None:
+        """After the last step: the model holds what is to be evaluated."""
+        build.show_averages(self._optimizers)
 
     def step(self, number: int, indices: Tensor, lr_factor: float, enter: Enter = lambda phase, step: None) -> Tensor:
         """Train on some samples.

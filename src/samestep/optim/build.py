@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from samestep.errors import UsageError
+from samestep.optim import catalog
 
 Factory = Callable[[list[dict[str, Any]]], Optimizer]
 """Builds an optimiser over torch parameter groups: dicts with "params" and options of the group's own."""
@@ -21,26 +20,17 @@ Factory = Callable[[list[dict[str, Any]]], Optimizer]
 ParameterGroups = Callable[[nn.Module], Iterable[Mapping[str, Any]]]
 """Splits a module's parameters into torch parameter groups."""
 
-_BY_NAME: dict[str, type[Optimizer]] = {
-    "adadelta": torch.optim.Adadelta,
-    "adafactor": torch.optim.Adafactor,
-    "adagrad": torch.optim.Adagrad,
-    "adam": torch.optim.Adam,
-    "adamax": torch.optim.Adamax,
-    "adamw": torch.optim.AdamW,
-    "asgd": torch.optim.ASGD,
-    "muon": torch.optim.Muon,
-    "nadam": torch.optim.NAdam,
-    "radam": torch.optim.RAdam,
-    "rmsprop": torch.optim.RMSprop,
-    "rprop": torch.optim.Rprop,
-    "sgd": torch.optim.SGD,
-}
 _REFUSED: dict[type[Optimizer], str] = {
     torch.optim.LBFGS: "it evaluates the loss as often as it likes inside of one step",
     torch.optim.SparseAdam: "it needs sparse gradients",
 }
-_ELEMENT_WISE = frozenset(_BY_NAME.values()) - {torch.optim.Adafactor, torch.optim.Muon}
+_ELEMENT_WISE = frozenset(
+    entry.load()
+    for entry in catalog.entries()
+    if entry.kind == "element-wise" and entry.origin.startswith("torch.optim:")
+)
+"""Of what a person hands over, torch's own classes: others may have options that make them look further."""
+
 _HAS_FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad)
 
 
@@ -51,29 +41,29 @@ class Part:
     Args:
         factory: Builds the optimiser.
         groups: Options of each group; "params" holds the parameters' names.
+        kind: What its update looks at; None: what is known of the class decides.
     """
 
     factory: Factory
     groups: tuple[Mapping[str, Any], ...]
+    kind: catalog.Kind | None = None
 
 
-def names() -> tuple[str, ...]:
-    """What ``--optimizer`` takes."""
-    return tuple(sorted(_BY_NAME))
-
-
-def is_element_wise(optimizer: Optimizer) -> bool:
+def is_element_wise(part: Part, optimizer: Optimizer) -> bool:
     """Whether the update of an element looks at nothing but this element's parameter, gradient and state.
 
-    Only classes that are known to are; a class that we do not know gets whole tensors.
+    Only what is known to does; a class that we do not know gets whole tensors.
     """
+    if part.kind is not None:
+        return part.kind == "element-wise"
     return type(optimizer) in _ELEMENT_WISE
 
 
 def by_name(name: str, **options: Any) -> Factory:
     """The factory for a lower-case name; options that are None are left to the class.
 
-    ``sgd`` has momentum 0.9 unless told otherwise. Fused kernels are taken where torch has them.
+    What the `catalog` sets otherwise than the class does is a default, such as momentum 0.9 of ``sgd``. Fused kernels
+    are taken where torch has them.
 
     Raises:
         UsageError: The name is unknown, or the class has no such option.
@@ -83,21 +73,27 @@ def by_name(name: str, **options: Any) -> Factory:
         >>> optimizer.defaults["momentum"]
         0.9
     """
-    if name not in _BY_NAME:
-        near = difflib.get_close_matches(name, _BY_NAME, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UsageError(f"optimizer {name!r} is not known; {hint}Known: {', '.join(names())}")
-    kind = _BY_NAME[name]
+    entry = catalog.entry(name)
+    kind = entry.load()
     given = {key: value for key, value in options.items() if value is not None}
-    if name == "sgd":
-        given.setdefault("momentum", 0.9)
+    for option in given:
+        entry.check_option(option)
     if kind in _HAS_FUSED:
         given.setdefault("fused", True)
-    accepted = inspect.signature(kind).parameters
-    for option in given:
-        if option not in accepted:
-            raise UsageError(f"optimizer {name!r} has no option {option!r}; it has {', '.join(list(accepted)[1:])}")
+    given = {**entry.options, **given}
     return partial(kind, **given)
+
+
+def averages(optimizer: Optimizer) -> bool:
+    """Whether it is evaluated with other parameters than it trains: schedule-free ones, which have two modes."""
+    return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
+
+
+def show_averages(optimizers: Iterable[Optimizer]) -> None:
+    """Put the parameters to be evaluated into place; the values that are trained are lost but for their rounding."""
+    for optimizer in optimizers:
+        if averages(optimizer):
+            optimizer.eval()  # type: ignore[attr-defined]
 
 
 def split_decay(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -133,6 +129,8 @@ def parts(
         UsageError: The optimiser cannot be used, or the groups do not hold every trainable parameter once.
     """
     options = {"lr": lr, "momentum": momentum}
+    if isinstance(optimizer, str) and weight_decay:
+        catalog.entry(optimizer).check_option("weight_decay")
     if groups is not None:
         wanted = [dict(group) for group in groups(model)]
     elif weight_decay:
@@ -143,9 +141,8 @@ def parts(
     if optimizer == "muon":
         return _muon_parts(model, wanted, lr=lr, momentum=momentum)
     if isinstance(optimizer, str):
-        factory: Factory = by_name(optimizer, **options)
-    else:
-        factory = partial(optimizer, **{key: value for key, value in options.items() if value is not None})
+        return (Part(by_name(optimizer, **options), tuple(_named(model, wanted)), catalog.entry(optimizer).kind),)
+    factory = partial(optimizer, **{key: value for key, value in options.items() if value is not None})
     return (Part(factory, tuple(_named(model, wanted))),)
 
 
@@ -159,7 +156,9 @@ def build(part: Part, groups: Sequence[Mapping[str, Any]]) -> Optimizer:
         raise UsageError(f"the optimizer callable returned {type(optimizer).__name__}, not a torch.optim.Optimizer")
     for kind, reason in _REFUSED.items():
         if isinstance(optimizer, kind):
-            raise UsageError(f"optimizer {kind.__name__} cannot be used: {reason}; take one of {', '.join(names())}")
+            raise UsageError(
+                f"optimizer {kind.__name__} cannot be used: {reason}; take one of {', '.join(catalog.names())}"
+            )
     return optimizer
 
 
@@ -176,9 +175,9 @@ def _muon_parts(
                 chosen.append({**group, "params": members})
     found = []
     if matrices:
-        found.append(Part(by_name("muon", lr=lr, momentum=momentum), tuple(_named(model, matrices))))
+        found.append(Part(by_name("muon", lr=lr, momentum=momentum), tuple(_named(model, matrices)), "whole tensor"))
     if others:
-        found.append(Part(by_name("adamw", lr=lr), tuple(_named(model, others))))
+        found.append(Part(by_name("adamw", lr=lr), tuple(_named(model, others)), "element-wise"))
     return tuple(found)
 
 

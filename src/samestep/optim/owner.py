@@ -1,14 +1,12 @@
 """The owner computes: each rank runs the optimiser on its own segments of the flat vector.
 
 Element-wise optimisers see their share of a parameter group as one flat tensor; the others see whole parameters.
-What an optimiser keeps (its *state*) is found out beforehand, by letting it take two steps on dummies, so that
-every array of it can be given a place in shared memory: it outlives its owner.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -20,184 +18,9 @@ from samestep import torch_private
 from samestep.errors import UsageError
 from samestep.optim import build
 from samestep.optim.build import Part
+from samestep.optim.state import Path, UpdatePlan, group_range
 from samestep.optim.views import view_of
-from samestep.plan.layout import FlatLayout, ParameterSpec, Segment, flat_layout
-
-_Path = tuple[Any, ...]
-_DUMMY_ELEMENTS = 16
-
-
-@dataclass(frozen=True)
-class StateArray:
-    """An array of optimiser state.
-
-    Args:
-        name: Name of its region.
-        unit: What it belongs to: a group's number, or a whole parameter's name.
-        path: Keys that lead to it in the optimiser's state.
-        dtype: Name of its dtype.
-        shape: Its shape; of an element-wise group, all of the group's elements.
-    """
-
-    name: str
-    unit: int | str
-    path: _Path
-    dtype: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class StateScalar:
-    """A number of optimiser state, such as the count of steps; stored as float64.
-
-    Args:
-        unit: What it belongs to: a group's number, or a whole parameter's name.
-        path: Keys that lead to it; an empty first key means the group's own options.
-        dtype: Name of the dtype of a tensor without dimensions, or "int" or "float".
-    """
-
-    unit: int | str
-    path: _Path
-    dtype: str
-
-
-@dataclass(frozen=True)
-class UpdatePlan:
-    """Everything about the update that does not depend on the rank.
-
-    Args:
-        parts: The optimisers, over numbered groups.
-        layout: Where the parameters lie.
-        arrays: State arrays, to be placed in shared memory.
-        scalars: State numbers; number i is kept at index i.
-    """
-
-    parts: tuple[Part, ...]
-    layout: FlatLayout
-    arrays: tuple[StateArray, ...]
-    scalars: tuple[StateScalar, ...]
-
-    @property
-    def groups(self) -> tuple[tuple[Part, Mapping[str, Any]], ...]:
-        return tuple((part, group) for part in self.parts for group in part.groups)
-
-
-def plan_update(
-    parts: tuple[Part, ...], parameters: Mapping[str, Tensor], *, is_channels_last: bool = False
-) -> UpdatePlan:
-    """Lay the parameters out and find out what state the optimisers keep.
-
-    Args:
-        parts: See `build.parts`.
-        parameters: Trainable parameters by name.
-        is_channels_last: Whether tensors of four dimensions have their second one last in memory.
-
-    Raises:
-        UsageError: An optimiser is refused, fails, or keeps something that is neither number nor tensor.
-    """
-    dtype = next(iter(parameters.values())).dtype
-    specs: list[ParameterSpec] = []
-    probes: list[_Probe] = []
-    first_group = 0
-    for part in parts:
-        dummy = build.build(part, [{**g, "params": [nn.Parameter(torch.zeros(4, 4))]} for g in part.groups])
-        is_whole = not build.is_element_wise(dummy)
-        for number, group in enumerate(part.groups, start=first_group):
-            for name in group["params"]:
-                shape = tuple(parameters[name].shape)
-                specs.append(
-                    ParameterSpec(
-                        name=name,
-                        shape=shape,
-                        group=number,
-                        is_whole=is_whole,
-                        is_channels_last=is_channels_last and len(shape) == 4,
-                    )
-                )
-        probes.append(_Probe(part, first_group, is_whole, dtype))
-        first_group += len(part.groups)
-    layout = flat_layout(specs)
-    arrays: list[StateArray] = []
-    scalars: list[StateScalar] = []
-    for probe in probes:
-        for item in probe.run(layout):
-            (arrays if isinstance(item, StateArray) else scalars).append(item)  # type: ignore[arg-type]
-    return UpdatePlan(parts, layout, tuple(arrays), tuple(scalars))
-
-
-@dataclass(frozen=True)
-class _Probe:
-    """Lets an optimiser take two steps on dummies and reads what it then keeps."""
-
-    part: Part
-    first_group: int
-    is_whole: bool
-    dtype: torch.dtype
-
-    def run(self, layout: FlatLayout) -> Iterator[StateArray | StateScalar]:
-        units = self._units(layout)
-        generator = torch.Generator().manual_seed(0)
-        for unit in units.values():
-            unit.grad = torch.randn(unit.shape, generator=generator, dtype=self.dtype) * 1e-3
-        groups = [
-            {**group, "params": [p for key, p in units.items() if self._group_of(key, layout) == number]}
-            for number, group in enumerate(self.part.groups, start=self.first_group)
-        ]
-        optimizer = build.build(self.part, groups)
-        options = [_numbers(group) for group in optimizer.param_groups]
-        try:
-            step = torch_private.plain_step(optimizer)
-            step()
-            step()
-        except Exception as error:
-            raise UsageError(f"optimizer {type(optimizer).__name__} failed on its first steps: {error}") from error
-        for key, parameter in units.items():
-            for path, value in _leaves(optimizer.state[parameter]):
-                yield from self._item(key, path, value, parameter, layout)
-        for number, (group, before) in enumerate(zip(optimizer.param_groups, options, strict=True)):
-            for name, value in _numbers(group).items():
-                if before.get(name) != value and name != "lr":
-                    yield StateScalar(number + self.first_group, ("", name), type(value).__name__)
-
-    def _units(self, layout: FlatLayout) -> dict[int | str, nn.Parameter]:
-        groups = range(self.first_group, self.first_group + len(self.part.groups))
-        if not self.is_whole:
-            return {number: nn.Parameter(torch.zeros(_DUMMY_ELEMENTS, dtype=self.dtype)) for number in groups}
-        return {
-            place.spec.name: nn.Parameter(torch.zeros(place.spec.shape, dtype=self.dtype))
-            for place in layout.places
-            if place.spec.group in groups
-        }
-
-    def _group_of(self, key: int | str, layout: FlatLayout) -> int:
-        if isinstance(key, int):
-            return key
-        return next(place.spec.group for place in layout.places if place.spec.name == key)
-
-    def _item(
-        self, unit: int | str, path: _Path, value: Any, parameter: Tensor, layout: FlatLayout
-    ) -> Iterator[StateArray | StateScalar]:
-        name = "/".join(str(word) for word in ("state", unit, *path))
-        if isinstance(value, Tensor) and value.dim() > 0:
-            shape = tuple(value.shape)
-            if isinstance(unit, int):
-                assert shape == tuple(parameter.shape), (unit, path, shape)
-                start, stop = group_range(layout, unit)
-                shape = (stop - start,)
-            yield StateArray(name, unit, path, _dtype_name(value), shape)
-        elif isinstance(value, Tensor):
-            yield StateScalar(unit, path, _dtype_name(value))
-        elif isinstance(value, bool | int | float):
-            yield StateScalar(unit, path, type(value).__name__)
-        elif value is not None:
-            kind = type(value).__name__
-            raise UsageError(f"the optimizer keeps a {kind} ({name}), which cannot be saved; keep tensors or numbers")
-
-
-def group_range(layout: FlatLayout, group: int) -> tuple[int, int]:
-    """First element of a group in the flat vector, and one past its last."""
-    segments = [segment for segment in layout.segments if segment.group == group]
-    return min(segment.start for segment in segments), max(segment.stop for segment in segments)
+from samestep.plan.layout import Segment
 
 
 class OwnedUpdate:
@@ -267,6 +90,22 @@ class OwnedUpdate:
             values.copy_(before)
         self._share_state()
 
+    def show_averages(self) -> None:
+        """Put the parameters that are to be evaluated where the trained ones were."""
+        trained = [parameter.detach().clone() for parameter in self.parameters]
+        build.show_averages(self._optimizers)
+        for parameter, values in zip(self.parameters, trained, strict=True):
+            if parameter.grad is None:  # left alone: it has no average
+                parameter.copy_(values)
+
+    def show_trained(self, trained: Sequence[Tensor]) -> None:
+        """Put the trained parameters back, bit for bit."""
+        for optimizer in self._optimizers:
+            if build.averages(optimizer):
+                optimizer.train()  # type: ignore[attr-defined]
+        for parameter, values in zip(self.parameters, trained, strict=True):
+            parameter.copy_(values)
+
     def write_scalars(self, table: Tensor) -> None:
         """Write the state's numbers that this rank knows; who shares a group writes the same numbers."""
         for index, holder, key in self._scalar_holders():
@@ -278,6 +117,9 @@ class OwnedUpdate:
         for (parameter, optimizer), views in zip(self._kept, self._views, strict=True):
             for path, view in views.items():
                 _set(optimizer.state[parameter], path, view)
+        for empty in self._plan.empties:
+            for parameter, optimizer in self._of_unit(empty.unit):
+                _set(optimizer.state[parameter], empty.path, [] if empty.is_list else {})
         for index, scalar in enumerate(self._plan.scalars):
             for parameter, optimizer in self._of_unit(scalar.unit):
                 value = _typed(float(scalars[index]), scalar.dtype)
@@ -321,7 +163,7 @@ class OwnedUpdate:
                 number += 1
             yield part, groups
 
-    def _state_views(self, segment: Segment, state: Mapping[str, Tensor]) -> dict[_Path, Tensor]:
+    def _state_views(self, segment: Segment, state: Mapping[str, Tensor]) -> dict[Path, Tensor]:
         views = {}
         for array in self._plan.arrays:
             if segment.place is None and array.unit == segment.group:
@@ -346,30 +188,13 @@ def _members(optimizer: Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _numbers(group: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in group.items() if isinstance(value, bool | int | float)}
-
-
-def _dtype_name(value: Tensor) -> str:
-    return str(value.dtype).removeprefix("torch.")
-
-
 def _typed(value: float, dtype: str) -> Any:
     if dtype in ("int", "float", "bool"):
         return {"int": int, "float": float, "bool": bool}[dtype](value)
     return torch.tensor(value, dtype=getattr(torch, dtype))
 
 
-def _leaves(state: Any, path: _Path = ()) -> Iterator[tuple[_Path, Any]]:
-    items = state.items() if isinstance(state, dict) else enumerate(state)
-    for key, value in items:
-        if isinstance(value, dict | list):
-            yield from _leaves(value, (*path, key))
-        else:
-            yield (*path, key), value
-
-
-def _get(state: Any, path: _Path) -> Any:
+def _get(state: Any, path: Path) -> Any:
     for key in path:
         if isinstance(state, dict) and key not in state:
             return None
@@ -377,7 +202,7 @@ def _get(state: Any, path: _Path) -> Any:
     return state
 
 
-def _set(state: Any, path: _Path, value: Any) -> None:
+def _set(state: Any, path: Path, value: Any) -> None:
     for key, following in pairwise(path):
         if isinstance(state, dict):
             state = state.setdefault(key, [] if isinstance(following, int) else {})

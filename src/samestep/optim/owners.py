@@ -5,12 +5,14 @@ Where the flat vector is cut does not decide the bits, so a rank with helpers is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 from torch import Tensor, nn
 
-from samestep.optim.owner import OwnedUpdate, UpdatePlan
+from samestep.optim.owner import OwnedUpdate
+from samestep.optim.state import UpdatePlan
 from samestep.plan import layout
 from samestep.plan.layout import Segment
 
@@ -54,6 +56,18 @@ class OwnedUpdates:
         """Update the segments from their gradients, with every learning rate times `lr_factor`."""
         self._run([partial(part.step, lr_factor) for part in self._parts])
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Have the parameters that are to be evaluated in place; afterwards the trained ones, with the same bits."""
+        trained = [[parameter.detach().clone() for parameter in part.parameters] for part in self._parts]
+        for part in self._parts:
+            part.show_averages()
+        try:
+            yield
+        finally:
+            for part, values in zip(self._parts, trained, strict=True):
+                part.show_trained(values)
+
     def write_scalars(self, table: Tensor) -> None:
         """Write the state's numbers that this rank knows; who shares a group writes the same numbers."""
         for part in self._parts:
@@ -80,3 +94,24 @@ def owned_by(
     world_size, rank = owner
     parts = layout.owners(plan.layout, world_size * num_hands)[rank * num_hands : (rank + 1) * num_hands]
     return OwnedUpdates([OwnedUpdate(plan, part, live["parameters"], live) for part in parts], run)
+
+
+def evaluated_parameters(plan: UpdatePlan, arrays: Mapping[str, Tensor], scalars: Tensor, *, step: int) -> Tensor:
+    """The flat vector that is evaluated, and saved as weights: for most optimisers the one that is trained.
+
+    Args:
+        plan: What is updated how.
+        arrays: "parameters", "used" and every state array, by name; left as they are.
+        scalars: The state's numbers.
+        step: Steps done; before the first one there is no state.
+    """
+    if not plan.averages or step == 0:
+        return arrays["parameters"]
+    flat = arrays["parameters"].clone()
+    update = OwnedUpdate(plan, plan.layout.segments, flat, arrays)
+    flags = arrays["used"].tolist()
+    places = plan.layout.places
+    update.leave_alone(frozenset(place.spec.name for place, flag in zip(places, flags, strict=True) if not flag))
+    update.restore(scalars)
+    update.show_averages()
+    return flat

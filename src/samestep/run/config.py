@@ -10,11 +10,14 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from samestep.errors import UsageError
 from samestep.host.cores import num_cores
+from samestep.optim import catalog
+from samestep.optim.rules import BatchChange, Rates
 from samestep.plan.batch import LastBatch, default_microbatch
 from samestep.plan.pipeline import Schedule
 
 Workers = int | Literal["auto"]
 LrSchedule = Literal["constant", "linear", "cosine"]
+BatchRule = Literal["auto", "linear", "sqrt", "none"]
 Precision = Literal["fp32", "bf16"]
 Backprop = Literal["ordinary", "concurrent"]
 
@@ -36,7 +39,7 @@ class NumericSettings:
     """Optimiser steps; instead of epochs."""
 
     optimizer: str | None = None
-    """Lower-case name: sgd, adam, adamw, muon, ..."""
+    """Lower-case name: sgd, adamw, muon, lamb, soap, ...; samestep optimizers lists them."""
 
     lr: float | None = None
     """Learning rate; default: the optimiser's own."""
@@ -46,6 +49,12 @@ class NumericSettings:
 
     weight_decay: float | None = None
     """Weight decay of weights; biases and norms do not decay."""
+
+    base_batch: int | None = None
+    """The global batch that lr and weight_decay were chosen for; they follow this run's batch by a rule."""
+
+    batch_rule: BatchRule | None = None
+    """How they follow: auto (what suits the optimiser), linear, sqrt or none."""
 
     lr_schedule: LrSchedule | None = None
     """How the learning rate falls with the samples seen."""
@@ -151,6 +160,8 @@ class Config:
     lr: float | None
     momentum: float | None
     weight_decay: float
+    base_batch: int | None
+    batch_rule: BatchRule
     lr_schedule: LrSchedule
     lr_warmup: float
     clip_norm: float | None
@@ -182,7 +193,7 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("global_batch", "microbatch", "threads_per_worker", "workers", "stages"):
             _at_least(name, getattr(self, name), 1)
-        for name in ("evaluate_every", "width", "depth", "steps", "shuffle_block"):
+        for name in ("base_batch", "evaluate_every", "width", "depth", "steps", "shuffle_block"):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)
         if self.epochs is not None and not 0 < self.epochs < float("inf"):
@@ -205,6 +216,29 @@ class Config:
         if self.resume and self.checkpoint is None:
             raise UsageError("resume needs the folder to resume from: name it with checkpoint")
 
+    @property
+    def rates(self) -> Rates:
+        """Learning rate and weight decay of this run's global batch; the fields have those of the base batch."""
+        change = self._batch_change
+        if change is None:
+            return Rates(lr=self.lr, weight_decay=self.weight_decay)
+        return change.rates(catalog.entry(self.optimizer), self.lr, self.weight_decay)
+
+    @property
+    def rate_lines(self) -> list[str]:
+        """What the batch rule did, in words; nothing without a base batch."""
+        change = self._batch_change
+        if change is None:
+            return []
+        return change.lines(catalog.entry(self.optimizer), self.weight_decay, self.lr_warmup)
+
+    @property
+    def _batch_change(self) -> BatchChange | None:
+        if self.base_batch is None:
+            return None
+        rule = catalog.entry(self.optimizer).rule if self.batch_rule == "auto" else self.batch_rule
+        return BatchChange(base_batch=self.base_batch, global_batch=self.global_batch, rule=rule)
+
     def as_dict(self) -> dict[str, Any]:
         """As plain values for JSON and TOML."""
         return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
@@ -215,6 +249,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "global_batch": 256,
     "optimizer": "adamw",
     "weight_decay": 0.0,
+    "batch_rule": "auto",
     "lr_schedule": "constant",
     "lr_warmup": 0.0,
     "seed": 0,
@@ -251,6 +286,10 @@ def resolve(settings: Settings, recipe: Mapping[str, Any]) -> Config:
     if given["steps"] is not None and given["epochs"] is not None:
         raise UsageError(
             f"steps={given['steps']} and epochs={given['epochs']:g} contradict each other; give one of them"
+        )
+    if given["batch_rule"] is not None and given["base_batch"] is None and recipe.get("base_batch") is None:
+        raise UsageError(
+            f"batch_rule={given['batch_rule']!r} needs base_batch, the global batch that lr was chosen for; give both"
         )
     usable = dict(recipe)
     if given["optimizer"] is not None and given["optimizer"] != recipe.get("optimizer", _DEFAULTS["optimizer"]):

@@ -21,7 +21,7 @@ from samestep.engine.events import Trace
 from samestep.engine.flat import plan_buffers, settle_constants, trainable, write_buffers, write_parameters
 from samestep.engine.job import NUM_DECIDED, Evaluation, Image, Job, live_arrays
 from samestep.errors import DataError, UsageError
-from samestep.optim import build, owner, rounds, schedules
+from samestep.optim import build, rounds, schedules, state
 from samestep.plan.batch import BatchPlan
 from samestep.plan.order import Order
 from samestep.run import weights
@@ -87,15 +87,20 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
     settle_constants(model)
     dtype = next(iter(parameters.values())).dtype
     loss = _weighted(workload.loss, data.train, config, dtype)
+    if config.base_batch is not None and (choices.optimizer or choices.parameter_groups) is not None:
+        raise UsageError(
+            f"base_batch={config.base_batch} changes the rates of an optimizer by name; with an optimizer or parameter "
+            "groups of your own, give them the rates for this global batch"
+        )
     parts = build.parts(
         model,
         choices.optimizer or config.optimizer,
-        lr=config.lr,
+        lr=config.rates.lr,
         momentum=config.momentum,
-        weight_decay=config.weight_decay,
+        weight_decay=config.rates.weight_decay,
         groups=choices.parameter_groups,
     )
-    update = owner.plan_update(parts, dict(parameters), is_channels_last=config.channels_last)
+    update = state.plan_update(parts, dict(parameters), is_channels_last=config.channels_last)
     batches = BatchPlan(
         num_samples=data.train.num_samples,
         global_batch=config.global_batch,

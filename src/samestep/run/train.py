@@ -27,6 +27,7 @@ from samestep.errors import Interrupted, UsageError
 from samestep.host import files
 from samestep.host.cores import num_cores
 from samestep.optim.build import ParameterGroups
+from samestep.optim.owners import evaluated_parameters
 from samestep.optim.schedules import Schedule
 from samestep.plan.layout import check_world_size
 from samestep.plan.pipeline import check_team
@@ -193,6 +194,8 @@ class Session:
         )
         if self.config.checkpoint is not None or self.config.out is not None:
             self._numerics = self.record.numerics = self.prepared.numerics()
+        for line in self.config.rate_lines:
+            self.notice(line)
         image = self._resume(self.prepared.image)
         if self.world_size > num_cores():
             self.notice(
@@ -310,7 +313,7 @@ class Session:
         if image is None:
             return
         self._image = image
-        _load(self.prepared.job, image.arrays)
+        _load_final(self.prepared.job, image)
 
     def _sample_memory(self) -> None:
         """Look at the memory in use, at most once a second; the most that was seen is reported."""
@@ -354,7 +357,7 @@ class Session:
             return None
         _load(job, image.best)
         best = {name: values.clone() for name, values in job.model.state_dict().items()}
-        _load(job, image.arrays)
+        _load_final(job, image)
         return best
 
     def _write_out(self, folder: Path, best: dict[str, Tensor] | None) -> None:
@@ -370,6 +373,11 @@ def _load(job: Job, arrays: Any) -> None:
     flat.load_model(
         job.model, job.update.layout, job.buffers, arrays["parameters"], arrays["tracked"], arrays["others"]
     )
+
+
+def _load_final(job: Job, image: Image) -> None:
+    parameters = evaluated_parameters(job.update, image.arrays, image.scalars, step=image.step)
+    _load(job, {**image.arrays, "parameters": parameters})
 
 
 def _copied(image: Image) -> Image:

@@ -199,6 +199,7 @@ class _Training:
 
     def finish(self) -> State:
         """What came out."""
+        build.show_averages(self._optimizers)
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 if name in self._nudged:
