@@ -54,8 +54,7 @@ def summary(result: Result) -> tuple[str, list[float], list[float], list[dict[st
     )
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize(("workers", "optimizer"), [(1, "adamw"), (2, "adamw"), (3, "adamw"), (2, "muon")])
 def test_concurrent_back_propagation(workers: int, optimizer: str) -> None:
     settings = {**COMMON, "optimizer": optimizer, "lr": 0.02, "clip_norm": 0.5}
     wanted = train(helpers.workload(Wide), **settings)

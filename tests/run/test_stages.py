@@ -77,8 +77,10 @@ def branched() -> Any:
     return helpers.workload(Branched, train=helpers.samples(76), evaluation=helpers.samples(20))
 
 
-@pytest.mark.parametrize("schedule", ["1f1b", "gpipe"])
-@pytest.mark.parametrize(("stages", "workers"), [(2, 2), (3, 3), (2, 6)])
+@pytest.mark.parametrize(
+    ("stages", "workers", "schedule"),
+    [(2, 2, "1f1b"), (2, 2, "gpipe"), (3, 3, "1f1b"), (3, 6, "gpipe"), (2, 6, "1f1b")],
+)
 def test_skips_shared_weights_batch_norm_and_dropout(stages: int, workers: int, schedule: str) -> None:
     settings = {**SHORT, "evaluate_every": 3}
     wanted = train(branched(), **settings)
