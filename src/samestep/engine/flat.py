@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from samestep import torch_private
 from samestep.data.feed import aligned
 from samestep.errors import UsageError
 from samestep.optim.views import view_of
@@ -169,6 +171,17 @@ class FlatModel:
     def gradients(self) -> list[Tensor | None]:
         """What the last backward pass gave, one per parameter of the layout."""
         return [parameter.grad for parameter in self.parameters]
+
+    def squared_gradient(self) -> float:
+        """The squared Euclidean norm of what the last backward pass gave, over all parameters.
+
+        A norm per parameter in its own dtype, their squares added in float64, in order: the same bits on every rank.
+        """
+        given = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        if not given:
+            return 0.0
+        norms = torch.stack(torch_private.norms(given)).numpy()
+        return float(np.square(norms, dtype=np.float64).sum())
 
     def drop_gradients(self) -> None:
         """Forget what the last backward pass left."""

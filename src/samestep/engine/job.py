@@ -33,8 +33,8 @@ BEST_VALUE, BEST_STEP, HAS_STOPPED, EVALUATED_STEP, LAST_LOSS = range(NUM_DECIDE
 """The best evaluation so far and its step (0: none yet); whether a target or a callback has ended the run; the step of
 the last whole evaluation; the loss of the last step."""
 
-LOSS, WEIGHT, SAMPLES = 0, 1, 2
-"""Columns of the table of sums."""
+LOSS, WEIGHT, SAMPLES, SQUARE = range(4)
+"""Columns of the table of sums; a square is |gradient|² of a microbatch, 0 in steps that are not looked at."""
 
 CONTROL_WORDS = 64
 
@@ -98,6 +98,7 @@ class Job:
     is_backprop_concurrent: bool
     switches: Switches
     has_callbacks: bool
+    noise_every: int | None = None
     trace: events.Trace | None = None
     snapshot_every_s: float = 0.5
     wait_timeout_s: float = 600.0
@@ -172,7 +173,7 @@ def run_regions(job: Job, world_size: int, *, num_copies: int) -> Regions:
             ("control", "int64", (CONTROL_WORDS,)),
             ("events", "uint8", (world_size, events.num_bytes(events.CAPACITY))),
             ("signals", "int64", (max(num_turns(world_size), 1), world_size, SIGNAL_WORDS)),
-            ("table", "float64", (num_microbatches, 3)),
+            ("table", "float64", (num_microbatches, 4)),
             ("used_table", "uint8", (num_microbatches, len(job.update.layout.places))),
             ("norms", job.dtype, (job.num_elements // BLOCK,)),
             ("evaluated", "float64", (num_evaluated, 2 + 2 * len(job.metrics))),

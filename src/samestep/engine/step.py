@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 
@@ -18,12 +18,12 @@ from samestep.engine.combine import RoundPlan
 from samestep.engine.events import Enter, Phase
 from samestep.engine.flat import FlatModel
 from samestep.engine.helpers import hands_for
-from samestep.engine.job import LOSS, SAMPLES, WEIGHT, Job
+from samestep.engine.job import LOSS, SAMPLES, SQUARE, WEIGHT, Job
 from samestep.engine.loading import Loading
 from samestep.engine.passes import Passes
 from samestep.engine.slots import make_slots
 from samestep.errors import NonFiniteError
-from samestep.optim import owners
+from samestep.optim import noise, owners
 from samestep.optim.rounds import RoundRequest, Steps, Sums
 from samestep.plan import rounds, tree
 from samestep.plan.batch import Microbatch
@@ -125,6 +125,7 @@ class Stepper:
         self._plans: dict[int, RoundPlan] = {}
         self._pending_changes: Tensor | None = None
         self._pending_others: Tensor | None = None
+        self._is_looked_at = False
         self._lr_factor = 1.0
         self._step = 0
         self._leave_unused_alone()
@@ -165,7 +166,7 @@ class Stepper:
         norm = self._gradient_norm()
         if not math.isfinite(norm):
             raise SpoiledStateError
-        return Sums(sums.loss, norm)
+        return replace(sums, gradient_norm=norm)
 
     def _run_rounds(self, step: int, program: Steps) -> Sums:
         sums = first = self._round(step, 0, next(program))
@@ -227,6 +228,8 @@ class Stepper:
         microbatches = self._job.batches.microbatches(step)
         plan = self._plan(len(microbatches))
         batches = self._loading.batches(step, number)
+        is_possible = number == 0 and len(microbatches) > 1
+        self._is_looked_at = is_possible and noise.is_looked_at(step, self._job.noise_every)
         for instruction in plan.local.instructions:
             if isinstance(instruction, tree.Compute):
                 self._contribute(step, number, microbatches[instruction.microbatch], batches, instruction)
@@ -251,7 +254,7 @@ class Stepper:
         loss = float(totals[LOSS]) / weight
         if not (math.isfinite(loss) and (norm is None or math.isfinite(norm))):
             raise NonFiniteSums(step, self._find_culprit(step, number, microbatches))
-        return Sums(loss, norm)
+        return Sums(loss, norm, self._spread(len(microbatches)) if self._is_looked_at else None)
 
     def _combine(self, plan: RoundPlan, factor: float) -> None:
         """The sums of the owned segments, and the norms of their blocks; every hand takes some segments."""
@@ -269,6 +272,10 @@ class Stepper:
         squares = np.square(self._norms, dtype=np.float64)  # summed by NumPy: BLAS would depend on its threads
         return math.sqrt(float(squares.sum()))
 
+    def _spread(self, num_microbatches: int) -> noise.Spread:
+        table = self._table[:num_microbatches]
+        return noise.spread(table[:, SQUARE], table[:, WEIGHT], float(table[:, SAMPLES].sum()))
+
     def _contribute(
         self, step: int, number: int, microbatch: Microbatch, batches: Iterator[Batch], where: tree.Compute
     ) -> None:
@@ -278,12 +285,13 @@ class Stepper:
         if step == 0 and number == 0:
             self._used_table[microbatch.index].copy_(self._model.used_parameters())
         slot = self._slots[where.slot]
-        slot.take(self._model.gradients(), is_added=where.is_added)
+        square = self._model.squared_gradient() if self._is_looked_at else 0.0
+        slot.take(self._model.gradients(), is_added=where.is_added)  # may add to what lies there
         self._model.drop_gradients()
         self._model.take_buffer_changes(slot.changes, microbatch.num_samples, is_added=where.is_added)
         if microbatch.index == 0 and number == 0 and self._job.buffers.num_other_bytes:
             self._pending_others = self._model.take_others()
-        self._table[microbatch.index] = (loss, weight, microbatch.num_samples)
+        self._table[microbatch.index] = (loss, weight, microbatch.num_samples, square)
 
     def _apply_buffers(self) -> None:
         if self._pending_changes is not None:

@@ -16,6 +16,7 @@ Workers = int | Literal["auto"]
 LrSchedule = Literal["constant", "linear", "cosine"]
 Precision = Literal["fp32", "bf16"]
 Backprop = Literal["ordinary", "concurrent"]
+NoiseLooks = int | Literal["off"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +103,9 @@ class Settings(NumericSettings):
     backprop: Backprop | None = None
     """How weight gradients are computed: ordinary, or concurrent (by a thread beside the chain of input gradients)."""
 
+    noise_scale: NoiseLooks | None = None
+    """One step of so many is looked at for the noise scale, which estimates the critical batch; default 16; or off."""
+
     evaluate_every: int | None = None
     """Steps between evaluations; default: an epoch."""
 
@@ -154,6 +158,7 @@ class Config:
     shuffle_block: int | None
     last_batch: LastBatch
     backprop: Backprop
+    noise_scale: NoiseLooks
     evaluate_every: int | None
     width: int | None
     depth: int | None
@@ -172,6 +177,8 @@ class Config:
         for name in ("evaluate_every", "width", "depth", "steps", "shuffle_block"):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)
+        if self.noise_scale != "off":
+            _at_least("noise_scale", self.noise_scale, 1)
         if self.epochs is not None and not 0 < self.epochs < float("inf"):
             raise UsageError(f"epochs={self.epochs:g} is not a finite number above 0; take one, or steps")
         if self.lr is not None and not 0 <= self.lr < float("inf"):
@@ -184,6 +191,11 @@ class Config:
             raise UsageError(f"checkpoint_every_s={self.checkpoint_every_s:g} is not positive")
         if self.resume and self.checkpoint is None:
             raise UsageError("resume needs the folder to resume from: name it with checkpoint")
+
+    @property
+    def noise_every(self) -> int | None:
+        """One step of so many is looked at for the noise scale; None: none is."""
+        return None if self.noise_scale == "off" else self.noise_scale
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values for JSON and TOML."""
@@ -203,6 +215,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "channels_last": False,
     "last_batch": "keep",
     "backprop": "ordinary",
+    "noise_scale": 16,
     "checkpoint_every_s": 30.0,
     "resume": False,
 }

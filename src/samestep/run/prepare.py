@@ -125,6 +125,7 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         is_backprop_concurrent=config.backprop == "concurrent",
         switches=switches,
         has_callbacks=has_callbacks,
+        noise_every=config.noise_every,
         trace=choices.trace,
     )
     return Prepared(job, _first_image(job), partial(_numerics, job, loss, choices, config))
