@@ -68,6 +68,11 @@ def add_all(targets: list[Tensor], sources: list[Tensor]) -> None:
     torch._foreach_add_(targets, sources)
 
 
+def norms(tensors: list[Tensor]) -> list[Tensor]:
+    """``torch.linalg.vector_norm(tensor)`` for each, without a Python call per tensor."""
+    return list(torch._foreach_norm(tensors))
+
+
 def without_compiler_import() -> None:
     """Let this process build optimisers without importing torch's compiler, which takes most of a second.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ NETS = Path(__file__).with_name("nets.py")
 SHORT = ("--global-batch", "32", "--microbatch", "4", "--steps", "6", "--width", "24", "--depth", "1")
 KEYS = {
     "workload", "engine", "workers", "global_batch", "microbatch", "steps", "samples", "weights_sha256", "train_loss",
-    "eval", "wall_s", "samples_per_s",
+    "eval", "wall_s", "samples_per_s", "noise_scale", "critical_batch",
 }  # fmt: skip
 
 Call = Callable[..., Finished]
@@ -55,7 +56,7 @@ class TestJson:
             assert answer["samples_per_s"] > 0
             assert "digits-mlp: 6 steps of 32 samples" in finished.stderr
         assert (answers["1"]["engine"], answers["2"]["engine"]) == ("solo", "shared")
-        for key in ("weights_sha256", "train_loss", "eval"):
+        for key in ("weights_sha256", "train_loss", "eval", "noise_scale", "critical_batch"):
             assert answers["1"][key] == answers["2"][key]
 
     def test_user_code_that_prints_does_not_disturb(self, command: Command) -> None:
@@ -84,7 +85,16 @@ class TestSummary:
         assert finished.code == 0
         assert "weights sha256" in finished.stdout
         assert "evaluation       loss " in finished.stdout
+        assert "critical batch   not told: " in finished.stdout
         assert "after step 6: loss " in finished.stderr
+
+    def test_the_critical_batch(self, call: Call) -> None:
+        words = ("--global-batch", "32", "--steps", "40", "--noise-scale", "1")
+        finished = call("train", "digits-mlp", *words, "--workers", "1")
+        assert finished.code == 0
+        assert re.search(r"^critical batch   about [\d.,]+ \[[\d.,]+, [\d.,?]+\]: .+$", finished.stdout, re.MULTILINE)
+        off = call("train", "digits-mlp", *SHORT, "--workers", "1", "--noise-scale", "off")
+        assert "critical batch   not told: noise_scale is off\n" in off.stdout
 
 
 class TestConfiguration:

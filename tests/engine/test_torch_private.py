@@ -32,6 +32,15 @@ def test_being_in_backward_is_known_on_this_thread_only() -> None:
     assert not torch_private.is_in_backward()
 
 
+def test_norms_are_those_of_vector_norm_whatever_lies_how_in_memory() -> None:
+    generator = torch.Generator().manual_seed(0)
+    picture = torch.randn(8, 3, 5, 5, generator=generator).contiguous(memory_format=torch.channels_last)
+    tensors = [torch.randn(999, 130, generator=generator), torch.zeros(0), torch.tensor(-2.0), picture]
+    found = torch_private.norms(tensors)
+    assert [norm.shape for norm in found] == [torch.Size([])] * 4
+    assert [float(norm) for norm in found] == [float(torch.linalg.vector_norm(tensor)) for tensor in tensors]
+
+
 def test_hooks_on_what_is_saved_are_known() -> None:
     assert not torch_private.has_saved_tensors_hooks()
     with torch.autograd.graph.saved_tensors_hooks(lambda saved: saved, lambda kept: kept):

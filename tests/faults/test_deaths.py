@@ -40,6 +40,8 @@ def check_same(record: Record, is_short: bool) -> None:
     assert [(e.step, e.means, e.is_best) for e in record.evaluations] == [
         (e.step, e.means, e.is_best) for e in expected.evaluations
     ]
+    assert record.pairs is not None and expected.pairs is not None
+    assert list(record.pairs) == list(expected.pairs)
 
 
 def deaths(record: Record) -> list[str]:

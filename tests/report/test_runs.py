@@ -27,6 +27,12 @@ def test_a_run_in_words(tmp_path: Path) -> None:
     assert said[0].detail == f"finished; weights sha256 {'ab' * 32}"
 
 
+def test_the_critical_batch_is_said(tmp_path: Path) -> None:
+    said = "critical batch about 1,900 [1,400, 2,600]: 4 times as many workers would still pay"
+    (verdict,) = runs.verdicts([run(tmp_path, "one", critical_batch=said)])
+    assert verdict.sentence.endswith(f"; {said}.")
+
+
 def test_what_is_unknown_is_left_out(tmp_path: Path) -> None:
     said = runs.verdicts([run(tmp_path, "one", samples_per_s=None, wall_s=None, evaluations=[], end=None)])
     assert said[0].sentence == "fashion-mlp on 1 worker: 300 steps (76,800 samples)."

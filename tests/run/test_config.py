@@ -71,6 +71,8 @@ def test_the_microbatch_does_not_depend_on_the_workers() -> None:
         ({"weight_decay": -1.0}, r"weight_decay=-1.0 is not"),
         ({"seed": 2**63}, r"does not fit 64 bits"),
         ({"evaluate_every": 0}, r"evaluate_every=0 is below 1"),
+        ({"noise_scale": 0}, r"noise_scale=0 is below 1"),
+        ({"noise_scale": "on"}, r"noise_scale 'on' is not known; take a whole number or 'off'"),
         ({"resume": True}, r"name it with checkpoint"),
         ({"checkpoint_every_s": 0.0}, r"checkpoint_every_s=0 is not positive"),
     ],

@@ -41,6 +41,34 @@ def test_a_line_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def test_the_critical_batch_stands_in_the_lines_that_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    shown = progress.Plain(stream)
+    shown.start("start", 100, 0)
+    for number in (9, 19):
+        now[0] += 10.0
+        shown.step(step(number), None)
+        shown.critical_batch("critical batch about 1,900 [1,400, 2,600]")
+    lines = stream.getvalue().splitlines()
+    assert lines[1].endswith("1:30 left")
+    assert lines[2].endswith("1:20 left  critical batch about 1,900 [1,400, 2,600]")
+
+
+def test_a_wide_terminal_shows_the_critical_batch(capsys: pytest.CaptureFixture[str]) -> None:
+    for columns, is_shown in ((120, True), (80, False)):
+        live = progress.Live()
+        live._bar.console.width = columns
+        live.start("start", 100, 0)
+        live.critical_batch("critical batch about 1,900 [1,400, 2,600]")
+        live._bar.console.print(live._bar.get_renderable())
+        live.stop()
+        text = capsys.readouterr().err
+        assert ("critical batch about 1,900" in text) is is_shown
+        assert "0/100" in text
+
+
 def test_the_time_left_counts_this_sessions_steps_only(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])

@@ -38,6 +38,7 @@ def print_summary(summary: dict[str, Any], out: Path | None) -> None:
         "memory": f"{memory / 2**20:,.0f} MB, all processes together" if memory else "-",
         "train loss": as_text(summary["train_loss"]),
         "evaluation": as_text(summary["eval"]),
+        "critical batch": (summary["critical_batch"] or "-").removeprefix("critical batch "),
         "weights sha256": summary["weights_sha256"],
     }
     if out is not None:

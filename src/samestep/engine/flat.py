@@ -11,9 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from samestep import torch_private
 from samestep.data.feed import aligned
 from samestep.errors import UsageError
 from samestep.optim.views import view_of
@@ -197,6 +200,20 @@ class FlatModel:
     def gradients(self) -> list[Tensor | None]:
         """What the last backward pass gave, one per parameter of the layout."""
         return [parameter.grad for parameter in self.parameters]
+
+    def write_squares(self, row: NDArray[np.float64], numbers: Sequence[int]) -> None:
+        """Write the squared Euclidean norms of what the last backward pass gave; 0 where it gave nothing.
+
+        Args:
+            row: One place a parameter of the layout.
+            numbers: Which of them.
+        """
+        given = [number for number in numbers if self.parameters[number].grad is not None]
+        row[list(numbers)] = 0.0
+        if given:
+            gradients = [gradient for number in given if (gradient := self.parameters[number].grad) is not None]
+            norms = torch.stack(torch_private.norms(gradients)).numpy()
+            row[given] = np.square(norms, dtype=np.float64)
 
     def drop_gradients(self) -> None:
         """Forget what the last backward pass left."""

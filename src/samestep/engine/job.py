@@ -34,7 +34,7 @@ BEST_VALUE, BEST_STEP, HAS_STOPPED, EVALUATED_STEP, LAST_LOSS = range(NUM_DECIDE
 """The best evaluation so far and its step (0: none yet); whether a target or a callback has ended the run; the step of
 the last whole evaluation; the loss of the last step."""
 
-LOSS, WEIGHT, SAMPLES = 0, 1, 2
+LOSS, WEIGHT, SAMPLES = range(3)
 """Columns of the table of sums."""
 
 CONTROL_WORDS = 64
@@ -100,6 +100,7 @@ class Job:
     stages: Stages | None
     switches: Switches
     has_callbacks: bool
+    noise_every: int | None = None
     trace: events.Trace | None = None
     snapshot_every_s: float = 0.5
     wait_timeout_s: float = 600.0
@@ -178,6 +179,7 @@ def run_regions(job: Job, world_size: int, *, num_copies: int) -> Regions:
             ("events", "uint8", (world_size, events.num_bytes(events.CAPACITY))),
             ("signals", "int64", (max(num_turns(world_size), 1), world_size, SIGNAL_WORDS)),
             ("table", "float64", (num_microbatches, 3)),
+            ("squares", "float64", (num_microbatches, len(job.update.layout.places))),
             ("used_table", "uint8", (num_microbatches, len(job.update.layout.places))),
             ("norms", job.dtype, (job.num_elements // BLOCK,)),
             ("evaluated", "float64", (num_evaluated, 2 + 2 * len(job.metrics))),

@@ -16,6 +16,8 @@ from samestep.engine.events import Phase
 from samestep.engine.job import EVALUATED_STEP, HAS_STOPPED, LAST_LOSS, MODEL_ARRAYS, Job, live_regions
 from samestep.engine.memory import Memory
 from samestep.engine.step import Rank, Stepper
+from samestep.optim.noise import Pair
+from samestep.optim.rounds import Sums
 from samestep.plan import rounds
 from samestep.plan.layout import ALIGNMENT_BYTES, round_up
 from samestep.plan.order import Order
@@ -51,13 +53,14 @@ class CalledBack(Exception):
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What a step left behind."""
+    """What a step left behind; a pair of squared norms (see `noise_scale`) where it was looked at for that."""
 
     step: int
     loss: float
     gradient_norm: float
     num_samples: int
     duration_s: float
+    pair: Pair | None = None
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,8 @@ class Loop:
             batches = self.job.batches
             num_samples = batches.samples_before(step + 1) - batches.samples_before(step)
             assert sums.gradient_norm is not None
-            self._records.append(StepRecord(step, sums.loss, sums.gradient_norm, num_samples, now - start))
+            pair = _pair(step, sums, num_samples)
+            self._records.append(StepRecord(step, sums.loss, sums.gradient_norm, num_samples, now - start, pair))
             if step == 0:
                 self._warn_unused()
             if now - self._last_report_s > 0.1:
@@ -302,6 +306,19 @@ class Loop:
         names = [p.spec.name for p, flag in zip(places, self.live["used"].tolist(), strict=True) if not flag]
         if names:
             self.listener.warn_unused(names)
+
+
+def _pair(step: int, sums: Sums, num_samples: int) -> Pair | None:
+    """What a step tells of the noise scale, where it was looked at."""
+    if sums.spread is None or sums.gradient_norm is None:
+        return None
+    return Pair(
+        step=step,
+        microbatch_square=sums.spread.mean_square,
+        square=sums.gradient_norm**2,
+        num_microbatches=sums.spread.num_microbatches,
+        num_samples=num_samples,
+    )
 
 
 def _mean(total: float, weight: float) -> float:

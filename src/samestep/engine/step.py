@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 
@@ -25,7 +25,7 @@ from samestep.engine.passes import Passes
 from samestep.engine.slots import make_slots
 from samestep.engine.stages.links import Neighbours
 from samestep.errors import NonFiniteError
-from samestep.optim import owners
+from samestep.optim import noise, owners
 from samestep.optim.rounds import RoundRequest, Steps, Sums
 from samestep.plan import rounds, tree
 from samestep.plan.batch import Microbatch
@@ -122,6 +122,7 @@ class Stepper:
         self._loading = Loading(job, rank.team.num_replicas, self._replica)
         self._passes, self._part = self._make_passes()
         self._table = memory["table"].numpy()
+        self._squares = memory["squares"].numpy()
         self._used_table = memory["used_table"]
         self._norms = memory["norms"].numpy()
         self._own_blocks = [
@@ -145,6 +146,7 @@ class Stepper:
         self._plans: dict[int, RoundPlan] = {}
         self._pending_changes: Tensor | None = None
         self._pending_others: list[Tensor] = []
+        self._is_looked_at = False
         self._lr_factor = 1.0
         self._step = 0
         self._leave_unused_alone()
@@ -185,7 +187,7 @@ class Stepper:
         norm = self._gradient_norm()
         if not math.isfinite(norm):
             raise SpoiledStateError
-        return Sums(sums.loss, norm)
+        return replace(sums, gradient_norm=norm)
 
     def _run_rounds(self, step: int, program: Steps) -> Sums:
         sums = first = self._round(step, 0, next(program))
@@ -270,6 +272,8 @@ class Stepper:
         microbatches = self._job.batches.microbatches(step)
         plan = self._plan(len(microbatches))
         self._passes.begin(step, number, self._own(microbatches), self._loading.batches(step, number))
+        is_possible = number == 0 and len(microbatches) > 1
+        self._is_looked_at = is_possible and noise.is_looked_at(step, self._job.noise_every)
         for instruction in plan.local.instructions:
             if isinstance(instruction, tree.Compute):
                 self._contribute(step, number, microbatches[instruction.microbatch], instruction)
@@ -294,7 +298,7 @@ class Stepper:
         loss = float(totals[LOSS]) / weight
         if not (math.isfinite(loss) and (norm is None or math.isfinite(norm))):
             raise NonFiniteSums(step, self._find_culprit(step, number, microbatches))
-        return Sums(loss, norm)
+        return Sums(loss, norm, self._spread(len(microbatches)) if self._is_looked_at else None)
 
     def _combine(self, plan: RoundPlan, factor: float) -> None:
         """The sums of the owned segments, and the norms of their blocks; every hand takes some segments."""
@@ -312,6 +316,11 @@ class Stepper:
         squares = np.square(self._norms, dtype=np.float64)  # summed by NumPy: BLAS would depend on its threads
         return math.sqrt(float(squares.sum()))
 
+    def _spread(self, num_microbatches: int) -> noise.Spread:
+        table = self._table[:num_microbatches]
+        squares = self._squares[:num_microbatches].sum(axis=1)
+        return noise.spread(squares, table[:, WEIGHT], float(table[:, SAMPLES].sum()))
+
     def _contribute(self, step: int, number: int, microbatch: Microbatch, where: tree.Compute) -> None:
         sums = self._passes.train(microbatch, {} if where.is_added else self._targets[where.slot])
         self._rank.enter(Phase.PUBLISH, step)
@@ -319,7 +328,9 @@ class Stepper:
             chosen = list(self._part.parameters)
             self._used_table[microbatch.index, chosen] = self._model.used_parameters()[chosen]
         slot = self._slots[where.slot]
-        slot.take(self._model.gradients(), is_added=where.is_added)
+        if self._is_looked_at:
+            self._model.write_squares(self._squares[microbatch.index], self._part.parameters)
+        slot.take(self._model.gradients(), is_added=where.is_added)  # may add to what lies there
         self._model.drop_gradients()
         self._model.take_buffer_changes(
             slot.changes, microbatch.num_samples, self._part.tracked, is_added=where.is_added

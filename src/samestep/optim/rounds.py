@@ -15,6 +15,7 @@ from typing import Protocol
 from torch import Tensor
 
 from samestep.errors import UsageError
+from samestep.optim.noise import Spread
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,12 @@ class Sums:
     Args:
         loss: Mean loss over the global batch.
         gradient_norm: Euclidean norm of the mean gradient over all parameters; None where the request did not need it.
+        spread: How far the microbatches' gradients lie apart; None where nobody looked.
     """
 
     loss: float
     gradient_norm: float | None
+    spread: Spread | None = None
 
 
 class Owned(Protocol):

@@ -175,7 +175,7 @@ def read_run(path: Path, name: str) -> Run:
     fields = Fields(path=path, values=records.read(path, "run"))
     for field in _NUMBERS_OR_NULL:
         fields.check_optional(field, float)
-    for field in ("weights_sha256", "end"):
+    for field in ("weights_sha256", "end", "critical_batch"):
         fields.check_optional(field, str)
     fields.check_optional("notices", list)
     table = fields.object("step_table")

@@ -97,6 +97,8 @@ def _sentence(run: Run) -> str:
     if run.evaluations:
         last = run.evaluations[-1]
         said += f"; after step {last.step:,}: {text.value(dict(last.means))}"
+    if raw.get("critical_batch") is not None:
+        said += f"; {text.clean(raw['critical_batch'])}"
     return f"{said}."
 
 

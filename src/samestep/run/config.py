@@ -20,6 +20,7 @@ LrSchedule = Literal["constant", "linear", "cosine"]
 BatchRule = Literal["auto", "linear", "sqrt", "none"]
 Precision = Literal["fp32", "bf16"]
 Backprop = Literal["ordinary", "concurrent"]
+NoiseLooks = int | Literal["off"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +122,9 @@ class Settings(NumericSettings):
     cut: str | None = None
     """Modules that begin the second, third, ... stage, comma separated; default: measured times are balanced."""
 
+    noise_scale: NoiseLooks | None = None
+    """One step of so many is looked at for the noise scale, which estimates the critical batch; default 16; or off."""
+
     evaluate_every: int | None = None
     """Steps between evaluations; default: an epoch."""
 
@@ -178,6 +182,7 @@ class Config:
     stages: int
     schedule: Schedule
     cut: str | None
+    noise_scale: NoiseLooks
     evaluate_every: int | None
     width: int | None
     depth: int | None
@@ -196,6 +201,8 @@ class Config:
         for name in ("base_batch", "evaluate_every", "width", "depth", "steps", "shuffle_block"):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)
+        if self.noise_scale != "off":
+            _at_least("noise_scale", self.noise_scale, 1)
         if self.epochs is not None and not 0 < self.epochs < float("inf"):
             raise UsageError(f"epochs={self.epochs:g} is not a finite number above 0; take one, or steps")
         if self.lr is not None and not 0 <= self.lr < float("inf"):
@@ -239,6 +246,11 @@ class Config:
         rule = catalog.entry(self.optimizer).rule if self.batch_rule == "auto" else self.batch_rule
         return BatchChange(base_batch=self.base_batch, global_batch=self.global_batch, rule=rule)
 
+    @property
+    def noise_every(self) -> int | None:
+        """One step of so many is looked at for the noise scale; None: none is."""
+        return None if self.noise_scale == "off" else self.noise_scale
+
     def as_dict(self) -> dict[str, Any]:
         """As plain values for JSON and TOML."""
         return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
@@ -260,6 +272,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "backprop": "ordinary",
     "stages": 1,
     "schedule": "1f1b",
+    "noise_scale": 16,
     "checkpoint_every_s": 30.0,
     "resume": False,
 }

@@ -131,6 +131,7 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         stages=None,
         switches=switches,
         has_callbacks=has_callbacks,
+        noise_every=config.noise_every,
         trace=choices.trace,
     )
     if config.stages > 1:

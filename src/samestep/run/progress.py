@@ -9,6 +9,8 @@ from typing import Any, Protocol, TextIO
 from samestep.engine.loop import EvaluationRecord, StepRecord
 
 _PLAIN_INTERVAL_S = 10.0
+_WIDE = 110
+"""Columns of a terminal that has room for the critical batch too."""
 
 
 class Progress(Protocol):
@@ -17,6 +19,8 @@ class Progress(Protocol):
     def start(self, text: str, num_steps: int, first_step: int) -> None: ...
 
     def step(self, record: StepRecord, samples_per_s: float | None) -> None: ...
+
+    def critical_batch(self, text: str) -> None: ...
 
     def evaluated(self, record: EvaluationRecord) -> None: ...
 
@@ -32,6 +36,9 @@ class Silent:
         pass
 
     def step(self, record: StepRecord, samples_per_s: float | None) -> None:
+        pass
+
+    def critical_batch(self, text: str) -> None:
         pass
 
     def evaluated(self, record: EvaluationRecord) -> None:
@@ -51,6 +58,7 @@ class Plain(Silent):
         self._stream = stream
         self._num_steps = 0
         self._first_step = 0
+        self._critical_batch = ""
         self._start_s = self._last_s = time.monotonic()
 
     def start(self, text: str, num_steps: int, first_step: int) -> None:
@@ -66,7 +74,11 @@ class Plain(Silent):
         done = record.step + 1
         left_s = (now - self._start_s) / (done - self._first_step) * (self._num_steps - done)
         rate = f"{samples_per_s:,.0f} samples/s" if samples_per_s else "- samples/s"
-        self.line(f"step {done}/{self._num_steps}  loss {record.loss:.4f}  {rate}  {_duration(left_s)} left")
+        left = f"{_duration(left_s)} left{self._critical_batch}"
+        self.line(f"step {done}/{self._num_steps}  loss {record.loss:.4f}  {rate}  {left}")
+
+    def critical_batch(self, text: str) -> None:
+        self._critical_batch = f"  {text}"
 
     def evaluated(self, record: EvaluationRecord) -> None:
         self.line(evaluation_text(record))
@@ -88,6 +100,7 @@ class Live(Silent):
             progress.BarColumn(),
             progress.TextColumn("loss {task.fields[loss]}  {task.fields[rate]} samples/s"),
             progress.TimeRemainingColumn(),
+            progress.TextColumn("{task.fields[critical_batch]}", markup=False),
             console=Console(file=sys.stderr),
             transient=True,
         )
@@ -95,12 +108,18 @@ class Live(Silent):
 
     def start(self, text: str, num_steps: int, first_step: int) -> None:
         self.line(text)
-        self._task = self._bar.add_task("", total=num_steps, completed=first_step, loss="-", rate="-")
+        self._task = self._bar.add_task(
+            "", total=num_steps, completed=first_step, loss="-", rate="-", critical_batch=""
+        )
         self._bar.start()
 
     def step(self, record: StepRecord, samples_per_s: float | None) -> None:
         rate = f"{samples_per_s:,.0f}" if samples_per_s else "-"
         self._bar.update(self._task, completed=record.step + 1, loss=f"{record.loss:.4f}", rate=rate)
+
+    def critical_batch(self, text: str) -> None:
+        if self._bar.console.width >= _WIDE:
+            self._bar.update(self._task, critical_batch=text.partition(" [")[0])  # the interval is in the summary
 
     def evaluated(self, record: EvaluationRecord) -> None:
         self.line(evaluation_text(record))

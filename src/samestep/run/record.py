@@ -11,6 +11,8 @@ from typing import Any
 from samestep.engine.breakdown import Breakdown
 from samestep.engine.loop import EvaluationRecord, StepRecord
 from samestep.host import records
+from samestep.run import critical_batch
+from samestep.run.critical_batch import Pairs
 
 _LEFT_OUT = 3
 """First steps of a process: they pay for what the later ones find ready."""
@@ -63,6 +65,7 @@ class Record:
         numerics: What decides the bits.
         first_step: Where the run took up, when it was resumed.
         steps: One row per step of this session; a replayed step counts once.
+        pairs: What this session's steps tell of the noise scale; None where nobody asked.
         evaluations: One record per evaluation, those before a resume included.
         breakdown: Where the time of the last steps went; None where too few were run.
         notices: What happened on the way (deaths, damaged checkpoints).
@@ -82,6 +85,7 @@ class Record:
     first_step: int = 0
     num_samples: int = 0
     steps: StepTable = field(default_factory=StepTable)
+    pairs: Pairs | None = None
     evaluations: list[EvaluationRecord] = field(default_factory=list)
     breakdown: Breakdown | None = None
     notices: list[str] = field(default_factory=list)
@@ -127,9 +131,22 @@ class Record:
             "samples_per_s": self.samples_per_s,
             "peak_memory_bytes": self.peak_memory_bytes,
             "waiting_for_data_frac": self.waiting_for_data_frac,
+            "noise_scale": critical_batch.as_dict(self.pairs.noise_scale()) if self.pairs is not None else None,
+            "critical_batch": self.critical_batch,
             "end": self.end,
             "notices": self.notices,
         }
+
+    @property
+    def critical_batch(self) -> str | None:
+        """Up to which batch larger ones pay, by the noise scale, in a sentence; None where nobody asked."""
+        if self.pairs is None:
+            return None
+        return critical_batch.sentence(
+            self.pairs.noise_scale(),
+            global_batch=self.config["global_batch"],
+            num_training_samples=self.pairs.num_training_samples,
+        )
 
     @property
     def waiting_for_data_frac(self) -> float | None:
@@ -154,6 +171,7 @@ class Record:
             "first_step": self.first_step,
             "evaluations": [asdict(record) for record in self.evaluations],
             "step_table": self.steps.as_lists(),
+            "noise_scale": self.pairs.as_dict() if self.pairs is not None else None,
             "breakdown": asdict(self.breakdown) if self.breakdown else None,
         }
         return {**self.summary(), **own}

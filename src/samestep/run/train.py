@@ -31,7 +31,7 @@ from samestep.optim.owners import evaluated_parameters
 from samestep.optim.schedules import Schedule
 from samestep.plan.layout import check_world_size
 from samestep.plan.pipeline import check_team
-from samestep.run import checkpoint, profile, usage, weights
+from samestep.run import checkpoint, critical_batch, profile, usage, weights
 from samestep.run.config import Config, Settings, as_toml, resolve
 from samestep.run.loggers.build import build as build_loggers
 from samestep.run.loggers.logger import Guarded, Logger
@@ -179,6 +179,7 @@ class Session:
     _writer: Future[Any] | None = None
     _next_checkpoint_s: float = 0.0
     _next_sample_s: float = 0.0
+    _next_estimate_s: float = 0.0
     _seen_steps: int = 0
     _numerics: dict[str, Any] = field(default_factory=dict)
 
@@ -191,6 +192,11 @@ class Session:
             workers=self.world_size,
             config=self.config.as_dict(),
             numerics=job.switches.as_dict(),
+            pairs=critical_batch.Pairs(
+                every=job.noise_every,
+                num_training_samples=job.batches.num_samples,
+                num_microbatches=job.batches.num_microbatches,
+            ),
         )
         if self.config.checkpoint is not None or self.config.out is not None:
             self._numerics = self.record.numerics = self.prepared.numerics()
@@ -234,7 +240,10 @@ class Session:
             if self.record.startup_s is None:
                 self.record.startup_s = time.perf_counter() - self.start_s - sum(r.duration_s for r in records)
             self.record.steps.append(record)
+            if record.pair is not None and self.record.pairs is not None:
+                self.record.pairs.append(record.pair)
         self._log.steps(fresh)
+        self._tell_critical_batch()
         self.progress.step(records[-1], self.record.samples_per_s)
         if self.world_size == 1:
             self.tick()
@@ -324,6 +333,15 @@ class Session:
         seen = usage.total_bytes(pids)
         if seen is not None:
             self.record.peak_memory_bytes = max(seen, self.record.peak_memory_bytes or 0)
+
+    def _tell_critical_batch(self) -> None:
+        """Estimate the critical batch anew, at most once in five seconds, for the line that shows how the run goes."""
+        if time.monotonic() < self._next_estimate_s or self.record.pairs is None:
+            return
+        self._next_estimate_s = time.monotonic() + 5.0
+        text = critical_batch.short(self.record.pairs.noise_scale())
+        if text is not None:
+            self.progress.critical_batch(text)
 
     def _finish(self) -> Result:
         image, job = self._image, self.prepared.job
