@@ -61,7 +61,7 @@ class TestCommandLine:
             ("train digits-mlp --workers 3 --global-batch 8 --microbatch 4", "workers=3 is more than the 2"),
             ("train digits-mlp --threads-per-worker 0", "threads_per_worker=0 is below 1"),
             ("train digits-mlp --optimizer sdg", "did you mean sgd?"),
-            ("train digits-mlp --optimizer lbfgs", "optimizer 'lbfgs' is not known"),
+            ("train digits-mlp --optimizer lbfgs", "optimizer 'lbfgs' cannot be used: it evaluates the loss"),
             ("train digits-mlp --optimizer adam --momentum 0.5", "optimizer 'adam' has no option 'momentum'"),
             ("train digits-mlp --lr -1", "lr=-1"),
             ("train digits-mlp --lr nan", "lr=nan"),

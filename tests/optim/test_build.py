@@ -77,6 +77,11 @@ def test_what_a_class_refuses_becomes_one_line() -> None:
     assert is_one_line(error)
 
 
+def test_a_decay_that_the_optimiser_does_not_have_is_refused() -> None:
+    with pytest.raises(UsageError, match="optimizer 'rprop' has no option 'weight_decay'; it has lr"):
+        build.parts(Mlp(), "rprop", weight_decay=0.1)
+
+
 def test_a_callable_that_returns_something_else() -> None:
     with pytest.raises(UsageError, match=r"returned int, not a torch\.optim\.Optimizer"):
         helpers.prepared(helpers.workload(Mlp), Choices(optimizer=lambda groups: 3), momentum=None, steps=1)  # type: ignore[arg-type,return-value]

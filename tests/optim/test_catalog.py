@@ -169,7 +169,7 @@ def test_biases_and_norms_do_not_decay(name: str) -> None:
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize(("name", "workers"), [("lamb", 2), ("soap", 3), ("schedulefreeadamw", 3)])
+@pytest.mark.parametrize(("name", "workers"), [("lamb", 2), ("soap", 3), ("schedulefreeadamw", 2)])
 def test_real_workers_give_the_same_bits(name: str, workers: int) -> None:
     settings: dict[str, Any] = {
         "optimizer": name, "lr": 0.02, "global_batch": 27, "microbatch": 4, "steps": 12, "evaluate_every": 5,
@@ -200,7 +200,7 @@ def test_schedule_free_is_judged_and_saved_by_its_average() -> None:
     build.show_averages([optimizer])
     often, once = (train(work, global_batch=32, microbatch=32, evaluate_every=every, **common) for every in (1, 9))
     assert often.record.weights_sha256 == once.record.weights_sha256
-    found, averaged = often.model.get_parameter("weight"), model.get_parameter("weight")
+    found, averaged = (net.get_parameter("weight").detach() for net in (often.model, model))
     assert helpers.relative(found, averaged) < 1e-5 < helpers.relative(trained, averaged)
     shown, wanted = every_sample(work)
     mean = nn.functional.mse_loss(often.model(*shown).detach(), wanted)

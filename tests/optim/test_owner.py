@@ -145,7 +145,7 @@ def torch_reference(model: nn.Module, plan: UpdatePlan, optimizer: str, dtype: t
 @pytest.mark.parametrize("name", catalog.names())
 def test_the_update_equals_torch_on_whole_parameters(name: str) -> None:
     model = net()
-    plan = make_plan(model, name, weight_decay=0.1)
+    plan = make_plan(model, name, weight_decay=None if name == "rprop" else 0.1)
     found = run_cut(plan, model, 1)
     wanted = torch_reference(model, plan, name, torch.float32)
     whole = {place.spec.name for place in plan.layout.places if place.spec.is_whole}
@@ -161,7 +161,7 @@ def test_the_update_equals_torch_on_whole_parameters(name: str) -> None:
 @pytest.mark.parametrize("world_size", [2, 3, 4, 5])
 def test_any_cut_gives_the_same_bits(name: str, world_size: int) -> None:
     model = net()
-    plan = make_plan(model, name, weight_decay=0.1)
+    plan = make_plan(model, name, weight_decay=None if name == "rprop" else 0.1)
     wanted = run_cut(plan, model, 1)
     found = run_cut(plan, model, world_size)
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
