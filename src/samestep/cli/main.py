@@ -62,6 +62,7 @@ def train(
     config: _ConfigFile = None,
     json: _Json = False,
     print_config: Annotated[bool, Parameter(converter=None)] = False,
+    print_plan: Annotated[bool, Parameter(converter=None)] = False,
 ) -> int:
     """Train a workload.
 
@@ -71,9 +72,14 @@ def train(
         A built-in name (see samestep workloads), or FILE.py:FUNCTION, a function that returns a Workload.
     print_config
         Print the resolved configuration as TOML and stop.
+    print_plan
+        Print how the run would be carried out and stop: workers, microbatches, slices, and which layers run
+        concurrently.
     """
     from samestep import torch_private  # noqa: PLC0415
+    from samestep.cli import plans  # noqa: PLC0415
     from samestep.run.config import as_toml, resolve  # noqa: PLC0415
+    from samestep.run.outline import outline  # noqa: PLC0415
     from samestep.run.prepare import Choices  # noqa: PLC0415
     from samestep.run.progress import for_stderr  # noqa: PLC0415
     from samestep.run.train import run  # noqa: PLC0415
@@ -82,12 +88,17 @@ def train(
     with redirect_stdout(sys.stderr):  # what the workload's own code prints
         chosen = _choose(workload, data, model, about, settings)
         built = chosen.build()
-        if not print_config:
+        if print_plan:
+            planned = outline(built, settings, Choices())
+        elif not print_config:
             result = run(built, settings, choices=Choices(), progress=for_stderr())
             if chosen.network is not None and settings.out is not None:
                 chosen.network.save(settings.out)
     if print_config:
         print(as_toml(resolve(settings, built.recipe).as_dict()))
+        return 0
+    if print_plan:
+        _print_json(planned.as_dict()) if json else plans.print_outline(planned)
         return 0
     summary = result.record.summary()
     if json:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from samestep.data.columns import Batch
 from samestep.data.feed import Feed
+from samestep.engine.backprop.concurrent import backprop_for
 from samestep.engine.combine import RoundPlan
 from samestep.engine.events import Enter, Phase
 from samestep.engine.flat import FlatModel
@@ -103,7 +104,8 @@ class Stepper:
         self.parameters: list[Tensor] = list(self.owned.parameters)
         self.gradients = self.owned.gradients
         self._loading = Loading(job, rank.world_size, rank.index)
-        self._passes = Passes(job, self._model, self._loading, self._hands, rank.enter)
+        backprop = backprop_for(self._model.parameters, self._hands)
+        self._passes = Passes(job, self._model, self._loading, backprop, rank.enter)
         self._table = memory["table"].numpy()
         self._used_table = memory["used_table"]
         self._norms = memory["norms"].numpy()

@@ -23,9 +23,10 @@ from samestep.engine.job import NUM_DECIDED, Evaluation, Image, Job, live_arrays
 from samestep.errors import DataError, UsageError
 from samestep.optim import build, owner, rounds, schedules
 from samestep.plan.batch import BatchPlan
+from samestep.plan.layout import check_world_size
 from samestep.plan.order import Order
 from samestep.run import weights
-from samestep.run.config import Config
+from samestep.run.config import Config, Settings
 from samestep.run.evaluate import judge_for, parse_target
 from samestep.run.workload import Target, Workload
 
@@ -128,6 +129,18 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         trace=choices.trace,
     )
     return Prepared(job, _first_image(job), partial(_numerics, job, loss, choices, config))
+
+
+def world_size_of(settings: Settings, config: Config, job: Job) -> int:
+    """The workers that a job has; a number that was asked for has to fit.
+
+    Raises:
+        UsageError: There are fewer microbatches than workers were asked for.
+    """
+    if settings.workers in (None, "auto"):
+        return min(config.workers, job.batches.num_microbatches)
+    check_world_size(config.workers, job.batches.num_microbatches)
+    return config.workers
 
 
 def empty_image(job: Job) -> Image:

@@ -28,12 +28,11 @@ from samestep.host import files
 from samestep.host.cores import num_cores
 from samestep.optim.build import ParameterGroups
 from samestep.optim.schedules import Schedule
-from samestep.plan.layout import check_world_size
 from samestep.run import checkpoint, profile, usage, weights
 from samestep.run.config import Config, Settings, as_toml, resolve
 from samestep.run.loggers.build import build as build_loggers
 from samestep.run.loggers.logger import Guarded, Logger
-from samestep.run.prepare import Choices, Prepared, empty_image, prepare
+from samestep.run.prepare import Choices, Prepared, empty_image, prepare, world_size_of
 from samestep.run.progress import Progress, Silent
 from samestep.run.record import Record
 from samestep.run.workload import Workload
@@ -142,18 +141,11 @@ def run(
             files.make_folder(config.out, "the run's record")
         crew = stack.enter_context(hired(config.workers, config.threads_per_worker))
         prepared = prepare(workload, config, choices, has_callbacks=bool(callbacks))
-        world_size = _world_size(settings, config, prepared.job)
+        world_size = world_size_of(settings, config, prepared.job)
         if crew is not None:
             crew.keep(world_size if world_size > 1 else 0)
         session = Session(workload, config, prepared, world_size, tuple(callbacks), progress, start_s, loggers)
         return session.run(crew)
-
-
-def _world_size(settings: Settings, config: Config, job: Job) -> int:
-    if settings.workers in (None, "auto"):
-        return min(config.workers, job.batches.num_microbatches)
-    check_world_size(config.workers, job.batches.num_microbatches)
-    return config.workers
 
 
 @dataclass
