@@ -1,8 +1,11 @@
-"""What --print-plan prints."""
+"""What is printed of how a run is carried out: --print-plan, and what --parallel auto has chosen."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from samestep.cli import tables
+from samestep.measure.candidates import Choice, in_ms, times_as_long
 from samestep.plan.layout import Range, Segment
 from samestep.run.outline import Outline
 
@@ -31,6 +34,32 @@ def print_outline(found: Outline) -> None:
     print(f", {_plural(found.helpers, 'helper')} beside each worker" if found.helpers else "")
     if found.layers is not None:
         _print_layers(found)
+
+
+def choice_as_dict(choice: Choice) -> dict[str, Any]:
+    """A choice as plain values."""
+    measured = [
+        {"program": one.candidate.name, "step_s": list(one.step_s), "failure": one.failure} for one in choice.measured
+    ]
+    return {"chosen": choice.candidate.name, "reason": choice.reason, "measured": measured}
+
+
+def print_choice(choice: Choice) -> None:
+    """What was measured, and what was chosen."""
+    if len(choice.measured) > 1:
+        table = tables.new("program", "step ms", "rounds", "times as long as the first")
+        first = next(one for one in choice.measured if one.failure is None)
+        for one in choice.measured:
+            if one.failure is not None:
+                table.add_row(one.candidate.name, "-", "-", "failed")
+                continue
+            relative = f"{times_as_long(one, first):.2f} ×"
+            table.add_row(one.candidate.name, in_ms(one.median_s), str(len(one.step_s)), relative)
+        tables.show(table)
+        for one in choice.measured:
+            if one.failure is not None:
+                print(f"failed: {one.failure}")
+    print(f"parallel: {choice.reason}")
 
 
 def _print_layers(found: Outline) -> None:

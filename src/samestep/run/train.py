@@ -88,14 +88,24 @@ def train(
         WorkerError: A worker failed.
         Interrupted: Ctrl-C or SIGTERM; the state was saved where a checkpoint folder was given.
     """
+    wanted, choices = given(settings, optimizer, lr_schedule, parameter_groups)
+    return run(workload, wanted, choices=choices, callbacks=callbacks, progress=progress or Silent())
+
+
+def given(
+    values: dict[str, Any],
+    optimizer: str | Callable[..., Optimizer] | None,
+    lr_schedule: str | Schedule | None,
+    parameter_groups: ParameterGroups | None,
+) -> tuple[Settings, Choices]:
+    """Keyword arguments, as what the command line could have given too, and what only Python can give."""
     choices = Choices(
         optimizer=None if isinstance(optimizer, str) else optimizer,
         lr_schedule=None if isinstance(lr_schedule, str) else lr_schedule,
         parameter_groups=parameter_groups,
     )
     names = {"optimizer": optimizer, "lr_schedule": lr_schedule}
-    given = make_settings({**settings, **{key: value for key, value in names.items() if isinstance(value, str)}})
-    return run(workload, given, choices=choices, callbacks=callbacks, progress=progress or Silent())
+    return make_settings({**values, **{key: text for key, text in names.items() if isinstance(text, str)}}), choices
 
 
 def make_settings(values: dict[str, Any]) -> Settings:
