@@ -86,6 +86,11 @@ def test_what_is_remembered_is_used_until_it_is_measured_again(monkeypatch: pyte
     assert len(measured) == 3
 
 
+def test_where_it_does_not_go_is_one_line() -> None:
+    with pytest.raises(UsageError, match="parallel goes with samestep"):
+        samestep.fit(helpers.Mlp(), torch.zeros(4, 12), torch.zeros(4, dtype=torch.int64), parallel="auto")
+
+
 def test_another_word_is_one_line() -> None:
     with pytest.raises(UsageError, match="parallel 'always' is not known"):
         samestep.train(helpers.workload(), parallel="always")  # type: ignore[arg-type]

@@ -115,6 +115,8 @@ def make_settings(values: dict[str, Any]) -> Settings:
             "batch_size is not a word of ours, since with several workers it could mean two things: say global_batch "
             "(samples per optimiser step, over all workers), or microbatch (samples in one forward and backward)"
         )
+    if "parallel" in values:
+        raise UsageError("parallel goes with samestep.train and samestep train; here, name workers and backprop")
     known = Settings.__dataclass_fields__
     for name in values:
         if name not in known:
