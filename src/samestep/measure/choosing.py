@@ -29,6 +29,9 @@ _ROUNDS_S = 8.0
 _LONG_STEP_S = 0.1
 """Of longer steps, a slot measures one; of shorter ones three."""
 
+_OTHERS_FRAC = 0.1
+"""Share of the processors' time that other processes may take without a word."""
+
 _DEAL = Deal(rounds=_MOST_ROUNDS, slot_s=0.25, slot_steps=3, start_timeout_s=120.0, slot_timeout_s=60.0)
 _LONG = replace(_DEAL, slot_steps=1)
 
@@ -107,6 +110,7 @@ def _measure(
     table = _Table(ways, teller)
     with interleave.stage(made, _DEAL, table.started, table.failed) as started:
         _deal_rounds(started, table)
+    table.tell_disturbance()
     measured = table.measured()
     if all(one.failure is not None for one in measured):
         raise table.failures[ways[0].name]
@@ -124,6 +128,7 @@ class _Table:
     def __init__(self, ways: Sequence[Candidate], teller: Teller) -> None:
         self._ways, self._teller = ways, teller
         self._times: dict[str, list[float]] = {way.name: [] for way in ways}
+        self._others: list[float] = []
         self._num_started = 0
         self.failures: dict[str, ProgramError] = {}
 
@@ -139,9 +144,19 @@ class _Table:
     def keep(self, number: int, slots: Mapping[str, Slot]) -> None:
         for name, slot in slots.items():
             self._times[name].append(slot.step_s)
+            self._others.append(slot.others_frac)
 
     def report(self, number: int, left_s: float) -> None:
         self._teller.phase("measured", number, _MOST_ROUNDS, None)
+
+    def tell_disturbance(self) -> None:
+        """A choice that was made beside other programs may not hold without them."""
+        share = sum(self._others) / max(1, len(self._others))
+        if share > _OTHERS_FRAC:
+            self._teller.line(
+                f"parallel: other processes took {100 * share:.0f} % of the processors' time meanwhile; on an idle "
+                "machine --measure-again may choose otherwise"
+            )
 
     def measured(self) -> list[Measured]:
         """All ways, in their order."""
