@@ -21,9 +21,10 @@ if TYPE_CHECKING:
         UsageError,
         WorkerError,
     )
+    from samestep.measure.auto import train
     from samestep.run.fit import fit
     from samestep.run.predict import predict
-    from samestep.run.train import Result, train
+    from samestep.run.train import Result
     from samestep.run.weights import digest
     from samestep.run.workload import Target, Workload
     from samestep.workloads.from_data import from_data
@@ -44,7 +45,7 @@ _HOMES = {
     "fit": "samestep.run.fit",
     "predict": "samestep.run.predict",
     "Result": "samestep.run.train",
-    "train": "samestep.run.train",
+    "train": "samestep.measure.auto",
     "digest": "samestep.run.weights",
     "Target": "samestep.run.workload",
     "Workload": "samestep.run.workload",

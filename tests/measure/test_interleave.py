@@ -185,6 +185,27 @@ def test_a_program_that_dies_on_the_way() -> None:
 
 
 @pytest.mark.processes
+def test_where_failures_are_heard_the_others_go_on() -> None:
+    """One cannot start, one dies on the way, one goes on to the end."""
+    heard: list[str] = []
+    rounds: list[set[str]] = []
+    programs = [tiny("good"), tiny("bad", "--die-at", 0), tiny("dies", "--die-at", 40, "--child")]
+    with stage(programs, QUICK, lambda running: None, lambda program, error: heard.append(program.name)) as started:
+        assert [running.program.name for running in started] == ["good", "dies"]
+        deal_slots(
+            started,
+            replace(QUICK, rounds=20),
+            keep=lambda number, slots: rounds.append(set(slots)),
+            report=lambda number, left_s: None,
+            failed=lambda program, error: heard.append(program.name),
+        )
+    assert heard == ["bad", "dies"]
+    assert rounds[0] == {"good", "dies"}
+    assert rounds[-1] == {"good"}
+    assert len(rounds) == 20
+
+
+@pytest.mark.processes
 def test_a_program_that_makes_no_step() -> None:
     with pytest.raises(ProgramError, match=r"^bad: did not do its first 5 steps within 0\.3 s$"):
         deal_all([tiny("bad", "--hang-at", 2, "--child")], replace(QUICK, start_timeout_s=0.3))

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import json as json_format
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
-from samestep.cli import flags, tables
+from samestep.cli import chosen, flags, tables
 from samestep.data.settings import DataSettings
 from samestep.errors import Interrupted, SamestepError, UsageError, WorkerError
 from samestep.run.config import NumericSettings, Settings
 from samestep.version import __version__
-
-if TYPE_CHECKING:
-    from samestep.run.workload import Workload
-    from samestep.workloads.networks import Network
 
 _UNSET = Settings()
 _UNSET_NUMERICS = NumericSettings()
@@ -43,9 +37,8 @@ app = App(
 _Settings = Annotated[Settings, Parameter(name="*")]
 _NumericSettings = Annotated[NumericSettings, Parameter(name="*")]
 _DataSettings = Annotated[DataSettings, Parameter(name="*")]
-_Model = Literal["mlp", "cnn", "lstm", "transformer"]
 _Data = Annotated[str | None, Parameter(help="A file, folder, archive or pack to learn from; no WORKLOAD then.")]
-_ModelOf = Annotated[_Model | None, Parameter(help="The network for --data; default: what suits it.")]
+_ModelOf = Annotated[chosen.Model | None, Parameter(help="The network for --data; default: what suits it.")]
 _ConfigFile = Annotated[Path | None, Parameter(help="TOML file with the same names; flags win.")]
 _Json = Annotated[bool, Parameter(negative=(), converter=None, help="Print one JSON object on stdout, nothing else.")]
 
@@ -59,9 +52,18 @@ def train(
     model: _ModelOf = None,
     about: _DataSettings = _UNSET_DATA,
     settings: _Settings = _UNSET,
+    parallel: Annotated[
+        Literal["auto"] | None,
+        Parameter(help="auto: measure ways to carry the run out, take the best one, remember it; never other bits."),
+    ] = None,
+    allow_threads: Annotated[
+        bool, Parameter(converter=None, help="auto may take more threads in one process, which give other bits.")
+    ] = False,
+    measure_again: Annotated[bool, Parameter(converter=None, help="auto passes over what it remembers.")] = False,
     config: _ConfigFile = None,
     json: _Json = False,
     print_config: Annotated[bool, Parameter(converter=None)] = False,
+    print_plan: Annotated[bool, Parameter(converter=None)] = False,
 ) -> int:
     """Train a workload.
 
@@ -71,25 +73,42 @@ def train(
         A built-in name (see samestep workloads), or FILE.py:FUNCTION, a function that returns a Workload.
     print_config
         Print the resolved configuration as TOML and stop.
+    print_plan
+        Print how the run would be carried out and stop: workers, microbatches, slices, and which layers run
+        concurrently.
     """
     from samestep import torch_private  # noqa: PLC0415
+    from samestep.cli import plans  # noqa: PLC0415
+    from samestep.measure.candidates import check_asked  # noqa: PLC0415
     from samestep.run.config import as_toml, resolve  # noqa: PLC0415
+    from samestep.run.outline import outline  # noqa: PLC0415
     from samestep.run.prepare import Choices  # noqa: PLC0415
     from samestep.run.progress import for_stderr  # noqa: PLC0415
     from samestep.run.train import run  # noqa: PLC0415
 
     torch_private.without_compiler_import()
     with redirect_stdout(sys.stderr):  # what the workload's own code prints
-        chosen = _choose(workload, data, model, about, settings)
-        built = chosen.build()
-        if not print_config:
+        check_asked(parallel, allow_threads=allow_threads, measure_again=measure_again)
+        work = chosen.choose(workload, data, model, about, settings)
+        built = work.build()
+        if parallel is not None:
+            choice = chosen.choose_way(work, settings, allow_threads, measure_again)
+            settings = choice.candidate.applied_to(settings)
+        if print_plan:
+            planned = outline(built, settings, Choices())
+        elif not print_config:
             result = run(built, settings, choices=Choices(), progress=for_stderr())
-            if chosen.network is not None and settings.out is not None:
-                chosen.network.save(settings.out)
+            if work.network is not None and settings.out is not None:
+                work.network.save(settings.out)
     if print_config:
         print(as_toml(resolve(settings, built.recipe).as_dict()))
         return 0
+    if print_plan:
+        _print_json(planned.as_dict()) if json else plans.print_outline(planned)
+        return 0
     summary = result.record.summary()
+    if parallel is not None:
+        summary["parallel"] = plans.choice_as_dict(choice)
     if json:
         _print_json(summary)
     else:
@@ -129,8 +148,8 @@ def verify(
     torch_private.without_compiler_import()
     with redirect_stdout(sys.stderr):  # what the workload's own code prints
         counts = default_workers(against) if workers is None else workers
-        chosen = _choose(workload, data, model, about, settings)
-        verdict = run_verify(chosen.build, settings, counts, for_stderr(), peer=against)
+        work = chosen.choose(workload, data, model, about, settings)
+        verdict = run_verify(work.build, settings, counts, for_stderr(), peer=against)
     if json:
         _print_json(tables.verdict_as_dict(verdict))
     else:
@@ -163,7 +182,7 @@ def scale(
     from samestep.report import page  # noqa: PLC0415
 
     with redirect_stdout(sys.stderr), Teller() as teller:  # what the workload's own code prints
-        build = _choose(workload, data, model, about, settings).build
+        build = chosen.choose(workload, data, model, about, settings).build
         study, resolved = study_of.plan_study(build(), settings, workers, is_weak=weak, rounds=repeats, slot_s=slot_s)
         record = study_of.measure(build, settings, study, resolved, out, teller)
         findings = study_of.analyse(record)
@@ -237,7 +256,7 @@ def predict(
     elif weights is None:
         raise UsageError(f"--weights is missing: which weights of {workload} are to answer?")
     else:
-        table = predict_table(_workload(workload, NumericSettings(width=width, depth=depth)), weights, input)
+        table = predict_table(chosen.workload(workload, NumericSettings(width=width, depth=depth)), weights, input)
     if out is None:
         sys.stdout.write(table)
     else:
@@ -332,51 +351,6 @@ def optimizers() -> int:
     for entry in catalog.entries():
         print(f"{entry.name:18} {entry.kind:13} {entry.rule:7} {entry.source}")
     return 0
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """What a command works on.
-
-    Args:
-        build: Makes the workload.
-        network: What was chosen for data alone.
-    """
-
-    build: Callable[[], Workload]
-    network: Network | None = None
-
-
-def _choose(
-    name: str | None, data: str | None, model: _Model | None, about: DataSettings, settings: NumericSettings
-) -> _Chosen:
-    """The workload of that name; or one made for some data."""
-    if (name is None) == (data is None):
-        raise UsageError("give a WORKLOAD (see samestep workloads), or data to learn from with --data, and not both")
-    if data is None:
-        if model is not None or about.given():
-            given = ", ".join([*about.given(), *(["model"] if model else [])])
-            raise UsageError(f"{given}: such settings go with --data, and {name} brings its own data and model")
-        return _Chosen(partial(_workload, cast("str", name), settings))
-    from samestep.cli import packs  # noqa: PLC0415
-    from samestep.cli.teller import Teller  # noqa: PLC0415
-    from samestep.data import making  # noqa: PLC0415
-    from samestep.workloads import from_data, networks  # noqa: PLC0415
-
-    with Teller() as teller:
-        packed = making.in_cache(data, about, teller.packing)
-        for line in packs.lines(packed):
-            teller.line(line)
-    network = networks.choose(packed, model=model, width=settings.width, depth=settings.depth)
-    return _Chosen(partial(from_data.workload, packed, network), network)
-
-
-def _workload(name: str, settings: NumericSettings) -> Workload:
-    from samestep.workloads import catalog, files  # noqa: PLC0415
-
-    if ".py:" in name:
-        return files.load(name)
-    return catalog.build(name, width=settings.width, depth=settings.depth)
 
 
 def _print_json(values: dict[str, Any]) -> None:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from samestep.measure.verify import Verdict
 
 
+_LEFT = ("program", "weights sha256", "slices", "layer", "operation", "weight gradients")
+"""Columns of words."""
+
+
 def as_text(value: Any) -> str:
     """A value for people.
 
@@ -207,7 +211,7 @@ def new(*columns: str) -> Any:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column, no_wrap=True, justify="left" if column in ("program", "weights sha256") else "right")
+        table.add_column(column, no_wrap=True, justify="left" if column in _LEFT else "right")
     return table
 
 

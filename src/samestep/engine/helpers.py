@@ -133,8 +133,12 @@ class Helpers:
             self._done.put(task)
 
 
+def num_helpers(job: Job, world_size: int) -> int:
+    """Threads beside the training thread of a rank, where the job wants them: as many as the ranks leave cores."""
+    return max(1, num_cores() // world_size - 1) if job.is_backprop_concurrent else 0
+
+
 def hands_for(job: Job, world_size: int) -> Alone | Helpers:
-    """Helpers where the job wants them: as many as the ranks leave cores, and one at least."""
-    if not job.is_backprop_concurrent:
-        return Alone()
-    return Helpers(max(1, num_cores() // world_size - 1), job.switches.intra_op_threads)
+    """Helpers where the job wants them."""
+    number = num_helpers(job, world_size)
+    return Helpers(number, job.switches.intra_op_threads) if number else Alone()

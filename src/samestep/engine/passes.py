@@ -12,10 +12,9 @@ from torch import Tensor
 from samestep import torch_private
 from samestep.data.columns import Batch
 from samestep.data.feed import Feed, aligned
-from samestep.engine.backprop.concurrent import backprop_for
+from samestep.engine.backprop.concurrent import Concurrent, Ordinary
 from samestep.engine.events import Enter, Phase
 from samestep.engine.flat import FlatModel
-from samestep.engine.helpers import Alone, Helpers
 from samestep.engine.job import Job
 from samestep.engine.loading import Loading
 from samestep.engine.losses import as_sums
@@ -31,13 +30,15 @@ class Passes:
         job: Whose.
         model: The job's model over flat memory.
         loading: Where microbatches come from.
-        hands: Who may help.
+        backprop: How gradients are computed.
         enter: Told what is done next.
     """
 
-    def __init__(self, job: Job, model: FlatModel, loading: Loading, hands: Alone | Helpers, enter: Enter) -> None:
+    def __init__(
+        self, job: Job, model: FlatModel, loading: Loading, backprop: Ordinary | Concurrent, enter: Enter
+    ) -> None:
         self._job, self._model, self._loading, self._enter = job, model, loading, enter
-        self._backprop = backprop_for(model.parameters, hands)
+        self._backprop = backprop
         self._randomness = KeyedRandomness(job.model, job.seed)
         self._roots: dict[tuple[torch.dtype, torch.Size, int], Tensor] = {}
         self._autocast = autocast_of(job)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from samestep.data.feed import Feed
 from samestep.engine import part
+from samestep.engine.backprop.concurrent import backprop_for
 from samestep.engine.combine import RoundPlan
 from samestep.engine.events import Enter, Phase
 from samestep.engine.flat import FlatModel
@@ -245,7 +246,8 @@ class Stepper:
         job, rank = self._job, self._rank
         if rank.neighbours is None:
             whole = part.whole(job.update.layout, job.buffers)
-            return Passes(job, self._model, self._loading, self._hands, rank.enter), whole
+            backprop = backprop_for(self._model.parameters, self._hands)
+            return Passes(job, self._model, self._loading, backprop, rank.enter), whole
         from samestep.engine.stages import staged  # noqa: PLC0415 (torch.fx, where there are stages)
 
         passes = staged.passes_for(job, self._model, self._loading, rank.enter, rank.place, rank.neighbours)

@@ -274,6 +274,7 @@ class Running:
             time.sleep(0.002)
         if self.leaders:
             self.guard.release(self.leaders[0].pid)
+        self.leaders.clear()  # their numbers may become other processes'
 
 
 def measured(processes: Sequence[tuple[StepTimes, NDArray[np.bool_]]], others_frac: float) -> Slot:
@@ -297,6 +298,9 @@ def measured(processes: Sequence[tuple[StepTimes, NDArray[np.bool_]]], others_fr
 Report = Callable[[int, float], None]
 """report(rounds done, seconds left)."""
 
+Failed = Callable[[Program, ProgramError], None]
+"""Told of a program that fails, and takes part no longer."""
+
 
 def deal_slots(
     started: Sequence[Running],
@@ -305,6 +309,7 @@ def deal_slots(
     done: int = 0,
     keep: Callable[[int, Mapping[str, Slot]], None],
     report: Report,
+    failed: Failed | None = None,
 ) -> None:
     """Deal the slots: in every round each program once, in a random order.
 
@@ -314,30 +319,50 @@ def deal_slots(
         done: Rounds that were done before.
         keep: Called with (round, slots by program) after every round.
         report: Says how far it is.
+        failed: See `Failed`; None: the error is raised.
     """
     start = time.monotonic()
+    alive = list(started)
     for number in range(done, deal.rounds):
-        order = random.Random(deal.seed * 1_000_003 + number).sample(list(started), len(started))
-        keep(number, {running.program.name: running.slot(deal) for running in order})
+        slots: dict[str, Slot] = {}
+        for running in random.Random(deal.seed * 1_000_003 + number).sample(alive, len(alive)):
+            try:
+                slots[running.program.name] = running.slot(deal)
+            except ProgramError as error:
+                if failed is None:
+                    raise
+                running.kill()
+                alive.remove(running)
+                failed(running.program, error)
+        keep(number, slots)
         elapsed = time.monotonic() - start
         report(number + 1, elapsed / (number + 1 - done) * (deal.rounds - number - 1))
 
 
 @contextlib.contextmanager
-def stage(programs: Sequence[Program], deal: Deal, report: Callable[[Running], None]) -> Iterator[list[Running]]:
+def stage(
+    programs: Sequence[Program], deal: Deal, report: Callable[[Running], None], failed: Failed | None = None
+) -> Iterator[list[Running]]:
     """Start programs one after the other; whatever happens, nothing of them is left behind.
 
     Args:
         programs: What to start.
         deal: For its time limit.
         report: Called after each start.
+        failed: See `Failed`; None: the error is raised.
     """
     started: list[Running] = []
     with _interrupted_by_sigterm(), Guard("samestep-measure-") as guard:
         try:
             for number, program in enumerate(programs):
-                started.append(Running.start(program, guard.folder / str(number), guard, deal.start_timeout_s))
-                report(started[-1])
+                try:
+                    started.append(Running.start(program, guard.folder / str(number), guard, deal.start_timeout_s))
+                except ProgramError as error:
+                    if failed is None:
+                        raise
+                    failed(program, error)
+                else:
+                    report(started[-1])
             yield started
         finally:
             for running in started:

@@ -23,7 +23,7 @@ from samestep.engine.events import Trace, open_log
 from samestep.errors import SamestepError, UsageError, WorkerError
 from samestep.measure.interleave import FOLDER_VARIABLE, Program
 from samestep.measure.plain import PlainTorch
-from samestep.run.config import Config, NumericSettings, Settings, resolve
+from samestep.run.config import Backprop, Config, NumericSettings, Settings, resolve
 from samestep.run.prepare import Choices
 from samestep.run.progress import Silent
 from samestep.run.train import run
@@ -48,6 +48,7 @@ class Task:
         threads: Threads inside one operation.
         global_batch: Samples a step, over all workers (programs).
         microbatch: Samples in one forward and backward; plain torch takes what it has at once.
+        backprop: How samestep computes weight gradients.
     """
 
     name: str
@@ -56,16 +57,28 @@ class Task:
     threads: int
     global_batch: int
     microbatch: int
+    backprop: Backprop = "ordinary"
 
 
-def program(task: Task, build_workload: Callable[[], Workload], settings: NumericSettings) -> Program:
+def program(
+    task: Task,
+    build_workload: Callable[[], Workload],
+    settings: NumericSettings,
+    choices: Choices = Choices(),  # noqa: B008 (it is frozen)
+) -> Program:
     """The process that does a task.
+
+    Args:
+        task: What it does.
+        build_workload: Makes the workload there.
+        settings: Of the run.
+        choices: Of the run, given from Python only; for samestep.
 
     Raises:
         UsageError: The workload cannot be sent to another process.
     """
     try:
-        content = cloudpickle.dumps((task, build_workload, settings))
+        content = cloudpickle.dumps((task, build_workload, settings, choices))
     except (pickle.PicklingError, TypeError, AttributeError, RuntimeError, ValueError) as error:
         raise UsageError(
             f"the workload cannot be sent to the programs that are measured: {error}; make such things inside of the "
@@ -82,7 +95,13 @@ def program(task: Task, build_workload: Callable[[], Workload], settings: Numeri
     )
 
 
-def perform(task: Task, workload: Workload, settings: NumericSettings, folder: Path) -> None:
+def perform(
+    task: Task,
+    workload: Workload,
+    settings: NumericSettings,
+    folder: Path,
+    choices: Choices = Choices(),  # noqa: B008 (it is frozen)
+) -> None:
     """Train until killed."""
     data = Dataset(workload.data().train)
     workload = replace(workload, data=lambda: data, target=None, metrics={})
@@ -93,9 +112,10 @@ def perform(task: Task, workload: Workload, settings: NumericSettings, folder: P
         settings = replace(settings, last_batch="drop")
     trace = Trace(folder)
     if task.kind == "samestep":
-        given = Settings(**vars(settings), workers=task.workers)
+        settings = replace(settings, threads_per_worker=task.threads)
+        given = Settings(**vars(settings), workers=task.workers, backprop=task.backprop)
         torch_private.without_compiler_import()
-        run(workload, given, choices=Choices(trace=trace), progress=Silent())
+        run(workload, given, choices=replace(choices, lr_schedule=None, trace=trace), progress=Silent())
         return
     config = resolve(Settings(**vars(settings), workers=1), workload.recipe)
     torch.set_num_threads(task.threads)
@@ -126,8 +146,8 @@ def main() -> None:
     content = reader.read(size)
     sys.path[:] = path
     try:
-        task, build_workload, settings = pickle.loads(content)
-        perform(task, build_workload(), settings, Path(os.environ[FOLDER_VARIABLE]))
+        task, build_workload, settings, choices = pickle.loads(content)
+        perform(task, build_workload(), settings, Path(os.environ[FOLDER_VARIABLE]), choices)
     except SamestepError as error:  # its line is all that there is to say
         sys.exit((error.trace if isinstance(error, WorkerError) else "") + str(error))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -65,7 +65,9 @@ Steps = Generator[RoundRequest, Sums, None]
 
 
 class Rule(Protocol):
-    """Rounds and decisions of a step."""
+    """Rounds and decisions of a step; `num_rounds` is how many it takes."""
+
+    num_rounds: ClassVar[int]
 
     def step(self, owned: Owned) -> Steps: ...
 
@@ -79,6 +81,7 @@ class Plain:
     """
 
     clip_norm: float | None = None
+    num_rounds: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if self.clip_norm is not None and not self.clip_norm > 0:
@@ -103,6 +106,7 @@ class SharpnessAware:
 
     radius: float
     clip_norm: float | None = None
+    num_rounds: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         if not self.radius > 0:

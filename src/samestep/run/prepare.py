@@ -23,9 +23,11 @@ from samestep.engine.job import NUM_DECIDED, Evaluation, Image, Job, live_arrays
 from samestep.errors import DataError, UsageError
 from samestep.optim import build, rounds, schedules, state
 from samestep.plan.batch import BatchPlan
+from samestep.plan.layout import check_world_size
 from samestep.plan.order import Order
+from samestep.plan.pipeline import check_team
 from samestep.run import weights
-from samestep.run.config import Config
+from samestep.run.config import Config, Settings
 from samestep.run.evaluate import judge_for, parse_target
 from samestep.run.workload import Target, Workload
 
@@ -139,6 +141,22 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
 
         job = replace(job, stages=staging.staged(job, config))
     return Prepared(job, _first_image(job), partial(_numerics, job, loss, choices, config))
+
+
+def world_size_of(settings: Settings, config: Config, job: Job) -> int:
+    """The workers that a job has; a number that was asked for has to fit.
+
+    Raises:
+        UsageError: There are fewer microbatches than workers were asked for, or stages do not fit the workers.
+    """
+    num_microbatches = job.batches.num_microbatches
+    if settings.workers in (None, "auto"):
+        return min(config.workers, num_microbatches * config.stages)
+    if config.stages == 1:
+        check_world_size(config.workers, num_microbatches)
+    else:
+        check_team(config.workers, config.stages, num_microbatches)
+    return config.workers
 
 
 def empty_image(job: Job) -> Image:

@@ -29,13 +29,11 @@ from samestep.host.cores import num_cores
 from samestep.optim.build import ParameterGroups
 from samestep.optim.owners import evaluated_parameters
 from samestep.optim.schedules import Schedule
-from samestep.plan.layout import check_world_size
-from samestep.plan.pipeline import check_team
 from samestep.run import checkpoint, critical_batch, profile, usage, weights
 from samestep.run.config import Config, Settings, as_toml, resolve
 from samestep.run.loggers.build import build as build_loggers
 from samestep.run.loggers.logger import Guarded, Logger
-from samestep.run.prepare import Choices, Prepared, empty_image, prepare
+from samestep.run.prepare import Choices, Prepared, empty_image, prepare, world_size_of
 from samestep.run.progress import Progress, Silent
 from samestep.run.record import Record
 from samestep.run.workload import Workload
@@ -91,14 +89,24 @@ def train(
         WorkerError: A worker failed.
         Interrupted: Ctrl-C or SIGTERM; the state was saved where a checkpoint folder was given.
     """
+    wanted, choices = given(settings, optimizer, lr_schedule, parameter_groups)
+    return run(workload, wanted, choices=choices, callbacks=callbacks, progress=progress or Silent())
+
+
+def given(
+    values: dict[str, Any],
+    optimizer: str | Callable[..., Optimizer] | None,
+    lr_schedule: str | Schedule | None,
+    parameter_groups: ParameterGroups | None,
+) -> tuple[Settings, Choices]:
+    """Keyword arguments, as what the command line could have given too, and what only Python can give."""
     choices = Choices(
         optimizer=None if isinstance(optimizer, str) else optimizer,
         lr_schedule=None if isinstance(lr_schedule, str) else lr_schedule,
         parameter_groups=parameter_groups,
     )
     names = {"optimizer": optimizer, "lr_schedule": lr_schedule}
-    given = make_settings({**settings, **{key: value for key, value in names.items() if isinstance(value, str)}})
-    return run(workload, given, choices=choices, callbacks=callbacks, progress=progress or Silent())
+    return make_settings({**values, **{key: text for key, text in names.items() if isinstance(text, str)}}), choices
 
 
 def make_settings(values: dict[str, Any]) -> Settings:
@@ -108,6 +116,8 @@ def make_settings(values: dict[str, Any]) -> Settings:
             "batch_size is not a word of ours, since with several workers it could mean two things: say global_batch "
             "(samples per optimiser step, over all workers), or microbatch (samples in one forward and backward)"
         )
+    if "parallel" in values:
+        raise UsageError("parallel goes with samestep.train and samestep train; here, name workers and backprop")
     known = Settings.__dataclass_fields__
     for name in values:
         if name not in known:
@@ -144,22 +154,11 @@ def run(
             files.make_folder(config.out, "the run's record")
         crew = stack.enter_context(hired(config.workers, config.threads_per_worker))
         prepared = prepare(workload, config, choices, has_callbacks=bool(callbacks))
-        world_size = _world_size(settings, config, prepared.job)
+        world_size = world_size_of(settings, config, prepared.job)
         if crew is not None:
             crew.keep(world_size if world_size > 1 else 0)
         session = Session(workload, config, prepared, world_size, tuple(callbacks), progress, start_s, loggers)
         return session.run(crew)
-
-
-def _world_size(settings: Settings, config: Config, job: Job) -> int:
-    num_microbatches = job.batches.num_microbatches
-    if settings.workers in (None, "auto"):
-        return min(config.workers, num_microbatches * config.stages)
-    if config.stages == 1:
-        check_world_size(config.workers, num_microbatches)
-    else:
-        check_team(config.workers, config.stages, num_microbatches)
-    return config.workers
 
 
 @dataclass

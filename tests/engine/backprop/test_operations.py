@@ -27,7 +27,9 @@ def check(func: Any, *arguments: Any, **options: Any) -> Call:
     output = func(*arguments, **options)
     with torch.no_grad():
         assert torch.equal(call.output(), output)
+        call = call.forward()[1]
     for gradient in (random(*output.shape, seed=1), torch.ones(1).expand(output.shape)):
+        gradient = gradient.to(output.dtype)  # noqa: PLW2901
         expected = torch.autograd.grad(output, leaves, gradient, retain_graph=True)
         with torch.no_grad():
             found = [
@@ -84,6 +86,23 @@ def test_embedding(options: dict[str, Any]) -> None:
     check(functional.embedding, codes, random(6, 12), **options)
 
 
+NORMS = [((5, 7), 1), ((64, 300), 1), ((8, 3, 16), 1), ((8, 3, 16), 2), ((4, 9, 33), 1), ((1, 1000), 1)]
+
+
+@pytest.mark.parametrize(("shape", "num_dims"), NORMS)
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layer_norm(shape: tuple[int, ...], num_dims: int, has_bias: bool, dtype: torch.dtype) -> None:
+    """Under autocast the input may be bfloat16, and the weights are not."""
+    last = shape[-num_dims:]
+    weight, bias = random(*last, seed=2), random(*last, seed=3) if has_bias else None
+    check(functional.layer_norm, random(*shape).to(dtype), last, weight, bias, 1e-3)
+
+
+def test_layer_norm_over_a_transposed_input() -> None:
+    check(functional.layer_norm, random(6, 5, 16).transpose(0, 1), (16,), random(16), random(16))
+
+
 def test_what_is_left_to_torch() -> None:
     weight = random(4, 3)
     assert KNOWN[functional.linear](random(3), weight) is None
@@ -91,6 +110,7 @@ def test_what_is_left_to_torch() -> None:
     assert KNOWN[functional.conv2d](random(1, 3, 5, 5), random(4, 3, 3, 3), padding="same") is None
     assert KNOWN[functional.conv2d](random(3, 5, 5), random(4, 3, 3, 3)) is None
     assert KNOWN[functional.embedding](torch.tensor([0]), weight, max_norm=1.0) is None
+    assert KNOWN[functional.layer_norm](random(4, 3), (3,)) is None
 
 
 def test_a_planted_error_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

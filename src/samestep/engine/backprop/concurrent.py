@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from enum import StrEnum
 from functools import partial, reduce
 from typing import Any
 
@@ -30,6 +31,25 @@ _WORTH_A_THREAD = 1 << 20
 """Multiplications, below which a layer is left to torch."""
 
 
+class Left(StrEnum):
+    """Why a call is left to torch."""
+
+    UNKNOWN = "an operation that is not known here"
+    FORM = "called in a way that is not known here"
+    NO_GRAPH = "computed without a graph, again in the backward pass, or with what it saves moved elsewhere"
+    SMALL = "too small to be worth the handing over"
+    NOT_TRAINED = "its weight is frozen, or computed from others"
+    HOOKS = "hooks wait for the gradient of its weight"
+    SHARED = "something that is left to torch uses its weight, too"
+
+
+Decision = tuple[Call | None, Left | None]
+"""What a call is, where it is known; and why it is left to torch. None: it is not."""
+
+Seen = Callable[[Callable[..., Any], Sequence[Any], Mapping[str, Any], Decision, Any], None]
+"""Told of a call in a forward pass: function, arguments, options, what was decided, and the output."""
+
+
 class Ordinary:
     """Back-propagation as torch does it."""
 
@@ -49,14 +69,16 @@ class Concurrent:
     Args:
         parameters: Those whose gradients may be left to helpers.
         helpers: The threads.
+        seen: Told of every call; nobody by default.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], helpers: Helpers) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter], helpers: Helpers, seen: Seen | None = None) -> None:
         self._parameters = {id(parameter): parameter for parameter in parameters}
+        self._shared: set[int] = set()
         self._helpers = helpers
         self._deferred: list[tuple[Parameters, bool, Task[Parameters]]] = []
         self._targets: dict[int, Tensor] = {}
-        self.watch = Watch(self)
+        self.watch = Watch(self, seen)
         """A context for a forward pass, the layers of which are noticed."""
 
     def begin(self, targets: Mapping[int, Tensor]) -> None:
@@ -69,19 +91,22 @@ class Concurrent:
         self._deferred.clear()
         self._targets = dict(targets)
 
-    def call_of(self, func: Callable[..., Any], arguments: Sequence[Any], options: Mapping[str, Any]) -> Call | None:
-        """A call whose weights' gradients can be left to helpers; None: it is left to torch."""
+    def decide(self, func: Callable[..., Any], arguments: Sequence[Any], options: Mapping[str, Any]) -> Decision:
+        """Whether the gradients of a call's weights can be left to helpers."""
         read = KNOWN.get(func)
-        if read is None or not torch.is_grad_enabled() or torch_private.has_saved_tensors_hooks():
-            return None
+        if read is None:
+            return None, Left.UNKNOWN
+        if not torch.is_grad_enabled() or torch_private.has_saved_tensors_hooks():
+            return None, Left.NO_GRAPH
         try:
             call = read(*arguments, **options)
         except TypeError:  # torch says what is wrong with it
-            return None
-        if call is None or call.work() < _WORTH_A_THREAD:
-            return None
-        weights = [each for each in (call.weight, call.bias) if each is not None]
-        return call if all(map(self._is_ours, weights)) else None
+            return None, Left.FORM
+        if call is None:
+            return None, Left.FORM
+        if call.work() < _WORTH_A_THREAD:
+            return call, Left.SMALL
+        return call, self._why_not(call.weight) or (None if call.bias is None else self._why_not(call.bias))
 
     def defer(self, call: Call, parameters: Parameters, gradient: Tensor) -> None:
         """Leave the gradients of a call's weight and bias to the helpers."""
@@ -109,8 +134,7 @@ class Concurrent:
         # Autocast keeps one copy of a weight, in which it adds what several uses give, in the copy's dtype.
         mixed = {each for each in was_cast if len(found[each]) > 1}
         mixed |= {each for each in found if self._parameters[each].grad is not None}
-        for each in mixed:
-            del self._parameters[each]
+        self._shared |= mixed
         if mixed:
             return False
         for each, (first, *others) in found.items():
@@ -118,8 +142,12 @@ class Concurrent:
             parameter.grad = reduce(Tensor.add_, others, first).to(parameter.dtype)
         return True
 
-    def _is_ours(self, parameter: Tensor) -> bool:
-        return id(parameter) in self._parameters and not torch_private.has_hooks(parameter)
+    def _why_not(self, parameter: Tensor) -> Left | None:
+        if id(parameter) not in self._parameters:
+            return Left.NOT_TRAINED
+        if id(parameter) in self._shared:
+            return Left.SHARED
+        return Left.HOOKS if torch_private.has_hooks(parameter) else None
 
 
 class Watch(TorchFunctionMode):
@@ -127,11 +155,12 @@ class Watch(TorchFunctionMode):
 
     Args:
         concurrent: Who takes them.
+        seen: Told of every call, if anybody.
     """
 
-    def __init__(self, concurrent: Concurrent) -> None:
+    def __init__(self, concurrent: Concurrent, seen: Seen | None) -> None:
         super().__init__()
-        self._concurrent = concurrent
+        self._concurrent, self._seen = concurrent, seen
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -140,10 +169,14 @@ class Watch(TorchFunctionMode):
         if func in _OPENED:
             with self:
                 return _OPENED[func](*args, **options)
-        call = self._concurrent.call_of(func, args, options)
-        if call is None:
-            return func(*args, **options)
-        return _Deferred.apply(self._concurrent, call, call.input, call.weight, call.bias)  # type: ignore[no-untyped-call]
+        call, left = decision = self._concurrent.decide(func, args, options)
+        if call is None or left is not None:
+            output = func(*args, **options)
+        else:
+            output = _Deferred.apply(self._concurrent, call, call.input, call.weight, call.bias)  # type: ignore[no-untyped-call]
+        if self._seen is not None:
+            self._seen(func, args, options, decision, output)
+        return output
 
 
 class _Deferred(torch.autograd.Function):
@@ -154,9 +187,9 @@ class _Deferred(torch.autograd.Function):
         ctx.concurrent, ctx.parameters, ctx.dtype = concurrent, (call.weight, call.bias), call.input.dtype
         if torch.is_autocast_enabled("cpu"):
             call = call.cast(torch.get_autocast_dtype("cpu"))
-        ctx.call = call
+        output, ctx.call = call.forward()
         ctx.save_for_backward(call.input, call.weight)  # torch complains where they are changed before they are used
-        return call.output()
+        return output
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:

@@ -38,6 +38,10 @@ class Call(ABC):
     def output(self) -> Tensor:
         """The forward pass."""
 
+    def forward(self) -> tuple[Tensor, Self]:
+        """The forward pass, and the call with what its backward pass needs of it."""
+        return self.output(), self
+
     @abstractmethod
     def input_gradient(self, gradient: Tensor) -> Tensor:
         """From the gradient of the output."""
@@ -174,6 +178,50 @@ class Embedding(Call):
         return self
 
 
+@dataclass(frozen=True, kw_only=True)
+class LayerNorm(Call):
+    """``(input - mean) / deviation * weight + bias`` over the last dimensions.
+
+    Args:
+        shape: Of the last dimensions.
+        eps: Added to the variance.
+        statistics: Of the forward pass: means, and one over the deviations.
+    """
+
+    shape: Sequence[int]
+    eps: float
+    statistics: tuple[Tensor, ...] = ()
+
+    def output(self) -> Tensor:
+        return self.forward()[0]
+
+    def forward(self) -> tuple[Tensor, Self]:
+        found, *statistics = torch.native_layer_norm(self.input, self.shape, self.weight, self.bias, self.eps)
+        return found, replace(self, statistics=tuple(statistics))
+
+    def input_gradient(self, gradient: Tensor) -> Tensor:
+        found = self._backward(gradient, [True, False, False])[0]
+        assert found is not None
+        return found
+
+    def weight_gradients(self, gradient: Tensor, weight: Tensor | None, bias: Tensor | None) -> Parameters:
+        _, found, of_bias = self._backward(gradient, [False, True, self.bias is not None])
+        assert found is not None
+        return _placed(found, weight), None if of_bias is None or self.bias is None else _placed(of_bias, bias)
+
+    def work(self) -> float:
+        return float(self.input.numel())
+
+    def cast(self, dtype: torch.dtype) -> Self:
+        return self  # autocast leaves norms as they are
+
+    def _backward(self, gradient: Tensor, wanted: list[bool]) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        found: tuple[Tensor | None, Tensor | None, Tensor | None] = torch.ops.aten.native_layer_norm_backward(
+            gradient, self.input, self.shape, *self.statistics, self.weight, self.bias, wanted
+        )
+        return found
+
+
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Call | None:
     """A call of `torch.nn.functional.linear`; None: it is left to torch."""
     if input.dim() < 2 or not weight.is_contiguous() or (input.dim() == 2 and not input.is_contiguous()):
@@ -209,6 +257,16 @@ def embedding(
     return Embedding(input=input, weight=weight, bias=None, padding_idx=row, is_scaled=scale_grad_by_freq)
 
 
+def layer_norm(
+    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Call | None:  # fmt: skip
+    """A call of `torch.nn.functional.layer_norm`; None: it is left to torch."""
+    if weight is None:
+        return None
+    return LayerNorm(input=input, weight=weight, bias=bias, shape=tuple(normalized_shape), eps=eps)
+
+
 def _each(value: Any, num_dims: int) -> tuple[int, ...]:
     values = tuple(value) if isinstance(value, Sequence | torch.Size) else (value,)
     return values * num_dims if len(values) == 1 else values
@@ -220,5 +278,6 @@ KNOWN: Mapping[Callable[..., Any], Callable[..., Call | None]] = {
     functional.conv2d: convolution(functional.conv2d, 2),
     functional.conv3d: convolution(functional.conv3d, 3),
     functional.embedding: embedding,
+    functional.layer_norm: layer_norm,
 }
 """By function of torch: what reads a call of it."""

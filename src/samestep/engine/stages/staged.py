@@ -10,9 +10,9 @@ from torch import Tensor
 
 from samestep import torch_private
 from samestep.data.columns import Batch
+from samestep.engine.backprop.concurrent import Ordinary
 from samestep.engine.events import Enter, Phase
 from samestep.engine.flat import Buffers, FlatModel
-from samestep.engine.helpers import Alone
 from samestep.engine.job import Job
 from samestep.engine.loading import Loading
 from samestep.engine.part import Part
@@ -66,7 +66,7 @@ class StagedPasses(Passes):
         place: tuple[int, int],
         neighbours: Neighbours,
     ) -> None:
-        super().__init__(job, model, loading, Alone(), enter)
+        super().__init__(job, model, loading, Ordinary(), enter)
         self._stage, self._place, self._neighbours = stage, place, neighbours
         assert job.stages is not None
         self._num_drawn = job.stages.num_drawn[stage.start]

@@ -1,0 +1,93 @@
+"""What is printed of how a run is carried out: --print-plan, and what --parallel auto has chosen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from samestep.cli import tables
+from samestep.measure.candidates import Choice, in_ms, times_as_long
+from samestep.plan.layout import Range, Segment
+from samestep.run.outline import Outline
+
+_MOST_SLICES = 3
+
+
+def print_outline(found: Outline) -> None:
+    """A run before it is run: in words, and in a table or two."""
+    workers = len(found.allotments)
+    print(
+        f"{found.workload}: {found.num_steps:,} steps, {_plural(workers, 'worker')} on {_plural(found.cores, 'core')}"
+    )
+    micro = f"{found.num_microbatches} microbatches of at most {found.microbatch}"
+    print(f"a step: {found.global_batch:,} samples in {micro}, {_plural(found.num_rounds, 'round')}")
+    has_short = found.last_num_microbatches != found.num_microbatches
+    table = tables.new("worker", "microbatches", "samples", *(["last step"] if has_short else []), "elements", "slices")
+    for part in found.allotments:
+        last = [_range(part.last_microbatches)] if has_short else []
+        shown = [_slice(segment) for segment in part.segments[:_MOST_SLICES]]
+        more = len(part.segments) - len(shown)
+        slices = ", ".join([*shown, *([f"and {more} more"] if more else [])])
+        row = (_range(part.microbatches), f"{part.num_samples:,}", *last, f"{part.num_elements:,}", slices or "-")
+        table.add_row(str(part.worker), *row)
+    tables.show(table)
+    print(f"back-propagation: {found.backprop}", end="")
+    print(f", {_plural(found.helpers, 'helper')} beside each worker" if found.helpers else "")
+    if found.layers is not None:
+        _print_layers(found)
+
+
+def choice_as_dict(choice: Choice) -> dict[str, Any]:
+    """A choice as plain values."""
+    measured = [
+        {"program": one.candidate.name, "step_s": list(one.step_s), "failure": one.failure} for one in choice.measured
+    ]
+    return {"chosen": choice.candidate.name, "reason": choice.reason, "measured": measured}
+
+
+def print_choice(choice: Choice) -> None:
+    """What was measured, and what was chosen."""
+    if len(choice.measured) > 1:
+        table = tables.new("program", "step ms", "rounds", "times as long as the first")
+        first = next(one for one in choice.measured if one.failure is None)
+        for one in choice.measured:
+            if one.failure is not None:
+                table.add_row(one.candidate.name, "-", "-", "failed")
+                continue
+            relative = f"{times_as_long(one, first):.2f} ×"
+            table.add_row(one.candidate.name, in_ms(one.median_s), str(len(one.step_s)), relative)
+        tables.show(table)
+        for one in choice.measured:
+            if one.failure is not None:
+                print(f"failed: {one.failure}")
+    print(f"parallel: {choice.reason}")
+
+
+def _print_layers(found: Outline) -> None:
+    assert found.layers is not None
+    table = tables.new("layer", "operation", "calls", "multiplications", "weight gradients")
+    for layer in found.layers:
+        work = "-" if layer.work is None else f"{layer.work:,.0f}"
+        who = "concurrent" if layer.is_concurrent else "torch"
+        table.add_row(layer.path or "(model)", layer.operation or "-", str(layer.num_calls), work, who)
+    tables.show(table)
+    reasons: dict[str, list[str]] = {}
+    for layer in found.layers:
+        if layer.reason is not None:
+            reasons.setdefault(layer.reason, []).append(layer.path or "(model)")
+    for reason, paths in reasons.items():
+        print(f"left to torch: {', '.join(dict.fromkeys(paths))}: {reason}")
+    number = sum(layer.is_concurrent for layer in found.layers)
+    print(f"concurrent: {number} of {_plural(len(found.layers), 'operation')} with weights")
+
+
+def _range(found: Range) -> str:
+    start, stop = found
+    return "-" if start == stop else str(start) if stop == start + 1 else f"{start}-{stop - 1}"
+
+
+def _slice(segment: Segment) -> str:
+    return f"{segment.start:,}-{segment.stop - 1:,}" if segment.place is None else segment.place.spec.name
+
+
+def _plural(number: int, word: str) -> str:
+    return f"{number:,} {word}" + ("" if number == 1 else "s")

@@ -1,0 +1,199 @@
+"""`parallel="auto"`: measure the ways to carry a run out, for a few steps each, and take the best one.
+
+The ways take turns (see `interleave`); whichever is taken, the bits of the result are the same, except where threads
+were allowed to change them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from samestep.errors import UsageError
+from samestep.host.cores import num_cores
+from samestep.measure import interleave, programs
+from samestep.measure.candidates import Candidate, Choice, Measured, candidates, decide, is_clearly_slower
+from samestep.measure.interleave import Deal, Program, ProgramError, Running, Slot
+from samestep.measure.programs import Task
+from samestep.measure.remembered import Memory, key
+from samestep.measure.scale import Teller
+from samestep.run.config import Config, NumericSettings, Settings, resolve
+from samestep.run.prepare import Choices, prepare
+from samestep.run.workload import Workload
+
+_FEWEST_ROUNDS, _MOST_ROUNDS = 3, 7
+_ROUNDS_S = 8.0
+"""After the fewest rounds, no new one begins when so many seconds have been measured."""
+
+_LONG_STEP_S = 0.1
+"""Of longer steps, a slot measures one; of shorter ones three."""
+
+_OTHERS_FRAC = 0.1
+"""Share of the processors' time that other processes may take without a word."""
+
+_DEAL = Deal(rounds=_MOST_ROUNDS, slot_s=0.25, slot_steps=3, start_timeout_s=120.0, slot_timeout_s=60.0)
+_LONG = replace(_DEAL, slot_steps=1)
+
+
+def choose(
+    build: Callable[[], Workload],
+    settings: Settings,
+    teller: Teller,
+    *,
+    choices: Choices = Choices(),  # noqa: B008 (it is frozen)
+    allows_threads: bool = False,
+    measures_again: bool = False,
+) -> Choice:
+    """How to carry a run out on this machine: as remembered, or measured now and then remembered.
+
+    Args:
+        build: Makes the workload.
+        settings: Of the run; the workers and the back-propagation that they name stay as they are.
+        teller: Says how far it is, and what came out.
+        choices: What can be given from Python only.
+        allows_threads: Whether more threads inside of one process, which give other bits, may be taken.
+        measures_again: Whether what is remembered is passed over.
+
+    Raises:
+        UsageError: Nothing is left to choose, or something cannot be done as asked.
+        ProgramError: No way could be measured; the simplest one's error.
+    """
+    if allows_threads and settings.threads_per_worker is not None:
+        raise UsageError(
+            f"threads_per_worker={settings.threads_per_worker} is set, and allow_threads lets parallel='auto' set it; "
+            "give one of them"
+        )
+    workload = build()
+    config = resolve(settings, workload.recipe)
+    prepared = prepare(workload, config, choices, has_callbacks=False)
+    ways = candidates(
+        cores=num_cores(),
+        num_microbatches=prepared.job.batches.num_microbatches,
+        threads=config.threads_per_worker,
+        workers=None if settings.workers in (None, "auto") else config.workers,
+        backprop=settings.backprop,
+        allows_threads=allows_threads,
+    )
+    if len(ways) == 1:
+        reason = f"{ways[0].name}: there is no other way on {num_cores()} core{'s' if num_cores() > 1 else ''}"
+        teller.line(f"parallel: {reason}")
+        return Choice(candidate=ways[0], measured=(Measured(candidate=ways[0]),), reason=reason)
+    memory = Memory.of(key(prepared.numerics(), ways))
+    known = None if measures_again else memory.read()
+    if known is not None:
+        choice, day = known
+        teller.line(f"parallel: as measured on {day} ({memory.path}; --measure-again measures anew)")
+    else:
+        choice = decide(_measure(ways, build, settings, config, choices, teller))
+        if (trouble := memory.write(choice)) is not None:
+            teller.line(f"parallel: this choice is not remembered: {trouble}")
+    return choice
+
+
+def _measure(
+    ways: Sequence[Candidate],
+    build: Callable[[], Workload],
+    settings: Settings,
+    config: Config,
+    choices: Choices,
+    teller: Teller,
+) -> list[Measured]:
+    """What each way takes a step, or why it cannot be taken.
+
+    Raises:
+        ProgramError: None can be taken.
+    """
+    numeric = NumericSettings(**{name: getattr(settings, name) for name in NumericSettings.__dataclass_fields__})
+    made = [programs.program(_task(way, config), build, numeric, choices) for way in ways]
+    teller.line(f"parallel: measuring {len(ways)} ways to train {build().name} here")
+    table = _Table(ways, teller)
+    with interleave.stage(made, _DEAL, table.started, table.failed) as started:
+        _deal_rounds(started, table)
+    table.tell_disturbance()
+    measured = table.measured()
+    if all(one.failure is not None for one in measured):
+        raise table.failures[ways[0].name]
+    return measured
+
+
+class _Table:
+    """What has been measured so far.
+
+    Args:
+        ways: What is measured.
+        teller: Says how far it is.
+    """
+
+    def __init__(self, ways: Sequence[Candidate], teller: Teller) -> None:
+        self._ways, self._teller = ways, teller
+        self._times: dict[str, list[float]] = {way.name: [] for way in ways}
+        self._others: list[float] = []
+        self._num_started = 0
+        self.failures: dict[str, ProgramError] = {}
+
+    def started(self, running: Running) -> None:
+        self._num_started += 1
+        self._teller.phase(f"started {running.program.name}", self._num_started, len(self._ways), None)
+
+    def failed(self, program: Program, error: ProgramError) -> None:
+        """It is out, and the others go on."""
+        self.failures[program.name] = error
+        self._teller.line(f"parallel: {error}")
+
+    def keep(self, number: int, slots: Mapping[str, Slot]) -> None:
+        for name, slot in slots.items():
+            self._times[name].append(slot.step_s)
+            self._others.append(slot.others_frac)
+
+    def report(self, number: int, left_s: float) -> None:
+        self._teller.phase("measured", number, _MOST_ROUNDS, None)
+
+    def tell_disturbance(self) -> None:
+        """A choice that was made beside other programs may not hold without them."""
+        share = sum(self._others) / max(1, len(self._others))
+        if share > _OTHERS_FRAC:
+            self._teller.line(
+                f"parallel: other processes took {100 * share:.0f} % of the processors' time meanwhile; on an idle "
+                "machine --measure-again may choose otherwise"
+            )
+
+    def measured(self) -> list[Measured]:
+        """All ways, in their order."""
+        return [self._of(way) for way in self._ways]
+
+    def rest(self, running: Sequence[Running]) -> list[Running]:
+        """Those whose next round would tell something."""
+        alive = [one for one in self.measured() if one.step_s]
+        names = [one.candidate.name for one in alive if not is_clearly_slower(one, alive)]
+        return [one for one in running if one.program.name in names]
+
+    def _of(self, way: Candidate) -> Measured:
+        if way.name in self.failures:
+            return Measured(candidate=way, failure=str(self.failures[way.name]))
+        return Measured(candidate=way, step_s=tuple(self._times[way.name]))
+
+
+def _deal_rounds(started: Sequence[Running], table: _Table) -> None:
+    """Rounds until there are enough, or time is up."""
+    start = time.monotonic()
+    deal = _DEAL if max((one.first_step_s() for one in started), default=0) < _LONG_STEP_S else _LONG
+    left = list(started)
+    for number in range(_MOST_ROUNDS):
+        if not left or (number >= _FEWEST_ROUNDS and time.monotonic() - start > _ROUNDS_S):
+            break
+        one_more = replace(deal, rounds=number + 1)
+        interleave.deal_slots(left, one_more, done=number, keep=table.keep, report=table.report, failed=table.failed)
+        left = table.rest(left)
+
+
+def _task(way: Candidate, config: Config) -> Task:
+    return Task(
+        name=way.name,
+        kind="samestep",
+        workers=way.workers,
+        threads=way.threads,
+        global_batch=config.global_batch,
+        microbatch=config.microbatch,
+        backprop=way.backprop,
+    )

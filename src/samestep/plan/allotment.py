@@ -1,0 +1,64 @@
+"""What each worker does in a step: which microbatches it computes, and which slices of the flat vector it owns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from samestep.plan import layout
+from samestep.plan.batch import BatchPlan
+from samestep.plan.layout import FlatLayout, Range, Segment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allotment:
+    """One worker's part of a run.
+
+    Args:
+        worker: 0 .. W - 1.
+        microbatches: ``start .. stop - 1`` of a round of a whole step.
+        num_samples: In these.
+        last_microbatches: Those of the last step of an epoch, which may be shorter.
+        segments: What it adds and updates, in the order of the flat vector.
+    """
+
+    worker: int
+    microbatches: Range
+    num_samples: int
+    last_microbatches: Range
+    segments: tuple[Segment, ...]
+
+    @property
+    def num_elements(self) -> int:
+        """Of its segments, padding included."""
+        return sum(segment.stop - segment.start for segment in self.segments)
+
+
+def allot(batches: BatchPlan, flat: FlatLayout, world_size: int, *, num_hands: int) -> tuple[Allotment, ...]:
+    """Who does what.
+
+    Args:
+        batches: How an epoch is cut.
+        flat: Where the parameters lie.
+        world_size: Number of workers.
+        num_hands: Threads of a worker that share what it owns.
+
+    Example:
+        >>> weight = layout.ParameterSpec(name="weight", shape=(4000,), group=0, is_whole=False)
+        >>> batches = BatchPlan(num_samples=50, global_batch=32, microbatch=8)
+        >>> parts = allot(batches, layout.flat_layout([weight]), 2, num_hands=1)
+        >>> [(part.microbatches, part.num_samples, part.last_microbatches, part.num_elements) for part in parts]
+        [((0, 2), 16, (0, 1), 2048), ((2, 4), 16, (1, 3), 2048)]
+    """
+    steps = (0, batches.steps_per_epoch - 1)
+    whole, last = (layout.blocks_of_microbatches(len(batches.microbatches(step)), world_size) for step in steps)
+    owned = layout.owners(flat, world_size * num_hands)
+    return tuple(
+        Allotment(
+            worker=rank,
+            microbatches=whole[rank],
+            num_samples=sum(each.num_samples for each in batches.microbatches(0)[slice(*whole[rank])]),
+            last_microbatches=last[rank],
+            segments=tuple(segment for hand in range(num_hands) for segment in owned[rank * num_hands + hand]),
+        )
+        for rank in range(world_size)
+    )

@@ -1,0 +1,107 @@
+"""How a run would be carried out, without carrying it out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from samestep.engine.helpers import num_helpers
+from samestep.engine.survey import Layer, survey
+from samestep.host.cores import num_cores
+from samestep.plan.allotment import Allotment, allot
+from samestep.plan.layout import Segment
+from samestep.run.config import Backprop, Settings, resolve
+from samestep.run.prepare import Choices, prepare, world_size_of
+from samestep.run.workload import Workload
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """A run before it is run.
+
+    Args:
+        workload: Its name.
+        num_steps: Optimiser steps.
+        steps_per_epoch: Of these.
+        global_batch: Samples of a step.
+        microbatch: Samples in one forward and backward.
+        num_microbatches: Of a whole step.
+        last_num_microbatches: Of the last step of an epoch.
+        num_rounds: Maps over the microbatches, each with its sum, in a step.
+        num_elements: Of the flat vector, padding included.
+        cores: That the run may use.
+        helpers: Threads beside each worker's training thread.
+        backprop: How weight gradients are computed.
+        allotments: What each worker does.
+        layers: Under concurrent back-propagation: which layers run how; None otherwise.
+    """
+
+    workload: str
+    num_steps: int
+    steps_per_epoch: int
+    global_batch: int
+    microbatch: int
+    num_microbatches: int
+    last_num_microbatches: int
+    num_rounds: int
+    num_elements: int
+    cores: int
+    helpers: int
+    backprop: Backprop
+    allotments: tuple[Allotment, ...]
+    layers: tuple[Layer, ...] | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values for JSON."""
+        found = {name: value for name, value in vars(self).items() if name not in ("allotments", "layers")}
+        found["workers"] = [
+            {
+                "worker": part.worker,
+                "microbatches": list(part.microbatches),
+                "num_samples": part.num_samples,
+                "last_microbatches": list(part.last_microbatches),
+                "num_elements": part.num_elements,
+                "slices": [_as_dict(segment) for segment in part.segments],
+            }
+            for part in self.allotments
+        ]
+        layers = [{**vars(layer), "is_concurrent": layer.is_concurrent} for layer in self.layers or ()]
+        found["layers"] = None if self.layers is None else layers
+        return found
+
+
+def outline(workload: Workload, settings: Settings, choices: Choices) -> Outline:
+    """What `run.train.run` would do with the same arguments.
+
+    With concurrent back-propagation one microbatch is run, to see which layers go on beside the chain.
+
+    Raises:
+        UsageError: Something cannot be done as asked.
+        DataError: The data cannot be used.
+    """
+    config = resolve(settings, workload.recipe)
+    prepared = prepare(workload, config, choices, has_callbacks=False)
+    job = prepared.job
+    world_size = world_size_of(settings, config, job)
+    helpers = num_helpers(job, world_size)
+    return Outline(
+        workload=workload.name,
+        num_steps=job.num_steps,
+        steps_per_epoch=job.batches.steps_per_epoch,
+        global_batch=job.batches.global_batch,
+        microbatch=job.batches.microbatch,
+        num_microbatches=len(job.batches.microbatches(0)),
+        last_num_microbatches=len(job.batches.microbatches(job.batches.steps_per_epoch - 1)),
+        num_rounds=job.rule.num_rounds,
+        num_elements=job.num_elements,
+        cores=num_cores(),
+        helpers=helpers,
+        backprop=config.backprop,
+        allotments=allot(job.batches, job.update.layout, world_size, num_hands=helpers + 1),
+        layers=survey(job, prepared.image) if job.is_backprop_concurrent else None,
+    )
+
+
+def _as_dict(segment: Segment) -> dict[str, Any]:
+    name = None if segment.place is None else segment.place.spec.name
+    return {"start": segment.start, "stop": segment.stop, "group": segment.group, "parameter": name}

@@ -1,0 +1,47 @@
+"""samestep train --print-plan: how a run would be carried out, and that it is not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.cli.command import Finished
+
+Call = Callable[..., Finished]
+WORDS = ("train", "digits-mlp", "--global-batch", "64", "--microbatch", "8", "--steps", "6")
+
+
+def test_for_people(call: Call, tmp_path: Path) -> None:
+    words = ("--width", "512", "--workers", "2", "--backprop", "concurrent", "--out", tmp_path / "out", "--print-plan")
+    finished = call(*WORDS, *words)
+    assert (finished.code, finished.stderr) == (0, "")
+    lines = [" ".join(line.split()) for line in finished.stdout.splitlines()]
+    assert lines[0].startswith("digits-mlp: 6 steps, 2 workers on ")
+    assert lines[1] == "a step: 64 samples in 8 microbatches of at most 8, 1 round"
+    assert any(line.startswith("0 0-3 32 0 ") for line in lines)
+    assert any(line.startswith("1 4-7 32 1-2 ") for line in lines)
+    assert "back-propagation: concurrent, 1 helper beside each worker" in lines
+    assert "3 linear 1 2,097,152 concurrent" in lines
+    assert "left to torch: 0, 6: too small to be worth the handing over" in lines
+    assert lines[-1] == "concurrent: 1 of 3 operations with weights"
+    assert not (tmp_path / "out").exists()
+
+
+def test_as_json(call: Call) -> None:
+    finished = call(*WORDS, "--width", "512", "--workers", "2", "--sam-radius", "0.1", "--print-plan", "--json")
+    assert finished.code == 0, finished.stderr
+    answer = json.loads(finished.stdout)
+    assert (answer["num_steps"], answer["num_rounds"], answer["backprop"]) == (6, 2, "ordinary")
+    assert answer["layers"] is None
+    assert [worker["microbatches"] for worker in answer["workers"]] == [[0, 4], [4, 8]]
+    slices = [piece for worker in answer["workers"] for piece in worker["slices"]]
+    assert sum(piece["stop"] - piece["start"] for piece in slices) == answer["num_elements"]
+    answer = json.loads(call(*WORDS, "--workers", "1", "--backprop", "concurrent", "--print-plan", "--json").stdout)
+    assert {layer["is_concurrent"] for layer in answer["layers"]} == {False}
+
+
+def test_what_could_not_be_trained_is_one_line(call: Call) -> None:
+    finished = call(*WORDS, "--workers", "9", "--print-plan")
+    assert finished.code == 2
+    assert finished.complaint.startswith("workers=9 is more than the 8 microbatches of a step")
