@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import json as json_format
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
-from samestep.cli import flags, tables
+from samestep.cli import chosen, flags, tables
 from samestep.data.settings import DataSettings
 from samestep.errors import Interrupted, SamestepError, UsageError, WorkerError
 from samestep.run.config import NumericSettings, Settings
 from samestep.version import __version__
-
-if TYPE_CHECKING:
-    from samestep.run.workload import Workload
-    from samestep.workloads.networks import Network
 
 _UNSET = Settings()
 _UNSET_NUMERICS = NumericSettings()
@@ -43,9 +38,8 @@ app = App(
 _Settings = Annotated[Settings, Parameter(name="*")]
 _NumericSettings = Annotated[NumericSettings, Parameter(name="*")]
 _DataSettings = Annotated[DataSettings, Parameter(name="*")]
-_Model = Literal["mlp", "cnn", "lstm", "transformer"]
 _Data = Annotated[str | None, Parameter(help="A file, folder, archive or pack to learn from; no WORKLOAD then.")]
-_ModelOf = Annotated[_Model | None, Parameter(help="The network for --data; default: what suits it.")]
+_ModelOf = Annotated[chosen.Model | None, Parameter(help="The network for --data; default: what suits it.")]
 _ConfigFile = Annotated[Path | None, Parameter(help="TOML file with the same names; flags win.")]
 _Json = Annotated[bool, Parameter(negative=(), converter=None, help="Print one JSON object on stdout, nothing else.")]
 
@@ -80,12 +74,12 @@ def train(
 
     torch_private.without_compiler_import()
     with redirect_stdout(sys.stderr):  # what the workload's own code prints
-        chosen = _choose(workload, data, model, about, settings)
-        built = chosen.build()
+        picked = chosen.choose(workload, data, model, about, settings)
+        built = picked.build()
         if not print_config:
             result = run(built, settings, choices=Choices(), progress=for_stderr())
-            if chosen.network is not None and settings.out is not None:
-                chosen.network.save(settings.out)
+            if picked.network is not None and settings.out is not None:
+                picked.network.save(settings.out)
     if print_config:
         print(as_toml(resolve(settings, built.recipe).as_dict()))
         return 0
@@ -129,8 +123,8 @@ def verify(
     torch_private.without_compiler_import()
     with redirect_stdout(sys.stderr):  # what the workload's own code prints
         counts = default_workers(against) if workers is None else workers
-        chosen = _choose(workload, data, model, about, settings)
-        verdict = run_verify(chosen.build, settings, counts, for_stderr(), peer=against)
+        picked = chosen.choose(workload, data, model, about, settings)
+        verdict = run_verify(picked.build, settings, counts, for_stderr(), peer=against)
     if json:
         _print_json(tables.verdict_as_dict(verdict))
     else:
@@ -163,7 +157,7 @@ def scale(
     from samestep.report import page  # noqa: PLC0415
 
     with redirect_stdout(sys.stderr), Teller() as teller:  # what the workload's own code prints
-        build = _choose(workload, data, model, about, settings).build
+        build = chosen.choose(workload, data, model, about, settings).build
         study, resolved = study_of.plan_study(build(), settings, workers, is_weak=weak, rounds=repeats, slot_s=slot_s)
         record = study_of.measure(build, settings, study, resolved, out, teller)
         findings = study_of.analyse(record)
@@ -172,6 +166,60 @@ def scale(
         _print_json(tables.findings_as_dict(findings, path))
     else:
         tables.print_findings(findings, path)
+    return 0
+
+
+@app.command
+def sweep(
+    workload: str,
+    /,
+    *,
+    batches: Annotated[
+        tuple[int | Literal["full"], ...], Parameter(help="Global batches, comma separated; full: all training rows.")
+    ],
+    optimizers: Annotated[tuple[str, ...], Parameter(help="Optimisers by name, comma separated.")],
+    target: Annotated[str, Parameter(help="When a run has reached its goal: val_error<=0.10, val_loss<=0.3, ...")],
+    out: Annotated[Path, Parameter(help="Folder for the record, the runs and the page; an interrupted sweep goes on.")],
+    trials: Annotated[int, Parameter(help="Settings tried for every optimiser and batch.")] = 16,
+    seeds: Annotated[int, Parameter(help="Fresh seeds of the chosen settings.")] = 5,
+    first_steps: Annotated[int | None, Parameter(help="Steps of the shortest runs, about; default: 8.")] = None,
+    most_steps: Annotated[
+        int | None, Parameter(help="Steps of the longest runs; default: as the recipe, at the smallest batch.")
+    ] = None,
+    rows: Annotated[
+        int | None, Parameter(help="Training rows used, a sixth of them to choose by; default: all.")
+    ] = None,
+    label_smoothing: Annotated[bool, Parameter(converter=None, help="Search label smoothing too.")] = False,
+    jobs: Annotated[int | None, Parameter(help="Runs side by side; default: one per core.")] = None,
+    settings: _NumericSettings = _UNSET_NUMERICS,
+    config: _ConfigFile = None,
+    json: _Json = False,
+) -> int:
+    """Measure steps to a target against the batch, with tuned settings for every optimiser and batch."""
+    from samestep.cli import sweeps  # noqa: PLC0415
+    from samestep.cli.teller import Teller  # noqa: PLC0415
+    from samestep.measure.sweep import result, study  # noqa: PLC0415
+    from samestep.report import page  # noqa: PLC0415
+
+    with redirect_stdout(sys.stderr), Teller() as teller:  # what the workload's own code prints
+        wishes = study.Wishes(
+            batches=batches,
+            optimizers=optimizers,
+            goal=target,
+            trials=trials,
+            seeds=seeds,
+            first_steps=first_steps,
+            most_steps=most_steps,
+            rows=rows,
+            has_label_smoothing=label_smoothing,
+        )
+        planned = study.plan(partial(chosen.workload_of, workload, settings), settings, wishes)
+        findings = result.analyse(study.measure(planned, out, teller, jobs=jobs))
+        path = page.write(out)
+    if json:
+        _print_json(sweeps.as_dict(findings, path))
+    else:
+        sweeps.show(findings, path)
     return 0
 
 
@@ -237,7 +285,7 @@ def predict(
     elif weights is None:
         raise UsageError(f"--weights is missing: which weights of {workload} are to answer?")
     else:
-        table = predict_table(_workload(workload, NumericSettings(width=width, depth=depth)), weights, input)
+        table = predict_table(chosen.workload_of(workload, NumericSettings(width=width, depth=depth)), weights, input)
     if out is None:
         sys.stdout.write(table)
     else:
@@ -322,51 +370,6 @@ def workloads() -> int:
     for entry in catalog.entries():
         print(f"{entry.name:26} {entry.description}")
     return 0
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """What a command works on.
-
-    Args:
-        build: Makes the workload.
-        network: What was chosen for data alone.
-    """
-
-    build: Callable[[], Workload]
-    network: Network | None = None
-
-
-def _choose(
-    name: str | None, data: str | None, model: _Model | None, about: DataSettings, settings: NumericSettings
-) -> _Chosen:
-    """The workload of that name; or one made for some data."""
-    if (name is None) == (data is None):
-        raise UsageError("give a WORKLOAD (see samestep workloads), or data to learn from with --data, and not both")
-    if data is None:
-        if model is not None or about.given():
-            given = ", ".join([*about.given(), *(["model"] if model else [])])
-            raise UsageError(f"{given}: such settings go with --data, and {name} brings its own data and model")
-        return _Chosen(partial(_workload, cast("str", name), settings))
-    from samestep.cli import packs  # noqa: PLC0415
-    from samestep.cli.teller import Teller  # noqa: PLC0415
-    from samestep.data import making  # noqa: PLC0415
-    from samestep.workloads import from_data, networks  # noqa: PLC0415
-
-    with Teller() as teller:
-        packed = making.in_cache(data, about, teller.packing)
-        for line in packs.lines(packed):
-            teller.line(line)
-    network = networks.choose(packed, model=model, width=settings.width, depth=settings.depth)
-    return _Chosen(partial(from_data.workload, packed, network), network)
-
-
-def _workload(name: str, settings: NumericSettings) -> Workload:
-    from samestep.workloads import catalog, files  # noqa: PLC0415
-
-    if ".py:" in name:
-        return files.load(name)
-    return catalog.build(name, width=settings.width, depth=settings.depth)
 
 
 def _print_json(values: dict[str, Any]) -> None:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from samestep.measure.verify import Verdict
 
 
+_TEXTS = ("program", "weights sha256", "optimiser")
+"""Columns that hold words: they stand to the left."""
+
+
 def as_text(value: Any) -> str:
     """A value for people.
 
@@ -117,7 +121,7 @@ def findings_as_dict(findings: Findings, page: Path) -> dict[str, Any]:
     return {
         "workload": findings.record["study"]["workload"],
         "page": str(page),
-        "axes": {axis: _plain(asdict(scaling)) for axis, scaling in findings.scalings.items()},
+        "axes": {axis: plain(asdict(scaling)) for axis, scaling in findings.scalings.items()},
         "losses": findings.losses,
         "warnings": findings.warnings,
         "hints": findings.hints,
@@ -171,12 +175,12 @@ def _short(value: float) -> str:
     return f"{value:.2f}" if abs(value) < 1e3 else f"{value:.0f}" if abs(value) < 1e6 else f"{value:.1e}"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Plain values for JSON, which has no word for infinity."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -206,7 +210,7 @@ def new(*columns: str) -> Any:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column, no_wrap=True, justify="left" if column in ("program", "weights sha256") else "right")
+        table.add_column(column, no_wrap=True, justify="left" if column in _TEXTS else "right")
     return table
 
 

@@ -333,7 +333,7 @@ def stage(programs: Sequence[Program], deal: Deal, report: Callable[[Running], N
         report: Called after each start.
     """
     started: list[Running] = []
-    with _interrupted_by_sigterm(), Guard("samestep-measure-") as guard:
+    with interrupted_by_sigterm(), Guard("samestep-measure-") as guard:
         try:
             for number, program in enumerate(programs):
                 started.append(Running.start(program, guard.folder / str(number), guard, deal.start_timeout_s))
@@ -345,7 +345,7 @@ def stage(programs: Sequence[Program], deal: Deal, report: Callable[[Running], N
 
 
 @contextlib.contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
+def interrupted_by_sigterm() -> Iterator[None]:
     """SIGTERM ends a measurement as Ctrl-C does; only the main thread can hear it."""
     if threading.current_thread() is not threading.main_thread():
         yield

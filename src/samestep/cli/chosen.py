@@ -1,0 +1,64 @@
+"""What a command works on: a workload by its name, or one that is made for some data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Literal, cast
+
+from samestep.data.settings import DataSettings
+from samestep.errors import UsageError
+from samestep.run.config import NumericSettings
+
+if TYPE_CHECKING:
+    from samestep.run.workload import Workload
+    from samestep.workloads.networks import Network
+
+Model = Literal["mlp", "cnn", "lstm", "transformer"]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a command works on.
+
+    Args:
+        build: Makes the workload.
+        network: What was chosen for data alone.
+    """
+
+    build: Callable[[], Workload]
+    network: Network | None = None
+
+
+def choose(
+    name: str | None, data: str | None, model: Model | None, about: DataSettings, settings: NumericSettings
+) -> Chosen:
+    """The workload of that name; or one made for some data."""
+    if (name is None) == (data is None):
+        raise UsageError("give a WORKLOAD (see samestep workloads), or data to learn from with --data, and not both")
+    if data is None:
+        if model is not None or about.given():
+            given = ", ".join([*about.given(), *(["model"] if model else [])])
+            raise UsageError(f"{given}: such settings go with --data, and {name} brings its own data and model")
+        return Chosen(partial(workload_of, cast("str", name), settings))
+    from samestep.cli import packs  # noqa: PLC0415
+    from samestep.cli.teller import Teller  # noqa: PLC0415
+    from samestep.data import making  # noqa: PLC0415
+    from samestep.workloads import from_data, networks  # noqa: PLC0415
+
+    with Teller() as teller:
+        packed = making.in_cache(data, about, teller.packing)
+        for line in packs.lines(packed):
+            teller.line(line)
+    network = networks.choose(packed, model=model, width=settings.width, depth=settings.depth)
+    return Chosen(partial(from_data.workload, packed, network), network)
+
+
+def workload_of(name: str, settings: NumericSettings) -> Workload:
+    """The built-in workload of that name, or what the function of FILE.py:FUNCTION returns."""
+    from samestep.workloads import catalog, files  # noqa: PLC0415
+
+    if ".py:" in name:
+        return files.load(name)
+    return catalog.build(name, width=settings.width, depth=settings.depth)
