@@ -196,11 +196,13 @@ def sweep(
     json: _Json = False,
 ) -> int:
     """Measure steps to a target against the batch, with tuned settings for every optimiser and batch."""
+    from samestep import torch_private  # noqa: PLC0415
     from samestep.cli import sweeps  # noqa: PLC0415
     from samestep.cli.teller import Teller  # noqa: PLC0415
     from samestep.measure.sweep import result, study  # noqa: PLC0415
     from samestep.report import page  # noqa: PLC0415
 
+    torch_private.without_compiler_import()
     with redirect_stdout(sys.stderr), Teller() as teller:  # what the workload's own code prints
         wishes = study.Wishes(
             batches=batches,
@@ -230,7 +232,7 @@ def report(folder: Path, /) -> int:
     Parameters
     ----------
     folder
-        What train --out and scale --out have written, one or several of them, also in sub-folders.
+        What train --out, scale --out and sweep --out have written, one or several of them, also in sub-folders.
     """
     from samestep.report import page  # noqa: PLC0415
 

@@ -28,10 +28,8 @@ def as_dict(findings: Findings, page: Path) -> dict[str, Any]:
 def show(findings: Findings, page: Path) -> None:
     """A sweep's tables, its sentences, and what is missing."""
     study = findings.record["study"]
-    print(
-        f"{study['workload']} to {study['target']}: medians over {study['seeds']} fresh seeds of the best of "
-        f"{study['trials']} settings"
-    )
+    seeds = "one fresh seed" if study["seeds"] == 1 else f"medians over {study['seeds']} fresh seeds"
+    print(f"{study['workload']} to {study['target']}: {seeds} of the best of {study['trials']} settings")
     table = tables.new("optimiser", "batch", "steps", "samples", "serial depth", "step ms", "time s", "reached")
     for curve in findings.curves:
         for cell in curve.cells:

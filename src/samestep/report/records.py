@@ -180,7 +180,7 @@ def find(folder: Path) -> Found:
     """
     if not folder.is_dir():
         raise UsageError(
-            f"{folder} is no folder; name the one that `samestep train --out` or `samestep scale` wrote to"
+            f"{folder} is no folder; name the one that `samestep train --out`, `scale` or `sweep` wrote to"
         )
     runs = tuple(read_run(path, _name(path, folder)) for path in sorted(folder.rglob("record.json")))
     studies = tuple(read_study(path, _name(path, folder)) for path in sorted(folder.rglob("scale.json")))

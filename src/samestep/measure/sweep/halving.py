@@ -40,7 +40,9 @@ class Ladder:
 
 
 def ladder(num_trials: int, *, first_steps: int, most_steps: int) -> Ladder:
-    """The ladder from `most_steps` down to about `first_steps`, two trials left on the last rung.
+    """The ladder from `most_steps` down to about `first_steps`: all trials on the first rung, two or more on the last.
+
+    No rung drops more than half of the trials.
 
     Args:
         num_trials: Of a cell.
@@ -53,6 +55,8 @@ def ladder(num_trials: int, *, first_steps: int, most_steps: int) -> Ladder:
     Example:
         >>> ladder(16, first_steps=8, most_steps=640)
         Ladder(budgets=(10, 20, 40, 80, 160, 320, 640), kept=(16, 16, 16, 16, 8, 4, 2))
+        >>> ladder(16, first_steps=8, most_steps=16).kept
+        (16, 8)
     """
     if num_trials < 1:
         raise UsageError(f"trials={num_trials} is below 1: nothing would be tried; take 16, or at least 1")
@@ -64,7 +68,9 @@ def ladder(num_trials: int, *, first_steps: int, most_steps: int) -> Ladder:
     budgets = [most_steps]
     while budgets[-1] // 2 >= first_steps:
         budgets.append(budgets[-1] // 2)
-    kept = [min(num_trials, 2 << rung) for rung in range(len(budgets))]
+    highest = len(budgets) - 1
+    left = [math.ceil(num_trials / 2**climbed) for climbed in range(highest, -1, -1)]
+    kept = [min(num_trials, max(2 << below, number)) for below, number in enumerate(left)]
     return Ladder(budgets=tuple(reversed(budgets)), kept=tuple(reversed(kept)))
 
 

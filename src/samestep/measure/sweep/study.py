@@ -236,10 +236,10 @@ def measure(planned: Planned, folder: Path, teller: Teller, *, jobs: int | None 
         UsageError: The folder holds another sweep.
         Interrupted: Ctrl-C or SIGTERM; the runs that were done are kept.
     """
-    files.make_folder(folder / RUNS, "the sweep")
     wanted = jobs if jobs is not None else max(1, num_cores() // (planned.config["threads_per_worker"] or 1))
     if wanted < 1:
         raise UsageError(f"jobs={jobs} is below 1: nothing would be trained; leave it out for one per core")
+    files.make_folder(folder / RUNS, "the sweep")
     record = _begin(planned, folder, wanted)
     progress = _Progress(planned, folder, teller, wanted, _kept(planned.study, folder))
     try:
@@ -252,7 +252,7 @@ def measure(planned: Planned, folder: Path, teller: Teller, *, jobs: int | None 
             "from there",
             number,
         ) from None
-    record["runs"] = [_as_entry(each, one) for each, one in progress.in_order()]
+    record["runs"] = [trial.as_entry(each, one) for each, one in progress.in_order()]
     records.write(folder / RECORD, "sweep", record)
     (folder / PARTIAL).unlink(missing_ok=True)
     return record
@@ -312,7 +312,7 @@ class _Progress:
 
     def _keep(self, done: Trial, what: Finished) -> None:
         self.found[(done.optimizer, done.batch), done.run] = what
-        records.write(self.folder / RUNS / f"{done.name}.json", "sweep-run", _as_entry(done, what))
+        records.write(self.folder / RUNS / f"{done.name}.json", "sweep-run", trial.as_entry(done, what))
 
     def _tell(self, done: Trial, waiting: Sequence[Trial], running: set[Trial]) -> None:
         study = self.planned.study
@@ -400,8 +400,3 @@ def _kept(study: Study, folder: Path) -> dict[tuple[Cell, Run], Finished]:
         if cell in study.cells:
             found[cell, run] = finished
     return found
-
-
-def _as_entry(each: Trial, one: Finished) -> dict[str, Any]:
-    run = {"optimizer": each.optimizer, "batch": each.batch, **asdict(each.run)}
-    return {**run, "settings": asdict(each.point), **one.as_dict()}

@@ -221,6 +221,12 @@ def from_dict(values: Mapping[str, Any]) -> Finished:
     )
 
 
+def as_entry(each: Trial, one: Finished) -> dict[str, Any]:
+    """A run as an entry of a record."""
+    run = {"optimizer": each.optimizer, "batch": each.batch, **asdict(each.run)}
+    return {**run, "settings": asdict(each.point), **one.as_dict()}
+
+
 def read_entry(values: Mapping[str, Any]) -> tuple[Cell, Run, Finished]:
     """What an entry of a record's runs says."""
     run = Run(**{name: values[name] for name in ("stage", "trial", "steps", "seed")})
