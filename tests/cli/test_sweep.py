@@ -120,8 +120,8 @@ def test_a_diverging_run_is_recorded_and_the_others_go_on(call: Call, tmp_path: 
     failed = [run for run in runs if run["failure"]]
     assert 0 < len(failed) < len(runs) == 4
     assert all(run["failure"].startswith("diverged: ") for run in failed)
-    missing = [line for line in finished.stdout.splitlines() if line.startswith("missing: ")]
-    assert missing[0].startswith("missing: sgd at 16: loss <= 0.001 was never reached in 8 steps; the best was ")
+    missing = [line for line in finished.stdout.splitlines() if line.startswith("note: ")]
+    assert missing[0].startswith("note: sgd at 16: loss <= 0.001 was never reached in 8 steps; the best was ")
     assert f"sgd at 16: {len(failed)} run" in missing[1] and "diverged: " in missing[1]
     assert "sgd: the target was reached at no batch" in finished.stdout
 

@@ -45,7 +45,7 @@ def show(findings: Findings, page: Path) -> None:
     for sentence in findings.sentences:
         print(sentence)
     for text in findings.shortcomings:
-        print(f"missing: {text}")
+        print(f"note: {text}")
     for curve in findings.curves:
         for cell in curve.cells:
             if cell.steps is not None:

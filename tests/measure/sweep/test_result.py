@@ -86,6 +86,29 @@ def test_failures_are_counted_and_the_first_is_told(findings: Findings) -> None:
     )
 
 
+def test_a_learning_rate_at_the_edge_is_said(record: dict[str, Any], findings: Findings) -> None:
+    found = cell(findings, "adamw", 256)
+    tried = {
+        run["trial"]: run["settings"]["lr"]
+        for run in record["runs"]
+        if (run["optimizer"], run["batch"]) == ("adamw", 256)
+    }
+    text = f"adamw at 256: the chosen learning rate {found.point.lr:.3g} is the {{}} of all that were tried"
+    chosen, body = found_trial(record, found), copy.deepcopy(record)
+    others = [trial for trial in tried if trial != chosen]
+    for rates, expected in (((2.0, 3.0, 4.0), "lowest"), ((0.2, 0.3, 0.4), "highest"), ((0.2, 0.3, 4.0), "")):
+        new = {
+            chosen: tried[chosen],
+            **{trial: tried[chosen] * rate for trial, rate in zip(others, rates, strict=True)},
+        }
+        for run in body["runs"]:
+            if (run["optimizer"], run["batch"]) == ("adamw", 256):
+                run["settings"]["lr"] = new[run["trial"]]
+        again = analyse(body)
+        assert cell(again, "adamw", 256).edge == expected
+        assert any(line.startswith(text.format(expected)) for line in again.shortcomings) == bool(expected)
+
+
 def test_predictions_take_the_fastest_batch(findings: Findings) -> None:
     found = curve(findings, "adamw")
     assert found.step_time is not None

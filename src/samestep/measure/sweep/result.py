@@ -45,6 +45,7 @@ class CellResult:
         num_trials: Settings that were tried.
         num_failed: Runs that failed.
         failure: What the first of them said.
+        edge: "lowest" or "highest", where the chosen learning rate is that of all that were tried; "" elsewhere.
     """
 
     optimizer: str
@@ -62,6 +63,7 @@ class CellResult:
     num_trials: int
     num_failed: int
     failure: str | None
+    edge: str
 
     @property
     def num_reached(self) -> int:
@@ -191,7 +193,19 @@ def _cell(
         num_trials=climbed.kept[0],
         num_failed=len(failures),
         failure=failures[0] if failures else None,
+        edge=_edge(points[move.trial].lr, [point.lr for point in points.values()]) if move.trial is not None else "",
     )
+
+
+def _edge(chosen: float, tried: Sequence[float]) -> str:
+    """Where a better learning rate may lie outside of those that were tried.
+
+    >>> _edge(0.1, [0.01, 0.1, 0.03]), _edge(0.03, [0.01, 0.1, 0.03]), _edge(0.1, [0.1])
+    ('highest', '', '')
+    """
+    if len(tried) < 3 or min(tried) < chosen < max(tried):
+        return ""
+    return "highest" if chosen == max(tried) else "lowest"
 
 
 def _or_never(step: int | None) -> float:
@@ -256,6 +270,11 @@ def _shortcomings(one: CellResult, goal: Target) -> list[str]:
         said.append(
             f"{where}: {target.goal_text(goal)} was {how} in {one.budget} steps; the best was {best} "
             f"({one.num_trials} trials)"
+        )
+    if one.edge and one.verdict == "reached":
+        said.append(
+            f"{where}: the chosen learning rate {one.point.lr:.3g} is the {one.edge} of all that were tried; a better "
+            "one may lie beyond"
         )
     if one.num_failed:
         runs = "1 run" if one.num_failed == 1 else f"{one.num_failed} runs"
