@@ -57,6 +57,15 @@ def tiny() -> Workload:
     )
 
 
+def diverges_at_high_rates() -> Workload:
+    """A linear net under a loss that overflows in a few steps where the learning rate is not small."""
+    return replace(
+        tiny(),
+        model=lambda: nn.Linear(NUM_FEATURES, NUM_CLASSES),
+        loss=lambda output, target: (output.sum(dim=1) - target) ** 4,
+    )
+
+
 class Noisy(nn.Module):
     """Adds something to the net's answers that torch's generators and buffers know nothing of."""
 

@@ -183,7 +183,7 @@ def test_a_slow_worker_gets_a_hint_and_a_fast_one_none() -> None:
     ],
 )
 def test_the_first_difference_in_words(found: Any, text: str | None) -> None:
-    assert scale._difference(found, {"a": {"b": [1, 2]}}, "x") == text
+    assert records.difference(found, {"a": {"b": [1, 2]}}, "x") == text
 
 
 def slot(step_s: float) -> interleave.Slot:

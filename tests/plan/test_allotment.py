@@ -9,6 +9,7 @@ from samestep.plan import layout, rounds
 from samestep.plan.allotment import allot
 from samestep.plan.batch import BatchPlan
 from samestep.plan.layout import BLOCK, ParameterSpec
+from samestep.plan.pipeline import Team
 
 
 @given(
@@ -25,7 +26,7 @@ def test_everything_is_done_once(
         for number, size in enumerate(sizes)
     ]
     flat = layout.flat_layout(specs)
-    parts = allot(batches, flat, world_size, num_hands=num_hands)
+    parts = allot(batches, flat, Team(world_size, 1), num_hands=num_hands)
     for step, ranges in (
         (0, [part.microbatches for part in parts]),
         (batches.steps_per_epoch - 1, [part.last_microbatches for part in parts]),
@@ -43,3 +44,11 @@ def test_everything_is_done_once(
     ]
     assert sorted(blocks) == list(range(flat.num_elements // BLOCK))
     assert sum(part.num_elements for part in parts) == flat.num_elements
+
+
+def test_the_stages_of_a_replica_compute_the_same_microbatches() -> None:
+    batches = BatchPlan(num_samples=64, global_batch=32, microbatch=4)
+    flat = layout.flat_layout([ParameterSpec(name="weight", shape=(8192,), group=0, is_whole=False)])
+    parts = allot(batches, flat, Team(2, 2), num_hands=1)
+    assert [(part.stage, part.microbatches) for part in parts] == [(0, (0, 4)), (1, (0, 4)), (0, (4, 8)), (1, (4, 8))]
+    assert [part.num_elements for part in parts] == [2048] * 4

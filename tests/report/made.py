@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from samestep.host import records
+from samestep.measure.sweep import halving, trial
+from samestep.measure.sweep.critical import steps_at
+from samestep.measure.sweep.study import Study, moves
+from samestep.measure.sweep.trial import Cell, Finished, Trial
 
 WORKERS = (1, 2, 4)
 ROUNDS = 10
@@ -171,6 +176,65 @@ def run(*, workers: int = 1, num_steps: int = 300, seed: int = 0, **other: Any) 
     return body | other
 
 
+def sweep(**other: Any) -> dict[str, Any]:
+    """The body of a sweep.json: AdamW bends at 500 samples; SGD reaches the target at no batch below 1,024."""
+    study = Study(
+        workload="fashion-mlp",
+        optimizers=("adamw", "sgd"),
+        batches=(64, 256, 1024, 4096),
+        target="error <= 0.1",
+        trials=4,
+        seeds=5,
+        budgets=(50, 100, 200, 400),
+        kept=(4, 4, 4, 2),
+        num_train=50_000,
+        num_choosing=10_000,
+        num_reported=10_000,
+        has_label_smoothing=False,
+        seed=0,
+    )
+    found: dict[tuple[Cell, halving.Run], Finished] = {}
+    while missing := [
+        (cell, run)
+        for cell, move in moves(study, {key: one.outcome for key, one in found.items()}).items()
+        for run in move.runs
+    ]:
+        found |= {(cell, run): _finished(cell, run) for cell, run in missing}
+    entries = [
+        trial.as_entry(Trial(optimizer=cell[0], batch=cell[1], run=run, point=study.points(cell)[run.trial]), one)
+        for (cell, run), one in found.items()
+    ]
+    body = {
+        "environment": environment(),
+        "config": {"seed": 0, "threads_per_worker": 1, "microbatch": None},
+        "study": records.as_plain(asdict(study)),
+        "spaces": {},
+        "jobs": 2,
+        "runs": records.as_plain(entries),
+    }
+    return body | other
+
+
+def _finished(cell: Cell, run: halving.Run) -> Finished:
+    """Steps follow the law of a known critical batch; trial 3 diverges, the others differ a little."""
+    optimizer, batch = cell
+    if run.trial == 3:
+        return Finished(outcome=halving.Outcome(failure="diverged: a loss is not finite in step 3"), wall_s=0.1)
+    noise = 1 + 0.05 * ((run.seed * 7) % 5 - 2) + 0.1 * run.trial
+    law = steps_at(batch, 20, 500) * noise
+    reached = round(law) if law <= run.steps and (optimizer == "adamw" or batch >= 1024) else None
+    steps = reached or run.steps
+    best = 0.099 if reached else 0.1 + 0.1 * law / run.steps
+    return Finished(
+        outcome=halving.Outcome(reached_step=reached, best=best),
+        evaluations=((steps, best),),
+        num_steps=steps,
+        num_samples=steps * batch,
+        step_s=0.001 + 1e-5 * batch,
+        wall_s=0.5,
+    )
+
+
 def write_run(folder: Path, body: dict[str, Any] | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     records.write(folder / "record.json", "run", run() if body is None else body)
@@ -181,6 +245,12 @@ def write_study(folder: Path, body: dict[str, Any] | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     records.write(folder / "scale.json", "scale", study() if body is None else body)
     return folder / "scale.json"
+
+
+def write_sweep(folder: Path, body: dict[str, Any] | None = None) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    records.write(folder / "sweep.json", "sweep", sweep() if body is None else body)
+    return folder / "sweep.json"
 
 
 def fill(folder: Path) -> Path:

@@ -34,7 +34,7 @@ ARGUMENTS = [
     "--disable-quic",
 ]
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
-NUM_CHARTS = 4 + 2 + 7  # speed-ups, breakdowns, curves of runs
+NUM_CHARTS = 4 + 2 + 2 + 7  # speed-ups, breakdowns, steps and samples of a sweep, curves of runs
 
 
 def unavailable(what: str) -> NoReturn:
@@ -46,7 +46,9 @@ def unavailable(what: str) -> NoReturn:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return report.write(made.fill(tmp_path_factory.mktemp("records")))
+    folder = made.fill(tmp_path_factory.mktemp("records"))
+    made.write_sweep(folder / "sweep")
+    return report.write(folder)
 
 
 @pytest.fixture
@@ -215,6 +217,12 @@ def test_downloads_hold_every_value(browser: Browser, written: Path, tmp_path: P
         axis, program = key.split("/", 1)
         mine = [row for row in rows if (row["axis"], row["program"]) == (axis, program)]
         assert [float(row["duration_s"]) for row in mine] == [value for slot in slots for value in slot["steps_s"]]
+
+    sweep = json.loads((folder / "sweep" / "sweep.json").read_text())
+    _, text = download("Sweep sweep as CSV")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    for column in ("optimizer", "batch", "stage", "steps", "reached_step", "failure"):
+        assert [row[column] for row in rows] == [str(run[column] or "") for run in sweep["runs"]]
     assert opened.said == []
     assert [url for url in opened.requests if not url.startswith("blob:")] == [written.as_uri()]
 

@@ -42,7 +42,7 @@ def choose(
         if model is not None or about.given():
             given = ", ".join([*about.given(), *(["model"] if model else [])])
             raise UsageError(f"{given}: such settings go with --data, and {name} brings its own data and model")
-        return Chosen(partial(workload, cast("str", name), settings))
+        return Chosen(partial(workload_of, cast("str", name), settings))
     from samestep.cli import packs  # noqa: PLC0415
     from samestep.cli.teller import Teller  # noqa: PLC0415
     from samestep.data import making  # noqa: PLC0415
@@ -70,7 +70,7 @@ def choose_way(chosen: Chosen, settings: Settings, allow_threads: bool, measure_
     return choice
 
 
-def workload(name: str, settings: NumericSettings) -> Workload:
+def workload_of(name: str, settings: NumericSettings) -> Workload:
     """A built-in workload, or that of a user's file."""
     from samestep.workloads import catalog, files  # noqa: PLC0415
 

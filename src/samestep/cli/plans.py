@@ -21,13 +21,32 @@ def print_outline(found: Outline) -> None:
     micro = f"{found.num_microbatches} microbatches of at most {found.microbatch}"
     print(f"a step: {found.global_batch:,} samples in {micro}, {_plural(found.num_rounds, 'round')}")
     has_short = found.last_num_microbatches != found.num_microbatches
-    table = tables.new("worker", "microbatches", "samples", *(["last step"] if has_short else []), "elements", "slices")
+    has_stages = found.schedule is not None
+    if has_stages:
+        print(f"stages: {found.schedule}; they begin with {', '.join(found.stage_begins)}")
+    table = tables.new(
+        "worker",
+        *(["stage"] if has_stages else []),
+        "microbatches",
+        "samples",
+        *(["last step"] if has_short else []),
+        "elements",
+        "slices",
+    )
     for part in found.allotments:
         last = [_range(part.last_microbatches)] if has_short else []
         shown = [_slice(segment) for segment in part.segments[:_MOST_SLICES]]
         more = len(part.segments) - len(shown)
         slices = ", ".join([*shown, *([f"and {more} more"] if more else [])])
-        row = (_range(part.microbatches), f"{part.num_samples:,}", *last, f"{part.num_elements:,}", slices or "-")
+        stage = [str(part.stage)] if has_stages else []
+        row = (
+            *stage,
+            _range(part.microbatches),
+            f"{part.num_samples:,}",
+            *last,
+            f"{part.num_elements:,}",
+            slices or "-",
+        )
         table.add_row(str(part.worker), *row)
     tables.show(table)
     print(f"back-propagation: {found.backprop}", end="")

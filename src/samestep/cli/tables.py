@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from samestep.measure.verify import Verdict
 
 
-_LEFT = ("program", "weights sha256", "slices", "layer", "operation", "weight gradients")
+_LEFT = ("program", "weights sha256", "slices", "layer", "operation", "weight gradients", "optimiser")
 """Columns of words."""
 
 
@@ -122,7 +122,7 @@ def findings_as_dict(findings: Findings, page: Path) -> dict[str, Any]:
     return {
         "workload": findings.record["study"]["workload"],
         "page": str(page),
-        "axes": {axis: _plain(asdict(scaling)) for axis, scaling in findings.scalings.items()},
+        "axes": {axis: plain(asdict(scaling)) for axis, scaling in findings.scalings.items()},
         "losses": findings.losses,
         "warnings": findings.warnings,
         "hints": findings.hints,
@@ -176,12 +176,12 @@ def _short(value: float) -> str:
     return f"{value:.2f}" if abs(value) < 1e3 else f"{value:.0f}" if abs(value) < 1e6 else f"{value:.1e}"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Plain values for JSON, which has no word for infinity."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -125,6 +125,30 @@ def check_mixable(records: Sequence[Mapping[str, Any]], *, names: Sequence[str] 
             )
 
 
+def as_plain(value: Any) -> Any:
+    """Values as a record gives them back: tuples become lists.
+
+    >>> as_plain({"workers": (1, 2)})
+    {'workers': [1, 2]}
+    """
+    return json.loads(json.dumps(value))
+
+
+def difference(found: Any, wanted: Any, place: str) -> str | None:
+    """The first field that two plain values do not share, in words; None where they are equal.
+
+    >>> difference({"seed": 0, "sizes": [1, 2]}, {"seed": 0, "sizes": [1, 3]}, "study")
+    "its study.sizes[1] is 2 and this one's is 3"
+    """
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        pairs = ((found.get(name), wanted.get(name), f"{place}.{name}") for name in {**found, **wanted})
+        return next((text for pair in pairs if (text := difference(*pair))), None)
+    if isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        entries = ((a, b, f"{place}[{at}]") for at, (a, b) in enumerate(zip(found, wanted, strict=True)))
+        return next((text for pair in entries if (text := difference(*pair))), None)
+    return None if found == wanted else f"its {place} is {found!r} and this one's is {wanted!r}"
+
+
 def _without_not_finite(value: Any, place: str, found: dict[str, str]) -> Any:
     """The same values with null for floats that are not finite; `found` gets their places."""
     if isinstance(value, float) and not math.isfinite(value):

@@ -28,6 +28,7 @@ class Candidate:
         backprop: How weight gradients are computed.
         threads: Threads inside one operation.
         changes_bits: Whether that is another number of threads than was asked for: other bits.
+        stages: Pieces of the network.
 
     Example:
         >>> Candidate(workers=2, backprop="ordinary", threads=1).name
@@ -42,19 +43,22 @@ class Candidate:
     backprop: Backprop
     threads: int
     changes_bits: bool = False
+    stages: int = 1
 
     @property
     def name(self) -> str:
         words = [f"{self.workers} worker{'s' if self.workers > 1 else ''}"]
         if self.backprop == "concurrent":
             words.append("concurrent")
+        if self.stages > 1:
+            words.append(f"{self.stages} stages")
         if self.threads > 1:
             words.append(f"{self.threads} threads" + (" (other bits)" if self.changes_bits else ""))
         return ", ".join(words)
 
     def applied_to(self, settings: Settings) -> Settings:
         """The settings of a run that is carried out in this way."""
-        found = replace(settings, workers=self.workers, backprop=self.backprop)
+        found = replace(settings, workers=self.workers, backprop=self.backprop, stages=self.stages)
         return replace(found, threads_per_worker=self.threads) if self.changes_bits else found
 
 
@@ -83,7 +87,7 @@ def candidates(
     """What is worth measuring, the simplest first: what a person has set stays as it is, what is open is varied.
 
     Workers: 1, 2, 4, .. and as many as cores and microbatches allow; each with ordinary and, from two cores on,
-    concurrent back-propagation. More threads inside of one process give other bits, so they need to be allowed.
+    concurrent back-propagation, and where their number is even in two stages. More threads inside of one process give other bits, so they need to be allowed.
 
     Args:
         cores: That the run may use.
@@ -98,9 +102,9 @@ def candidates(
 
     Example:
         >>> [one.name for one in candidates(cores=2, num_microbatches=8, threads=1)]
-        ['1 worker', '1 worker, concurrent', '2 workers', '2 workers, concurrent']
-        >>> [one.name for one in candidates(cores=6, num_microbatches=8, threads=1, backprop="ordinary")]
-        ['1 worker', '2 workers', '4 workers', '6 workers']
+        ['1 worker', '1 worker, concurrent', '2 workers', '2 workers, concurrent', '2 workers, 2 stages']
+        >>> [one.name for one in candidates(cores=4, num_microbatches=8, threads=1, backprop="ordinary")]
+        ['1 worker', '2 workers', '2 workers, 2 stages', '4 workers', '4 workers, 2 stages']
         >>> [one.name for one in candidates(cores=1, num_microbatches=8, threads=1)]
         ['1 worker']
     """
@@ -113,11 +117,14 @@ def candidates(
             )
     counts = [workers] if workers is not None else _up_to(min(max(1, cores // threads), num_microbatches))
     kinds: list[Backprop] = ["ordinary", "concurrent"] if cores > 1 else ["ordinary"]
-    found = [
-        Candidate(workers=count, backprop=kind, threads=threads)
-        for count in counts
-        for kind in ([backprop] if backprop is not None else kinds)
-    ]
+    found = []
+    for count in counts:
+        found += [
+            Candidate(workers=count, backprop=kind, threads=threads)
+            for kind in ([backprop] if backprop is not None else kinds)
+        ]
+        if count % 2 == 0 and backprop != "concurrent":
+            found.append(Candidate(workers=count, backprop="ordinary", threads=threads, stages=2))
     if allows_threads and workers in (None, 1) and backprop in (None, "ordinary"):
         found += [
             Candidate(workers=1, backprop="ordinary", threads=count, changes_bits=True)

@@ -64,6 +64,10 @@ def choose(
             f"threads_per_worker={settings.threads_per_worker} is set, and allow_threads lets parallel='auto' set it; "
             "give one of them"
         )
+    if settings.stages not in (None, 1):
+        raise UsageError(
+            f"stages={settings.stages} is set, and parallel='auto' tries stages itself; leave out one of them"
+        )
     workload = build()
     config = resolve(settings, workload.recipe)
     prepared = prepare(workload, config, choices, has_callbacks=False)
@@ -196,4 +200,5 @@ def _task(way: Candidate, config: Config) -> Task:
         global_batch=config.global_batch,
         microbatch=config.microbatch,
         backprop=way.backprop,
+        stages=way.stages,
     )

@@ -352,7 +352,7 @@ def stage(
         failed: See `Failed`; None: the error is raised.
     """
     started: list[Running] = []
-    with _interrupted_by_sigterm(), Guard("samestep-measure-") as guard:
+    with interrupted_by_sigterm(), Guard("samestep-measure-") as guard:
         try:
             for number, program in enumerate(programs):
                 try:
@@ -370,7 +370,7 @@ def stage(
 
 
 @contextlib.contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
+def interrupted_by_sigterm() -> Iterator[None]:
     """SIGTERM ends a measurement as Ctrl-C does; only the main thread can hear it."""
     if threading.current_thread() is not threading.main_thread():
         yield

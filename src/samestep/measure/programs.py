@@ -49,6 +49,7 @@ class Task:
         global_batch: Samples a step, over all workers (programs).
         microbatch: Samples in one forward and backward; plain torch takes what it has at once.
         backprop: How samestep computes weight gradients.
+        stages: Pieces of its network.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Task:
     global_batch: int
     microbatch: int
     backprop: Backprop = "ordinary"
+    stages: int = 1
 
 
 def program(
@@ -113,7 +115,7 @@ def perform(
     trace = Trace(folder)
     if task.kind == "samestep":
         settings = replace(settings, threads_per_worker=task.threads)
-        given = Settings(**vars(settings), workers=task.workers, backprop=task.backprop)
+        given = Settings(**vars(settings), workers=task.workers, backprop=task.backprop, stages=task.stages)
         torch_private.without_compiler_import()
         run(workload, given, choices=replace(choices, lr_schedule=None, trace=trace), progress=Silent())
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -315,7 +314,7 @@ def _begin(
     fresh: Record = {
         "environment": records.environment(),
         "config": config.as_dict(),
-        "study": _as_json(asdict(study)),
+        "study": records.as_plain(asdict(study)),
         "programs": [
             {**asdict(task), "axis": axis, "copies": task.workers if task.kind == "roof" else 1}
             for axis, each in by_axis.items()
@@ -330,7 +329,7 @@ def _begin(
         if isinstance(found.get("study"), dict):  # more rounds of the same study are welcome
             found["study"]["rounds"] = study.rounds
         for name in ("study", "config", "programs"):
-            difference = _difference(_as_json(found.get(name)), _as_json(fresh[name]), name)
+            difference = records.difference(records.as_plain(found.get(name)), records.as_plain(fresh[name]), name)
             if difference:
                 raise UsageError(
                     f"{folder} holds another study: {difference}; name another folder, or remove {path.name} in it"
@@ -345,24 +344,9 @@ def _begin(
     return fresh
 
 
-def _difference(found: Any, wanted: Any, place: str) -> str | None:
-    """The first field that two plain values do not share, in words."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        pairs = ((found.get(name), wanted.get(name), f"{place}.{name}") for name in {**found, **wanted})
-        return next((text for pair in pairs if (text := _difference(*pair))), None)
-    if isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
-        entries = ((a, b, f"{place}[{at}]") for at, (a, b) in enumerate(zip(found, wanted, strict=True)))
-        return next((text for pair in entries if (text := _difference(*pair))), None)
-    return None if found == wanted else f"its {place} is {found!r} and this one's is {wanted!r}"
-
-
 def _plain(slot: Slot) -> dict[str, Any]:
     values = asdict(slot)
     return {**values, "steps_s": list(slot.steps_s), "phases": [dict(worker) for worker in slot.phases]}
-
-
-def _as_json(value: Any) -> Any:
-    return json.loads(json.dumps(value))
 
 
 def _plural(what: str, number: int, noun: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from samestep.plan import layout
 from samestep.plan.batch import BatchPlan
 from samestep.plan.layout import FlatLayout, Range, Segment
+from samestep.plan.pipeline import Team
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +16,7 @@ class Allotment:
 
     Args:
         worker: 0 .. W - 1.
+        stage: Which one it holds; 0 where there is one.
         microbatches: ``start .. stop - 1`` of a round of a whole step.
         num_samples: In these.
         last_microbatches: Those of the last step of an epoch, which may be shorter.
@@ -22,6 +24,7 @@ class Allotment:
     """
 
     worker: int
+    stage: int
     microbatches: Range
     num_samples: int
     last_microbatches: Range
@@ -33,32 +36,35 @@ class Allotment:
         return sum(segment.stop - segment.start for segment in self.segments)
 
 
-def allot(batches: BatchPlan, flat: FlatLayout, world_size: int, *, num_hands: int) -> tuple[Allotment, ...]:
+def allot(batches: BatchPlan, flat: FlatLayout, team: Team, *, num_hands: int) -> tuple[Allotment, ...]:
     """Who does what.
 
     Args:
         batches: How an epoch is cut.
         flat: Where the parameters lie.
-        world_size: Number of workers.
+        team: The workers.
         num_hands: Threads of a worker that share what it owns.
 
     Example:
         >>> weight = layout.ParameterSpec(name="weight", shape=(4000,), group=0, is_whole=False)
         >>> batches = BatchPlan(num_samples=50, global_batch=32, microbatch=8)
-        >>> parts = allot(batches, layout.flat_layout([weight]), 2, num_hands=1)
+        >>> parts = allot(batches, layout.flat_layout([weight]), Team(2, 1), num_hands=1)
         >>> [(part.microbatches, part.num_samples, part.last_microbatches, part.num_elements) for part in parts]
         [((0, 2), 16, (0, 1), 2048), ((2, 4), 16, (1, 3), 2048)]
     """
     steps = (0, batches.steps_per_epoch - 1)
-    whole, last = (layout.blocks_of_microbatches(len(batches.microbatches(step)), world_size) for step in steps)
-    owned = layout.owners(flat, world_size * num_hands)
+    counts = (len(batches.microbatches(step)) for step in steps)
+    whole, last = (layout.blocks_of_microbatches(count, team.num_replicas) for count in counts)
+    owned = layout.owners(flat, team.world_size * num_hands)
+    replicas = [team.replica(rank) for rank in range(team.world_size)]
     return tuple(
         Allotment(
             worker=rank,
-            microbatches=whole[rank],
-            num_samples=sum(each.num_samples for each in batches.microbatches(0)[slice(*whole[rank])]),
-            last_microbatches=last[rank],
+            stage=team.stage(rank),
+            microbatches=whole[replica],
+            num_samples=sum(each.num_samples for each in batches.microbatches(0)[slice(*whole[replica])]),
+            last_microbatches=last[replica],
             segments=tuple(segment for hand in range(num_hands) for segment in owned[rank * num_hands + hand]),
         )
-        for rank in range(world_size)
+        for rank, replica in enumerate(replicas)
     )

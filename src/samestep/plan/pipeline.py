@@ -57,6 +57,7 @@ class Stages:
         room: Bytes that a message between stages takes at most.
         seconds: Of every operation, as measured.
         num_drawn: Modules that may have drawn random numbers before every operation.
+        begins: What every stage begins with, where there are `num_stages`.
     """
 
     num_stages: int
@@ -65,6 +66,7 @@ class Stages:
     room: int
     seconds: tuple[float, ...]
     num_drawn: tuple[int, ...]
+    begins: tuple[str, ...]
 
 
 def team_of(num_workers: int, num_stages: int) -> Team:

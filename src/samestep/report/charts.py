@@ -74,6 +74,8 @@ class Axes:
         x_domain, y_domain: What it covers; None: what the values cover.
         y_zero: The vertical axis begins at 0.
         x_format, y_format: Of the numbers, in d3's words.
+        y_values: Where the vertical axis has ticks; None: where they fit.
+        is_log: Both axes are logarithmic.
     """
 
     x_title: str
@@ -83,6 +85,8 @@ class Axes:
     y_zero: bool = False
     x_format: str = ""
     y_format: str = ""
+    y_values: Sequence[float] | None = None
+    is_log: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +106,7 @@ def curves(drawn: Sequence[Curve], axes: Axes) -> Spec:
         "field": "x",
         "type": "quantitative",
         "title": axes.x_title,
-        "scale": _scale(axes.x_domain, is_zero=False, is_nice=False),
+        "scale": _scale(axes.x_domain, is_zero=False, is_nice=False, is_log=axes.is_log),
         "axis": {
             "grid": False,
             "labelFlush": False,
@@ -115,8 +119,14 @@ def curves(drawn: Sequence[Curve], axes: Axes) -> Spec:
         "field": "y",
         "type": "quantitative",
         "title": None,
-        "scale": _scale(axes.y_domain, is_zero=axes.y_zero, is_nice=True),
-        "axis": {"tickCount": 5, "domain": False, "ticks": False, "format": axes.y_format, "labelExpr": _ZERO},
+        "scale": _scale(axes.y_domain, is_zero=axes.y_zero, is_nice=True, is_log=axes.is_log),
+        "axis": {
+            "domain": False,
+            "ticks": False,
+            "format": axes.y_format,
+            "labelExpr": _ZERO,
+            **({"values": list(axes.y_values)} if axes.y_values else {"tickCount": 5}),
+        },
     }
     layers = [_line(curve, x, y) for curve in drawn if curve.line]
     layers += [_intervals(curve, x, y) for curve in drawn if any(mark.high is not None for mark in curve.marks)]
@@ -237,7 +247,9 @@ def _marks(curve: Curve, x: Mapping[str, Any], y: Mapping[str, Any], name: str) 
     }
 
 
-def _scale(domain: tuple[float, float] | None, *, is_zero: bool, is_nice: bool) -> Spec:
+def _scale(domain: tuple[float, float] | None, *, is_zero: bool, is_nice: bool, is_log: bool) -> Spec:
+    if is_log:
+        return {"type": "log", "nice": False, **({} if domain is None else {"domain": list(domain)})}
     return {"zero": is_zero, "nice": is_nice} if domain is None else {"domain": list(domain), "nice": False}
 
 

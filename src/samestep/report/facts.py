@@ -7,12 +7,15 @@ from typing import Any
 
 from samestep.host import records
 from samestep.report import text
-from samestep.report.records import Found, Run, Study
+from samestep.report.records import Found, Run, Study, Sweep
 from samestep.report.shapes import Part, Section, Table
+
+Each = Run | Study | Sweep
 
 Columns = Mapping[str, Mapping[str, Any]]
 """Flat values by field, for each record by its name."""
 
+_KINDS: Mapping[type, str] = {Run: "run", Study: "study", Sweep: "sweep"}
 _ABSENT = object()
 _TELLING = {
     *("processor", "architecture", "instruction_set", "cores", "physical_cores", "quota_cores", "caches", "memory_mb"),
@@ -38,6 +41,7 @@ def machine(found: Found) -> Section:
     known = Found(
         runs=tuple(run for run in found.runs if run.environment),
         studies=tuple(study for study in found.studies if study.environment),
+        sweeps=tuple(sweep for sweep in found.sweeps if sweep.environment),
     )
     unknown = [run.name for run in found.runs if not run.environment]
     notes = [f"{name}: the record does not tell where it ran." for name in unknown]
@@ -66,19 +70,19 @@ def _group(title: str, columns: Columns) -> list[Table]:
     return [*tables, _table(f"{title}: what differs", columns, differing)] if differing else tables
 
 
-def _host(each: Run | Study) -> dict[str, Any]:
+def _host(each: Each) -> dict[str, Any]:
     return flat(each.environment.get("host") or {})
 
 
-def _host_in_short(each: Run | Study) -> dict[str, Any]:
+def _host_in_short(each: Each) -> dict[str, Any]:
     return {name: value for name, value in _host(each).items() if name.split(" ")[0] in _TELLING}
 
 
-def _origin(each: Run | Study) -> dict[str, Any]:
+def _origin(each: Each) -> dict[str, Any]:
     return {name: each.environment.get(name) for name in ("created", "git_commit", "source_sha256")}
 
 
-_GROUPS: Mapping[str, Callable[[Run | Study], Mapping[str, Any]]] = {
+_GROUPS: Mapping[str, Callable[[Each], Mapping[str, Any]]] = {
     "Host": _host_in_short,
     "Peaks": lambda each: flat(each.environment.get("peaks") or {}),
     "Versions": lambda each: flat(each.environment.get("versions") or {}),
@@ -139,11 +143,11 @@ def differences(found: Found) -> list[str]:
     return said
 
 
-def _unique_names(found: Found, values: Callable[[Run | Study], Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Values by the record's name; a study and a run in the same folder are told apart."""
+def _unique_names(found: Found, values: Callable[[Each], Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Values by the record's name; a study, a sweep and a run in the same folder are told apart."""
     named: dict[str, Mapping[str, Any]] = {}
     for each in found.all:
-        name = each.name if each.name not in named else f"{each.name} (run)"
+        name = each.name if each.name not in named else f"{each.name} ({_KINDS[type(each)]})"
         named[name] = values(each)
     return named
 

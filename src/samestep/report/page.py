@@ -12,10 +12,11 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from samestep.host import files
-from samestep.report import facts, palette, raw, records, runs, studies, svg, text
+from samestep.report import facts, palette, raw, records, runs, studies, svg, sweeps, text
 from samestep.report.records import Found
 from samestep.report.shapes import Part, Section, Verdict
 from samestep.report.studies import Analysed
+from samestep.report.sweeps import Swept
 from samestep.version import __version__
 
 _OF_STUDIES = (
@@ -27,13 +28,20 @@ _OF_RUNS = (
 )
 
 
+_OF_SWEEPS = (
+    "Steps to a target hold for this network, these data, this target and so many trials; more may find fewer.",
+    "Steps to the target are read at evaluations, every 5 % of a run's budget; times are those of runs side by side.",
+)
+
+
 def write(folder: Path, *, said: Sequence[str] = ()) -> Path:
     """Write FOLDER/report.html from every record under a folder.
 
     The page is one file: it works offline and asks for nothing. The same records give the same bytes.
 
     Args:
-        folder: Where `record.json` (runs) and `scale.json` (scaling studies) are looked for, in sub-folders too.
+        folder: Where `record.json` (runs), `scale.json` (scaling studies) and `sweep.json` (sweeps) are looked for, in
+            sub-folders too.
         said: Sentences that stand above all others.
 
     Returns:
@@ -58,6 +66,7 @@ def html(found: Found, name: str, said: Sequence[str] = ()) -> str:
         said: Sentences that stand above all others.
     """
     analysed = [studies.analyse(study) for study in found.studies]
+    swept = [sweeps.analyse(sweep) for sweep in found.sweeps]
     style, script = palette.css() + _file("style.css"), _file("script.js")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(_file("template.html.j2")).render(
@@ -68,35 +77,45 @@ def html(found: Found, name: str, said: Sequence[str] = ()) -> str:
         script=Markup(script),
         hatches=svg.hatches(),
         subtitle=_subtitle(found),
-        verdicts=[*(Verdict(subject=name, sentence=text.clean(each)) for each in said), *_verdicts(found, analysed)],
-        sections=_sections(found, analysed),
+        verdicts=[
+            *(Verdict(subject=name, sentence=text.clean(each)) for each in said),
+            *_verdicts(found, analysed, swept),
+        ],
+        sections=_sections(found, analysed, swept),
         downloads=raw.downloads(found),
         version=__version__,
     )
 
 
-def _verdicts(found: Found, analysed: list[Analysed]) -> list[Verdict]:
-    return [*(verdict for each in analysed for verdict in studies.verdicts(each)), *runs.verdicts(found.runs)]
+def _verdicts(found: Found, analysed: list[Analysed], swept: list[Swept]) -> list[Verdict]:
+    return [
+        *(verdict for each in analysed for verdict in studies.verdicts(each)),
+        *(sweeps.verdict(each) for each in swept),
+        *runs.verdicts(found.runs),
+    ]
 
 
-def _sections(found: Found, analysed: list[Analysed]) -> list[Section]:
+def _sections(found: Found, analysed: list[Analysed], swept: list[Swept]) -> list[Section]:
     is_only = len(analysed) == 1
     return [
         *(studies.section(each, number, is_only=is_only) for number, each in enumerate(analysed, 1)),
+        *(sweeps.section(each, number) for number, each in enumerate(swept, 1)),
         *([runs.section(found.runs)] if found.runs else []),
         facts.configuration(found),
         facts.machine(found),
-        _caveats(found, analysed),
+        _caveats(found, analysed, swept),
         raw.section(found),
     ]
 
 
-def _caveats(found: Found, analysed: list[Analysed]) -> Section:
+def _caveats(found: Found, analysed: list[Analysed], swept: list[Swept]) -> Section:
     notes = [
         *facts.differences(found),
         *(caveat for each in analysed for caveat in studies.caveats(each)),
+        *(caveat for each in swept for caveat in sweeps.caveats(each)),
         *runs.caveats(found.runs),
         *(_OF_STUDIES if analysed else ()),
+        *(_OF_SWEEPS if swept else ()),
         *(_OF_RUNS if found.runs else ()),
     ]
     return Section(name="caveats", title="Caveats", parts=[Part(notes=notes)])
@@ -104,7 +123,7 @@ def _caveats(found: Found, analysed: list[Analysed]) -> Section:
 
 def _subtitle(found: Found) -> str:
     """How many records of what, from when."""
-    counts = [(len(found.studies), "scaling stud"), (len(found.runs), "run")]
+    counts = [(len(found.studies), "scaling stud"), (len(found.sweeps), "sweep"), (len(found.runs), "run")]
     said = []
     for amount, noun in counts:
         if amount:

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
 from samestep.host import records
 from samestep.report import text, thin
-from samestep.report.records import Found, Program, Run, Study
+from samestep.report.records import Found, Program, Run, Study, Sweep
 from samestep.report.shapes import Part, Raw, Section, Table
 
+_KINDS: Mapping[type, str] = {Run: "run", Study: "study", Sweep: "sweep"}
 _MOST_ROWS = 20
 _MOST_ROUNDS = 400
 
 
 def downloads(found: Found) -> list[Raw]:
     """Each record, whole, as JSON that can stand inside of a script element."""
-    return [_raw(each, "study" if isinstance(each, Study) else "run") for each in found.all]
+    return [_raw(each, _KINDS[type(each)]) for each in found.all]
 
 
-def _raw(each: Run | Study, kind: str) -> Raw:
+def _raw(each: Run | Study | Sweep, kind: str) -> Raw:
     if isinstance(each, Run):
         amount = text.count(len(each.seconds), "step")
+    elif isinstance(each, Sweep):
+        amount = text.count(each.num_runs, "run")
     else:
         amount = text.count(sum(len(slot.steps_s) for program in each.programs for slot in program.slots), "step")
     body = {name: value for name, value in each.raw.items() if name not in ("format", "kind")}

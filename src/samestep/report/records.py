@@ -135,15 +135,41 @@ class Study:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """A sweep's record: steps to a target against the batch.
+
+    Args:
+        path: Its file.
+        name: Its folder, as seen from the report's.
+        raw: The whole record.
+        workload: The name of what was trained.
+        config: What all runs share of the configuration.
+        environment: Where and when it ran.
+        study: What was tried.
+        num_runs: How many runs it holds.
+    """
+
+    path: Path
+    name: str
+    raw: Mapping[str, Any]
+    workload: str
+    config: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    study: Mapping[str, Any]
+    num_runs: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Found:
     """All records of a folder, each kind by name."""
 
     runs: tuple[Run, ...]
     studies: tuple[Study, ...]
+    sweeps: tuple[Sweep, ...] = ()
 
     @property
-    def all(self) -> tuple[Run | Study, ...]:
-        return (*self.studies, *self.runs)
+    def all(self) -> tuple[Run | Study | Sweep, ...]:
+        return (*self.studies, *self.sweeps, *self.runs)
 
 
 def find(folder: Path) -> Found:
@@ -154,16 +180,17 @@ def find(folder: Path) -> Found:
     """
     if not folder.is_dir():
         raise UsageError(
-            f"{folder} is no folder; name the one that `samestep train --out` or `samestep scale` wrote to"
+            f"{folder} is no folder; name the one that `samestep train --out`, `scale` or `sweep` wrote to"
         )
     runs = tuple(read_run(path, _name(path, folder)) for path in sorted(folder.rglob("record.json")))
     studies = tuple(read_study(path, _name(path, folder)) for path in sorted(folder.rglob("scale.json")))
-    if not runs and not studies:
+    sweeps = tuple(read_sweep(path, _name(path, folder)) for path in sorted(folder.rglob("sweep.json")))
+    if not runs and not studies and not sweeps:
         raise UsageError(
             f"{folder} holds no record, and none of its sub-folders does: make one with "
             f"`samestep train WORKLOAD --out {folder}` or `samestep scale WORKLOAD --out {folder}`"
         )
-    return Found(runs=runs, studies=studies)
+    return Found(runs=runs, studies=studies, sweeps=sweeps)
 
 
 def read_run(path: Path, name: str) -> Run:
@@ -222,6 +249,29 @@ def read_study(path: Path, name: str) -> Study:
         environment=environment,
         axes=axes,
         programs=programs,
+    )
+
+
+def read_sweep(path: Path, name: str) -> Sweep:
+    """Read a sweep's record.
+
+    Raises:
+        UsageError: With the file and the field that is wrong.
+    """
+    fields = Fields(path=path, values=records.read(path, "sweep"))
+    study = fields.object("study")
+    for field in ("trials", "seeds", "num_train", "num_choosing", "num_reported"):
+        study.get(field, int)
+    study.get("target", str)
+    return Sweep(
+        path=path,
+        name=name,
+        raw=fields.values,
+        workload=text.clean(study.get("workload", str)),
+        config=fields.object("config").values,
+        environment=_environment(fields),
+        study=study.values,
+        num_runs=len(list(fields.objects("runs"))),
     )
 
 

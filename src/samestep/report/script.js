@@ -118,6 +118,11 @@ function ofStudy(record) {
   }
   return csv(rows);
 }
+function ofSweep(record) {
+  const head = ["optimizer", "batch", "stage", "trial", "steps", "seed", "reached_step", "best", "failure", "num_steps", "num_samples", "step_s", "wall_s"];
+  return csv([head, ...record.runs.map((run) => head.map((name) => run[name]))]);
+}
+const tables = { run: ofRun, study: ofStudy, sweep: ofSweep };
 function save(text, kind, name) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text], { type: kind }));
@@ -131,7 +136,7 @@ for (const button of document.querySelectorAll("button[data-raw]")) {
     const source = document.getElementById(button.dataset.raw);
     const name = `${button.dataset.file}.${button.dataset.as}`;
     if (button.dataset.as === "json") save(source.textContent, "application/json", name);
-    else save((source.dataset.kind === "run" ? ofRun : ofStudy)(JSON.parse(source.textContent)), "text/csv", name);
+    else save(tables[source.dataset.kind](JSON.parse(source.textContent)), "text/csv", name);
   });
 }
 

@@ -10,6 +10,7 @@ from samestep.engine.survey import Layer, survey
 from samestep.host.cores import num_cores
 from samestep.plan.allotment import Allotment, allot
 from samestep.plan.layout import Segment
+from samestep.plan.pipeline import Schedule, team_of
 from samestep.run.config import Backprop, Settings, resolve
 from samestep.run.prepare import Choices, prepare, world_size_of
 from samestep.run.workload import Workload
@@ -32,6 +33,8 @@ class Outline:
         cores: That the run may use.
         helpers: Threads beside each worker's training thread.
         backprop: How weight gradients are computed.
+        schedule: Of the stages' passes; None where there is one stage.
+        stage_begins: What every stage begins with; empty where there is one.
         allotments: What each worker does.
         layers: Under concurrent back-propagation: which layers run how; None otherwise.
     """
@@ -48,6 +51,8 @@ class Outline:
     cores: int
     helpers: int
     backprop: Backprop
+    schedule: Schedule | None
+    stage_begins: tuple[str, ...]
     allotments: tuple[Allotment, ...]
     layers: tuple[Layer, ...] | None
 
@@ -57,6 +62,7 @@ class Outline:
         found["workers"] = [
             {
                 "worker": part.worker,
+                "stage": part.stage,
                 "microbatches": list(part.microbatches),
                 "num_samples": part.num_samples,
                 "last_microbatches": list(part.last_microbatches),
@@ -97,7 +103,9 @@ def outline(workload: Workload, settings: Settings, choices: Choices) -> Outline
         cores=num_cores(),
         helpers=helpers,
         backprop=config.backprop,
-        allotments=allot(job.batches, job.update.layout, world_size, num_hands=helpers + 1),
+        schedule=job.stages.schedule if job.stages else None,
+        stage_begins=job.stages.begins if job.stages else (),
+        allotments=allot(job.batches, job.update.layout, team_of(world_size, config.stages), num_hands=helpers + 1),
         layers=survey(job, prepared.image) if job.is_backprop_concurrent else None,
     )
 

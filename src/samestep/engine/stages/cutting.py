@@ -181,6 +181,7 @@ def cut(
         room=room,
         seconds=found.seconds,
         num_drawn=found.num_drawn,
+        begins=tuple(graph.name(edge) for edge in (0, *cuts[num_stages])),
     )
 
 

@@ -81,9 +81,10 @@ class Graph:
             if operation.op == "call_module":
                 yield from self._module_of(operation).buffers()
 
-    def names(self, start: int, stop: int) -> list[str]:
-        """The modules that are called by the operations ``start .. stop - 1``."""
-        return [str(each.target) for each in self.operations[start:stop] if each.op == "call_module"]
+    def name(self, number: int) -> str:
+        """What an operation is called: the module's name where it is one."""
+        operation = self.operations[number]
+        return str(operation.target) if operation.op == "call_module" else operation.name
 
     def _run_one(self, operation: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
         arguments, options = fx.map_arg((operation.args, operation.kwargs), values.__getitem__)

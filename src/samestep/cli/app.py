@@ -1,0 +1,44 @@
+"""The application that commands belong to, and the parameters that several of them take."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from samestep.cli import chosen, flags
+from samestep.data.settings import DataSettings
+from samestep.run.config import NumericSettings, Settings
+from samestep.version import __version__
+
+UNSET = Settings()
+UNSET_NUMERICS = NumericSettings()
+UNSET_DATA = DataSettings()
+
+app = App(
+    name="samestep",
+    help="Train a neural network in parallel: the same network, bit for bit, on any number of workers.",
+    version=__version__,
+    config=flags.from_file,
+    default_parameter=Parameter(negative=(), negative_iterable=(), show_env_var=False, converter=flags.convert_value),
+    help_formatter="plain",
+    exit_on_error=False,
+    print_error=False,
+    suppress_keyboard_interrupt=False,
+    result_action="return_value",
+)
+
+GivenSettings = Annotated[Settings, Parameter(name="*")]
+GivenNumerics = Annotated[NumericSettings, Parameter(name="*")]
+GivenAboutData = Annotated[DataSettings, Parameter(name="*")]
+DataSource = Annotated[str | None, Parameter(help="A file, folder, archive or pack to learn from; no WORKLOAD then.")]
+ModelOf = Annotated[chosen.Model | None, Parameter(help="The network for --data; default: what suits it.")]
+ConfigFile = Annotated[Path | None, Parameter(help="TOML file with the same names; flags win.")]
+Json = Annotated[bool, Parameter(negative=(), converter=None, help="Print one JSON object on stdout, nothing else.")]
+
+
+def print_json(values: dict[str, Any]) -> None:
+    """One JSON object on stdout."""
+    print(json.dumps(values))

@@ -1,0 +1,97 @@
+"""Commands that pack data, and that show what there is: data, machine, workloads, optimisers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from samestep.cli import tables
+from samestep.cli.app import UNSET_DATA, ConfigFile, GivenAboutData, Json, app, print_json
+
+
+@app.command
+def pack(
+    source: str,
+    folder: Path,
+    /,
+    *,
+    about: GivenAboutData = UNSET_DATA,
+    config: ConfigFile = None,
+) -> int:
+    """Pack a source into a folder that is mapped into memory as it is; nothing is done where it is packed already.
+
+    Parameters
+    ----------
+    source
+        A table (CSV, TSV; also .gz, .zip, .tar.gz), or a folder of tables with the same columns.
+    folder
+        Where the pack goes.
+    """
+    from samestep.cli import packs  # noqa: PLC0415
+    from samestep.cli.teller import Teller  # noqa: PLC0415
+    from samestep.data import making  # noqa: PLC0415
+
+    with Teller() as teller:
+        packed, is_new = making.ensure(source, folder, about, teller.packing)
+    if not is_new:
+        print(f"{folder}: {source} has not changed since it was packed")
+    for line in packs.lines(packed):
+        print(line)
+    return 0
+
+
+data_app = App(name="data", help="Look at packed data.")
+app.command(data_app)
+
+
+@data_app.command
+def show(
+    folder: Path,
+    /,
+    *,
+    rows: Annotated[int, Parameter(help="First rows to print.")] = 5,
+    check: Annotated[bool, Parameter(converter=None, help="Read every byte and compare it with its hash.")] = False,
+) -> int:
+    """Print what is in a pack: its columns, first rows, classes, missing values and sizes."""
+    from samestep.cli import packs  # noqa: PLC0415
+    from samestep.data.pack.reader import open_pack  # noqa: PLC0415
+
+    packed = open_pack(folder, is_checked=check or None)
+    packs.print_pack(packed, rows)
+    return 0
+
+
+@app.command
+def env(*, json: Json = False) -> int:
+    """Print what belongs in a bug report: versions, processor, memory, settings."""
+    from samestep.host.facts import describe  # noqa: PLC0415
+
+    facts = describe()
+    if json:
+        print_json(facts)
+    else:
+        for name, value in facts.items():
+            print(f"{name:16} {tables.as_text(value)}")
+    return 0
+
+
+@app.command
+def workloads() -> int:
+    """List the built-in workloads."""
+    from samestep.workloads import catalog  # noqa: PLC0415
+
+    for entry in catalog.entries():
+        print(f"{entry.name:26} {entry.description}")
+    return 0
+
+
+@app.command
+def optimizers() -> int:
+    """List the optimisers: what each looks at, the rule by which its learning rate follows the batch, its source."""
+    from samestep.optim import catalog  # noqa: PLC0415
+
+    for entry in catalog.entries():
+        print(f"{entry.name:18} {entry.kind:13} {entry.rule:7} {entry.source}")
+    return 0

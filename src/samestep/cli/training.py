@@ -1,0 +1,145 @@
+"""Commands that train, and that answer with what was trained."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from samestep.cli import chosen, tables
+from samestep.cli.app import (
+    UNSET,
+    UNSET_DATA,
+    ConfigFile,
+    DataSource,
+    GivenAboutData,
+    GivenSettings,
+    Json,
+    ModelOf,
+    app,
+    print_json,
+)
+from samestep.errors import UsageError
+from samestep.run.config import NumericSettings
+
+
+@app.command
+def train(
+    workload: str | None = None,
+    /,
+    *,
+    data: DataSource = None,
+    model: ModelOf = None,
+    about: GivenAboutData = UNSET_DATA,
+    settings: GivenSettings = UNSET,
+    parallel: Annotated[
+        Literal["auto"] | None,
+        Parameter(help="auto: measure ways to carry the run out, take the best one, remember it; never other bits."),
+    ] = None,
+    allow_threads: Annotated[
+        bool, Parameter(converter=None, help="auto may take more threads in one process, which give other bits.")
+    ] = False,
+    measure_again: Annotated[bool, Parameter(converter=None, help="auto passes over what it remembers.")] = False,
+    config: ConfigFile = None,
+    json: Json = False,
+    print_config: Annotated[bool, Parameter(converter=None)] = False,
+    print_plan: Annotated[bool, Parameter(converter=None)] = False,
+) -> int:
+    """Train a workload.
+
+    Parameters
+    ----------
+    workload
+        A built-in name (see samestep workloads), or FILE.py:FUNCTION, a function that returns a Workload.
+    print_config
+        Print the resolved configuration as TOML and stop.
+    print_plan
+        Print how the run would be carried out and stop: workers, microbatches, slices, and which layers run
+        concurrently.
+    """
+    from samestep import torch_private  # noqa: PLC0415
+    from samestep.cli import plans  # noqa: PLC0415
+    from samestep.measure.candidates import check_asked  # noqa: PLC0415
+    from samestep.run.config import as_toml, resolve  # noqa: PLC0415
+    from samestep.run.outline import outline  # noqa: PLC0415
+    from samestep.run.prepare import Choices  # noqa: PLC0415
+    from samestep.run.progress import for_stderr  # noqa: PLC0415
+    from samestep.run.train import run  # noqa: PLC0415
+
+    torch_private.without_compiler_import()
+    with redirect_stdout(sys.stderr):  # what the workload's own code prints
+        check_asked(parallel, allow_threads=allow_threads, measure_again=measure_again)
+        work = chosen.choose(workload, data, model, about, settings)
+        built = work.build()
+        if parallel is not None:
+            choice = chosen.choose_way(work, settings, allow_threads, measure_again)
+            settings = choice.candidate.applied_to(settings)
+        if print_plan:
+            planned = outline(built, settings, Choices())
+        elif not print_config:
+            result = run(built, settings, choices=Choices(), progress=for_stderr())
+            if work.network is not None and settings.out is not None:
+                work.network.save(settings.out)
+    if print_config:
+        print(as_toml(resolve(settings, built.recipe).as_dict()))
+        return 0
+    if print_plan:
+        print_json(planned.as_dict()) if json else plans.print_outline(planned)
+        return 0
+    summary = result.record.summary()
+    if parallel is not None:
+        summary["parallel"] = plans.choice_as_dict(choice)
+    if json:
+        print_json(summary)
+    else:
+        tables.print_summary(summary, settings.out)
+    return 0
+
+
+@app.command
+def predict(
+    workload: str,
+    /,
+    *,
+    weights: Annotated[
+        Path | None, Parameter(help="Trained weights (safetensors); those of the run, for a RUN.")
+    ] = None,
+    input: Annotated[  # noqa: A002
+        tuple[Path, ...] | None,
+        Parameter(
+            help="One .npy file per input of the model, default: the evaluation part; for a RUN a table or pictures."
+        ),
+    ] = None,
+    out: Annotated[Path | None, Parameter(help="CSV file to write; default: stdout.")] = None,
+    width: int | None = None,
+    depth: int | None = None,
+) -> int:
+    """Answer with trained weights: one line of CSV per sample.
+
+    Parameters
+    ----------
+    workload
+        A built-in name, FILE.py:FUNCTION, or RUN: the folder that train --data --out has written.
+    """
+    from samestep.run.predict import predict_table  # noqa: PLC0415
+    from samestep.workloads import answers  # noqa: PLC0415
+
+    if Path(workload).is_dir():
+        if input is None or len(input) != 1 or (weights, width, depth) != (None, None, None):
+            raise UsageError(f"{workload} is a run: give one --input to answer for, and nothing else but --out")
+        table = answers.answer(Path(workload), input[0])
+    elif weights is None:
+        raise UsageError(f"--weights is missing: which weights of {workload} are to answer?")
+    else:
+        table = predict_table(chosen.workload_of(workload, NumericSettings(width=width, depth=depth)), weights, input)
+    if out is None:
+        sys.stdout.write(table)
+    else:
+        from samestep.host.files import write_atomically  # noqa: PLC0415
+
+        write_atomically(out, table.encode())
+        print(f"{out}: {table.count(chr(10)) - 1} answers", file=sys.stderr)
+    return 0
