@@ -24,30 +24,16 @@ def print_outline(found: Outline) -> None:
     has_stages = found.schedule is not None
     if has_stages:
         print(f"stages: {found.schedule}; they begin with {', '.join(found.stage_begins)}")
-    table = tables.new(
-        "worker",
-        *(["stage"] if has_stages else []),
-        "microbatches",
-        "samples",
-        *(["last step"] if has_short else []),
-        "elements",
-        "slices",
-    )
+    stage_column, last_column = ["stage"] if has_stages else [], ["last step"] if has_short else []
+    table = tables.new("worker", *stage_column, "microbatches", "samples", *last_column, "elements", "slices")
     for part in found.allotments:
         last = [_range(part.last_microbatches)] if has_short else []
         shown = [_slice(segment) for segment in part.segments[:_MOST_SLICES]]
         more = len(part.segments) - len(shown)
         slices = ", ".join([*shown, *([f"and {more} more"] if more else [])])
         stage = [str(part.stage)] if has_stages else []
-        row = (
-            *stage,
-            _range(part.microbatches),
-            f"{part.num_samples:,}",
-            *last,
-            f"{part.num_elements:,}",
-            slices or "-",
-        )
-        table.add_row(str(part.worker), *row)
+        row = (*stage, _range(part.microbatches), f"{part.num_samples:,}", *last, f"{part.num_elements:,}")
+        table.add_row(str(part.worker), *row, slices or "-")
     tables.show(table)
     print(f"back-propagation: {found.backprop}", end="")
     print(f", {_plural(found.helpers, 'helper')} beside each worker" if found.helpers else "")

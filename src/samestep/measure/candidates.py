@@ -87,7 +87,8 @@ def candidates(
     """What is worth measuring, the simplest first: what a person has set stays as it is, what is open is varied.
 
     Workers: 1, 2, 4, .. and as many as cores and microbatches allow; each with ordinary and, from two cores on,
-    concurrent back-propagation, and where their number is even in two stages. More threads inside of one process give other bits, so they need to be allowed.
+    concurrent back-propagation, and where their number is even in two stages. More threads inside of one process give
+    other bits, so they need to be allowed.
 
     Args:
         cores: That the run may use.
