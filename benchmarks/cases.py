@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +35,7 @@ class Case:
     global_batch: int
 
     def __post_init__(self) -> None:
-        if self.net not in _SHAPES:
+        if self.net not in _SHAPES and _shaped(self.net) is None:
             raise ValueError(f"net {self.net!r} is not known; known: {', '.join(_SHAPES)}")
         if self.global_batch < 2 or self.global_batch > NUM_SAMPLES:
             raise ValueError(f"global_batch={self.global_batch} is not within 2 .. {NUM_SAMPLES}")
@@ -41,6 +43,12 @@ class Case:
     @property
     def name(self) -> str:
         return f"{self.net}-{self.global_batch}"
+
+
+def _shaped(net: str) -> tuple[str, int, int] | None:
+    """Family, depth and width of a net such as ``mlp_8x512``."""
+    found = re.fullmatch(rf"({'|'.join(NETS)})_(\d+)x(\d+)", net)
+    return None if found is None else (found[1], int(found[2]), int(found[3]))
 
 
 def parse(name: str) -> Case:
@@ -58,10 +66,10 @@ def all_names() -> list[str]:
 class RowLstm(nn.Module):
     """Reads an image row by row: 28 steps of 28 values -> 64 -> 10."""
 
-    def __init__(self) -> None:
+    def __init__(self, depth: int = 1, width: int = 64) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(28, 64, batch_first=True)
-        self.head = nn.Linear(64, 10)
+        self.lstm = nn.LSTM(28, width, depth, batch_first=True)
+        self.head = nn.Linear(width, 10)
 
     def forward(self, rows: Tensor) -> Tensor:
         output, _ = self.lstm(rows)
@@ -72,13 +80,13 @@ class RowLstm(nn.Module):
 class RowTransformer(nn.Module):
     """An encoder over an image's rows as tokens: d = 64, 2 layers, 4 heads, 128 wide, no dropout."""
 
-    def __init__(self) -> None:
+    def __init__(self, depth: int = 2, width: int = 64) -> None:
         super().__init__()
-        layer = nn.TransformerEncoderLayer(64, 4, 128, dropout=0.0, batch_first=True)
-        self.embed = nn.Linear(28, 64)
-        self.position = nn.Parameter(torch.zeros(28, 64))
-        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-        self.head = nn.Linear(64, 10)
+        layer = nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True)
+        self.embed = nn.Linear(28, width)
+        self.position = nn.Parameter(torch.zeros(28, width))
+        self.encoder = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
+        self.head = nn.Linear(width, 10)
 
     def forward(self, rows: Tensor) -> Tensor:
         answer: Tensor = self.head(self.encoder(self.embed(rows) + self.position).mean(dim=1))
@@ -87,6 +95,8 @@ class RowTransformer(nn.Module):
 
 def build_model(net: str) -> nn.Module:
     """A fresh net."""
+    if (shape := _shaped(net)) is not None:
+        return _build_shaped(*shape)
     match net:
         case "mlp":
             return nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
@@ -117,8 +127,26 @@ def build_model(net: str) -> nn.Module:
     raise ValueError(f"net {net!r} is not known")
 
 
+def _build_shaped(family: str, depth: int, width: int) -> nn.Module:
+    """A net of a family with so many hidden layers (blocks) of that width (channels)."""
+    match family:
+        case "mlp":
+            widths = [784, *[width] * depth]
+            hidden = [layer for pair in pairwise(widths) for layer in (nn.Linear(*pair), nn.ReLU())]
+            return nn.Sequential(*hidden, nn.Linear(width, 10))
+        case "cnn":
+            channels = [1, *[width] * depth]
+            blocks = [layer for pair in pairwise(channels) for layer in (nn.Conv2d(*pair, 3, padding=1), nn.ReLU())]
+            return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * width, 10))
+        case "lstm":
+            return RowLstm(depth, width)
+        case _:
+            return RowTransformer(depth, width)
+
+
 def build_data(net: str) -> tuple[Tensor, Tensor]:
     """Random samples (float32) and random classes (int64), the same in every process."""
     generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(NUM_SAMPLES, *_SHAPES[net], generator=generator)
-    return inputs, torch.randint(_NUM_CLASSES.get(net, 10), (NUM_SAMPLES,), generator=generator)
+    family = net if (shape := _shaped(net)) is None else shape[0]
+    inputs = torch.randn(NUM_SAMPLES, *_SHAPES[family], generator=generator)
+    return inputs, torch.randint(_NUM_CLASSES.get(family, 10), (NUM_SAMPLES,), generator=generator)
