@@ -14,7 +14,7 @@ from tests.cli.command import Finished
 
 NETS = Path(__file__).with_name("nets.py")
 SHORT = ("train", "digits-mlp", "--global-batch", "32", "--microbatch", "4", "--steps", "6")
-WAYS = ["2 workers", "2 workers, concurrent"]
+WAYS = ["2 workers", "2 workers, concurrent", "2 workers, 2 stages"]
 
 Call = Callable[..., Finished]
 
@@ -42,7 +42,7 @@ def test_it_measures_once_and_leaves_the_bits_alone(call: Call) -> None:
     assert [one["program"] for one in answer["parallel"]["measured"]] == WAYS
     assert all(min(one["step_s"]) > 0 and one["failure"] is None for one in answer["parallel"]["measured"])
     said = first.stderr.splitlines()
-    assert said[0] == "parallel: measuring 2 ways to train digits-mlp here"
+    assert said[0] == "parallel: measuring 3 ways to train digits-mlp here"
     assert f"parallel: {answer['parallel']['reason']}" in said
     assert any(line.split()[:2] == ["2", "workers"] for line in said)
 
@@ -64,7 +64,7 @@ def test_a_way_that_fails_is_listed_and_the_others_go_on(call: Call, monkeypatch
     assert finished.code == 0, finished.stderr
     answer = json.loads(finished.stdout)
     assert answer["parallel"]["chosen"] == "1 worker"
-    one, two = answer["parallel"]["measured"]
+    one, two, _ = answer["parallel"]["measured"]
     assert one["failure"] is None
     assert two["failure"].startswith("2 workers: ended with exit code 1: ")
     assert f"failed: {two['failure']}" in finished.stderr

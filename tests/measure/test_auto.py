@@ -77,7 +77,7 @@ def test_what_is_remembered_is_used_until_it_is_measured_again(monkeypatch: pyte
         )
         return found.candidate.name
 
-    assert choose() == choose() == choose(seed=3) == "2 workers, concurrent"
+    assert choose() == choose() == choose(seed=3) == "2 workers, 2 stages"
     assert len(measured) == 1
     assert "--measure-again measures anew" in said.lines[-1]
     assert choose(measures_again=True) == choose() == "1 worker"

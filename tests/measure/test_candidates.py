@@ -32,12 +32,14 @@ def names(**changed: Any) -> list[str]:
 class TestWhatThereIs:
     def test_the_simplest_comes_first(self) -> None:
         both = [f"{count}{kind}" for count in ("1 worker", "2 workers", "4 workers") for kind in ("", ", concurrent")]
-        assert names() == both
+        assert names() == [*both, "2 workers, 2 stages", "4 workers, 2 stages"]
 
     def test_never_more_workers_than_microbatches_or_cores(self) -> None:
-        assert names(num_microbatches=3, backprop="ordinary") == ["1 worker", "2 workers", "3 workers"]
+        assert names(num_microbatches=3, backprop="ordinary") == [
+            "1 worker", "2 workers", "3 workers", "2 workers, 2 stages",
+        ]  # fmt: skip
         assert names(cores=6, threads=2, backprop="ordinary") == [
-            "1 worker, 2 threads", "2 workers, 2 threads", "3 workers, 2 threads",
+            "1 worker, 2 threads", "2 workers, 2 threads", "3 workers, 2 threads", "2 workers, 2 stages, 2 threads",
         ]  # fmt: skip
         assert names(cores=1) == ["1 worker"]
 
@@ -51,7 +53,7 @@ class TestWhatThereIs:
         assert [one.name for one in found[-2:]] == [
             "1 worker, 2 threads (other bits)", "1 worker, 4 threads (other bits)",
         ]  # fmt: skip
-        assert [one.changes_bits for one in found] == [False] * 6 + [True] * 2
+        assert [one.changes_bits for one in found] == [False] * 8 + [True] * 2
         assert not any("threads" in name for name in names(workers=2, allows_threads=True))
 
     @given(cores=st.integers(1, 200), num_microbatches=st.integers(1, 64), threads=st.integers(1, 4))

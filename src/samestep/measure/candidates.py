@@ -58,7 +58,8 @@ class Candidate:
 
     def applied_to(self, settings: Settings) -> Settings:
         """The settings of a run that is carried out in this way."""
-        found = replace(settings, workers=self.workers, backprop=self.backprop, stages=self.stages)
+        stages = self.stages if self.stages > 1 else settings.stages
+        found = replace(settings, workers=self.workers, backprop=self.backprop, stages=stages)
         return replace(found, threads_per_worker=self.threads) if self.changes_bits else found
 
 
@@ -87,7 +88,7 @@ def candidates(
     """What is worth measuring, the simplest first: what a person has set stays as it is, what is open is varied.
 
     Workers: 1, 2, 4, .. and as many as cores and microbatches allow; each with ordinary and, from two cores on,
-    concurrent back-propagation, and where their number is even in two stages. More threads inside of one process give
+    concurrent back-propagation; where their number is even also in two stages. More threads inside of one process give
     other bits, so they need to be allowed.
 
     Args:
@@ -105,7 +106,7 @@ def candidates(
         >>> [one.name for one in candidates(cores=2, num_microbatches=8, threads=1)]
         ['1 worker', '1 worker, concurrent', '2 workers', '2 workers, concurrent', '2 workers, 2 stages']
         >>> [one.name for one in candidates(cores=4, num_microbatches=8, threads=1, backprop="ordinary")]
-        ['1 worker', '2 workers', '2 workers, 2 stages', '4 workers', '4 workers, 2 stages']
+        ['1 worker', '2 workers', '4 workers', '2 workers, 2 stages', '4 workers, 2 stages']
         >>> [one.name for one in candidates(cores=1, num_microbatches=8, threads=1)]
         ['1 worker']
     """
@@ -118,14 +119,14 @@ def candidates(
             )
     counts = [workers] if workers is not None else _up_to(min(max(1, cores // threads), num_microbatches))
     kinds: list[Backprop] = ["ordinary", "concurrent"] if cores > 1 else ["ordinary"]
-    found = []
-    for count in counts:
-        found += [
-            Candidate(workers=count, backprop=kind, threads=threads)
-            for kind in ([backprop] if backprop is not None else kinds)
-        ]
-        if count % 2 == 0 and backprop != "concurrent":
-            found.append(Candidate(workers=count, backprop="ordinary", threads=threads, stages=2))
+    found = [
+        Candidate(workers=count, backprop=kind, threads=threads)
+        for count in counts
+        for kind in ([backprop] if backprop is not None else kinds)
+    ]
+    if backprop != "concurrent":
+        halved = [count for count in counts if count % 2 == 0]
+        found += [Candidate(workers=count, backprop="ordinary", threads=threads, stages=2) for count in halved]
     if allows_threads and workers in (None, 1) and backprop in (None, "ordinary"):
         found += [
             Candidate(workers=1, backprop="ordinary", threads=count, changes_bits=True)
@@ -189,7 +190,7 @@ def decide(measured: Sequence[Measured]) -> Choice:
         measured: The simplest first; one at least without a failure.
 
     Example:
-        >>> one, two = candidates(cores=2, num_microbatches=8, threads=1, backprop="ordinary")
+        >>> one, two, _ = candidates(cores=2, num_microbatches=8, threads=1, backprop="ordinary")
         >>> slow = Measured(candidate=one, step_s=(0.03, 0.03))
         >>> print(decide([slow, Measured(candidate=two, step_s=(0.02, 0.02))]).reason)
         2 workers: 20 ms a step, 1.50 × as fast as 1 worker
@@ -216,7 +217,7 @@ def is_clearly_slower(one: Measured, others: Sequence[Measured]) -> bool:
     """Whether a candidate need not be measured further: in two rounds and more, another one was far faster in each.
 
     Example:
-        >>> one, two = candidates(cores=2, num_microbatches=8, threads=1, backprop="ordinary")
+        >>> one, two, _ = candidates(cores=2, num_microbatches=8, threads=1, backprop="ordinary")
         >>> fast, slow = Measured(candidate=one, step_s=(1.0, 1.0)), Measured(candidate=two, step_s=(1.6, 1.7))
         >>> is_clearly_slower(slow, [fast, slow]), is_clearly_slower(fast, [fast, slow])
         (True, False)

@@ -300,7 +300,8 @@ def resolve(settings: Settings, recipe: Mapping[str, Any]) -> Config:
         raise UsageError(
             f"steps={given['steps']} and epochs={given['epochs']:g} contradict each other; give one of them"
         )
-    if given["batch_rule"] is not None and given["base_batch"] is None and recipe.get("base_batch") is None:
+    has_rule = given["batch_rule"] not in (None, "auto")
+    if has_rule and given["base_batch"] is None and recipe.get("base_batch") is None:
         raise UsageError(
             f"batch_rule={given['batch_rule']!r} needs base_batch, the global batch that lr was chosen for; give both"
         )
@@ -324,6 +325,25 @@ def resolve(settings: Settings, recipe: Mapping[str, Any]) -> Config:
         num_replicas = min(most // values["stages"], -(-values["global_batch"] // values["microbatch"]))
         values["workers"] = max(1, num_replicas) * values["stages"]
     return Config(**values)
+
+
+def make_settings(values: dict[str, Any]) -> Settings:
+    """Settings from keyword arguments; unknown ones become one clear line."""
+    if "batch_size" in values:
+        raise UsageError(
+            "batch_size is not a word of ours, since with several workers it could mean two things: say global_batch "
+            "(samples per optimiser step, over all workers), or microbatch (samples in one forward and backward)"
+        )
+    if "parallel" in values:
+        raise UsageError("parallel goes with samestep.train and samestep train; here, name workers and backprop")
+    known = Settings.__dataclass_fields__
+    for name in values:
+        if name not in known:
+            raise UsageError(f"{name!r} is not a setting; known: {', '.join(sorted(known))}")
+    for name in ("checkpoint", "weights", "out", "profile"):
+        if values.get(name) is not None:
+            values[name] = Path(values[name])
+    return Settings(**values)
 
 
 def as_toml(values: dict[str, Any]) -> str:

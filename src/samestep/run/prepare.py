@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -89,20 +89,7 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
     settle_constants(model)
     dtype = next(iter(parameters.values())).dtype
     loss = _weighted(workload.loss, data.train, config, dtype)
-    if config.base_batch is not None and (choices.optimizer or choices.parameter_groups) is not None:
-        raise UsageError(
-            f"base_batch={config.base_batch} changes the rates of an optimizer by name; with an optimizer or parameter "
-            "groups of your own, give them the rates for this global batch"
-        )
-    parts = build.parts(
-        model,
-        choices.optimizer or config.optimizer,
-        lr=config.rates.lr,
-        momentum=config.momentum,
-        weight_decay=config.rates.weight_decay,
-        groups=choices.parameter_groups,
-    )
-    update = state.plan_update(parts, dict(parameters), is_channels_last=config.channels_last)
+    update = _update(model, parameters, config, choices)
     batches = BatchPlan(
         num_samples=data.train.num_samples,
         global_batch=config.global_batch,
@@ -141,6 +128,24 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
 
         job = replace(job, stages=staging.staged(job, config))
     return Prepared(job, _first_image(job), partial(_numerics, job, loss, choices, config))
+
+
+def _update(model: nn.Module, parameters: Mapping[str, Tensor], config: Config, choices: Choices) -> state.UpdatePlan:
+    """Who updates what with which optimiser."""
+    if config.base_batch is not None and (choices.optimizer or choices.parameter_groups) is not None:
+        raise UsageError(
+            f"base_batch={config.base_batch} changes the rates of an optimizer by name; with an optimizer or parameter "
+            "groups of your own, give them the rates for this global batch"
+        )
+    parts = build.parts(
+        model,
+        choices.optimizer or config.optimizer,
+        lr=config.rates.lr,
+        momentum=config.momentum,
+        weight_decay=config.rates.weight_decay,
+        groups=choices.parameter_groups,
+    )
+    return state.plan_update(parts, dict(parameters), is_channels_last=config.channels_last)
 
 
 def world_size_of(settings: Settings, config: Config, job: Job) -> int:

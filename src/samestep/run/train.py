@@ -30,7 +30,7 @@ from samestep.optim.build import ParameterGroups
 from samestep.optim.owners import evaluated_parameters
 from samestep.optim.schedules import Schedule
 from samestep.run import checkpoint, critical_batch, profile, usage, weights
-from samestep.run.config import Config, Settings, as_toml, resolve
+from samestep.run.config import Config, Settings, as_toml, make_settings, resolve
 from samestep.run.loggers.build import build as build_loggers
 from samestep.run.loggers.logger import Guarded, Logger
 from samestep.run.prepare import Choices, Prepared, empty_image, prepare, world_size_of
@@ -107,25 +107,6 @@ def given(
     )
     names = {"optimizer": optimizer, "lr_schedule": lr_schedule}
     return make_settings({**values, **{key: text for key, text in names.items() if isinstance(text, str)}}), choices
-
-
-def make_settings(values: dict[str, Any]) -> Settings:
-    """Settings from keyword arguments; unknown ones become one clear line."""
-    if "batch_size" in values:
-        raise UsageError(
-            "batch_size is not a word of ours, since with several workers it could mean two things: say global_batch "
-            "(samples per optimiser step, over all workers), or microbatch (samples in one forward and backward)"
-        )
-    if "parallel" in values:
-        raise UsageError("parallel goes with samestep.train and samestep train; here, name workers and backprop")
-    known = Settings.__dataclass_fields__
-    for name in values:
-        if name not in known:
-            raise UsageError(f"{name!r} is not a setting; known: {', '.join(sorted(known))}")
-    for name in ("checkpoint", "weights", "out", "profile"):
-        if values.get(name) is not None:
-            values[name] = Path(values[name])
-    return Settings(**values)
 
 
 def run(
