@@ -9,7 +9,7 @@ from samestep.plan import layout, rounds
 from samestep.plan.allotment import allot
 from samestep.plan.batch import BatchPlan
 from samestep.plan.layout import BLOCK, ParameterSpec
-from samestep.plan.pipeline import Team
+from samestep.plan.pipeline import Stages, Team
 
 
 @given(
@@ -46,9 +46,47 @@ def test_everything_is_done_once(
     assert sum(part.num_elements for part in parts) == flat.num_elements
 
 
-def test_the_stages_of_a_replica_compute_the_same_microbatches() -> None:
+def test_the_stages_of_a_replica_compute_the_same_microbatches_and_own_their_own() -> None:
     batches = BatchPlan(num_samples=64, global_batch=32, microbatch=4)
-    flat = layout.flat_layout([ParameterSpec(name="weight", shape=(8192,), group=0, is_whole=False)])
-    parts = allot(batches, flat, Team(2, 2), num_hands=1)
+    names = ("first", "second", "whole")
+    specs = [
+        ParameterSpec(name=name, shape=(4096,), group=int(n == 2), is_whole=n == 2) for n, name in enumerate(names)
+    ]
+    stages = Stages(
+        num_stages=2, schedule="1f1b", cuts={2: (1,)}, homes={2: {"first": 0, "second": 1, "whole": 1}}, room=0,
+        seconds=(), num_drawn=(), begins=(),
+    )  # fmt: skip
+    parts = allot(batches, layout.flat_layout(specs), Team(2, 2), stages, num_hands=1)
     assert [(part.stage, part.microbatches) for part in parts] == [(0, (0, 4)), (1, (0, 4)), (0, (4, 8)), (1, (4, 8))]
-    assert [part.num_elements for part in parts] == [2048] * 4
+    assert [[(each.start, each.stop) for each in part.segments] for part in parts] == [
+        [(0, 2048)], [(4096, 6144), (8192, 12288)], [(2048, 4096)], [(6144, 8192)],
+    ]  # fmt: skip
+
+
+@given(
+    sizes=st.lists(st.integers(1, 3000), min_size=1, max_size=8), num_stages=st.integers(1, 3),
+    num_replicas=st.integers(1, 3), data=st.data(),
+)  # fmt: skip
+def test_with_stages_too_every_block_has_one_owner(
+    sizes: list[int], num_stages: int, num_replicas: int, data: st.DataObject
+) -> None:
+    specs = [
+        ParameterSpec(name=str(number), shape=(size,), group=int(number % 3 == 2), is_whole=number % 3 == 2)
+        for number, size in enumerate(sizes)
+    ]
+    flat = layout.flat_layout(specs)
+    homes = data.draw(st.lists(st.integers(0, num_stages - 1), min_size=len(sizes), max_size=len(sizes)))
+    owned = layout.owners_in_stages(flat, homes, num_stages, num_replicas)
+    blocks = [
+        block for segments in owned for each in segments for block in range(each.start // BLOCK, each.stop // BLOCK)
+    ]
+    assert sorted(blocks) == list(range(flat.num_elements // BLOCK))
+    for rank, segments in enumerate(owned):
+        for each in segments:
+            inside = {
+                home
+                for place, home in zip(flat.places, homes, strict=True)
+                if place.start < each.stop and each.start < place.stop
+            }
+            assert rank % num_stages == min(inside, default=0)
+            assert len(inside) <= 1 or each.stop - each.start <= BLOCK * len(sizes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -17,8 +19,9 @@ class RoundPlan:
         share: Which part, and how the parts are added.
         segments: What the rank owns.
         contributions: Shared memory, shape (replicas, slots, contribution_size).
-        rank: Whose contributions to the owned segments lie in `slots` rather than in shared memory; None: nobody's.
+        replica: The rank's.
         slots: The rank's own.
+        private: Numbers of the segments to which its replica's contributions lie in `slots`, not in shared memory.
         num_elements: Elements of the flat vector.
     """
 
@@ -27,19 +30,21 @@ class RoundPlan:
         share: rounds.Share,
         segments: tuple[Segment, ...],
         contributions: Tensor,
-        rank: int | None,
+        replica: int,
         slots: list[Slot],
+        private: Sequence[int],
         num_elements: int,
     ) -> None:
         self.local = share.local
         cross = share.cross
+        places = {number: place for place, number in enumerate(private)}
         self._changes = (cross, contributions, num_elements)
         self._sums: list[tuple[list[tuple[Tensor, Tensor]], Tensor]] = []
         for number, segment in enumerate(segments):
 
             def values(operand: tree.Operand, number: int = number, segment: Segment = segment) -> Tensor:
-                if operand.rank == rank:
-                    return slots[operand.slot].own[number]
+                if operand.rank == replica and number in places:
+                    return slots[operand.slot].own[places[number]]
                 return contributions[operand.rank, operand.slot, segment.start : segment.stop]
 
             additions = [(values(target), values(source)) for target, source in cross.additions]

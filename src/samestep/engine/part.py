@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from samestep.engine.flat import BufferPlan
-from samestep.plan.layout import FlatLayout, Range
+from samestep.plan.layout import FlatLayout, Range, Segment
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,14 @@ class Part:
     parameters: tuple[int, ...]
     tracked: tuple[Range, ...]
     others: tuple[Range, ...]
+
+    def holds(self, segment: Segment, layout: FlatLayout) -> bool:
+        """Whether all parameters in a segment are of this part."""
+        return all(
+            number in self.parameters
+            for number, place in enumerate(layout.places)
+            if place.start < segment.stop and segment.start < place.stop
+        )
 
 
 def whole(layout: FlatLayout, buffers: BufferPlan) -> Part:

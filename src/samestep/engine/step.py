@@ -28,7 +28,7 @@ from samestep.engine.stages.links import Neighbours
 from samestep.errors import NonFiniteError
 from samestep.optim import noise, owners
 from samestep.optim.rounds import RoundRequest, Steps, Sums
-from samestep.plan import rounds, tree
+from samestep.plan import allotment, rounds, tree
 from samestep.plan.batch import Microbatch
 from samestep.plan.layout import BLOCK
 from samestep.plan.pipeline import Team
@@ -115,8 +115,10 @@ class Stepper:
             step_others=live["others"],
         )
         self._hands = hands_for(job, rank.world_size)
-        owner = (rank.world_size, rank.index)
-        self.owned = owners.owned_by(job.update, owner, live, self._hands.num_hands, self._hands.run)
+        num_hands = self._hands.num_hands
+        hands = allotment.owned(job.update.layout, rank.team, job.stages, num_hands=num_hands)
+        mine = hands[rank.index * num_hands : (rank.index + 1) * num_hands]
+        self.owned = owners.owned_by(job.update, mine, live, self._hands.run)
         self._segments = self.owned.segments
         self.parameters: list[Tensor] = list(self.owned.parameters)
         self.gradients = self.owned.gradients
@@ -132,11 +134,11 @@ class Stepper:
         ]
         self._contributions = memory["contributions"]
         # What several ranks of a replica add up together lies where all of them reach it.
-        is_alone = rank.neighbours is None
+        self._private = [n for n, each in enumerate(self._segments) if self._part.holds(each, job.update.layout)]
         self._slots = make_slots(
             job.update.layout,
-            self._segments if is_alone else (),
-            self.owned.padded_gradients if is_alone else (),
+            [self._segments[number] for number in self._private],
+            [self.owned.padded_gradients[number] for number in self._private],
             self._contributions[self._replica],
             job.num_elements,
             self._part,
@@ -263,9 +265,14 @@ class Stepper:
         plan = self._plans.get(num_microbatches)
         if plan is None:
             share = rounds.share(num_microbatches, self._rank.team.num_replicas, self._replica)
-            private = self._replica if self._rank.neighbours is None else None
             plan = self._plans[num_microbatches] = RoundPlan(
-                share, self._segments, self._contributions, private, self._slots, self._job.num_elements
+                share,
+                self._segments,
+                self._contributions,
+                self._replica,
+                self._slots,
+                self._private,
+                self._job.num_elements,
             )
         return plan
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from samestep.optim.owner import OwnedUpdate
 from samestep.optim.state import UpdatePlan
-from samestep.plan import layout
 from samestep.plan.layout import Segment
 
 Run = Callable[[Sequence[Callable[[], None]]], object]
@@ -80,19 +79,16 @@ class OwnedUpdates:
 
 
 def owned_by(
-    plan: UpdatePlan, owner: tuple[int, int], live: Mapping[str, Tensor], num_hands: int, run: Run
+    plan: UpdatePlan, parts: Sequence[Sequence[Segment]], live: Mapping[str, Tensor], run: Run
 ) -> OwnedUpdates:
-    """What a rank owns, a part for each of its hands.
+    """What a rank owns.
 
     Args:
         plan: What is updated how.
-        owner: World size and rank.
+        parts: Segments, for each of its hands.
         live: The memory of the parameters and of every state array, by name.
-        num_hands: The same on every rank.
         run: Who updates the parts.
     """
-    world_size, rank = owner
-    parts = layout.owners(plan.layout, world_size * num_hands)[rank * num_hands : (rank + 1) * num_hands]
     return OwnedUpdates([OwnedUpdate(plan, part, live["parameters"], live) for part in parts], run)
 
 

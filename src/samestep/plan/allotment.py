@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from samestep.plan import layout
 from samestep.plan.batch import BatchPlan
 from samestep.plan.layout import FlatLayout, Range, Segment
-from samestep.plan.pipeline import Team
+from samestep.plan.pipeline import Stages, Team
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +36,33 @@ class Allotment:
         return sum(segment.stop - segment.start for segment in self.segments)
 
 
-def allot(batches: BatchPlan, flat: FlatLayout, team: Team, *, num_hands: int) -> tuple[Allotment, ...]:
+def owned(flat: FlatLayout, team: Team, stages: Stages | None, *, num_hands: int) -> tuple[tuple[Segment, ...], ...]:
+    """What every rank's every hand owns: rank r's hand h at ``r * num_hands + h``.
+
+    Args:
+        flat: Where the parameters lie.
+        team: The ranks.
+        stages: How the network is cut; with stages a rank has one hand.
+        num_hands: Threads of a rank that share what it owns.
+    """
+    if team.num_stages == 1:
+        return layout.owners(flat, team.world_size * num_hands)
+    assert stages is not None
+    homes = stages.homes[team.num_stages]
+    numbers = [homes[place.spec.name] for place in flat.places]
+    return layout.owners_in_stages(flat, numbers, team.num_stages, team.num_replicas)
+
+
+def allot(
+    batches: BatchPlan, flat: FlatLayout, team: Team, stages: Stages | None = None, *, num_hands: int
+) -> tuple[Allotment, ...]:
     """Who does what.
 
     Args:
         batches: How an epoch is cut.
         flat: Where the parameters lie.
         team: The workers.
+        stages: How the network is cut, where it is.
         num_hands: Threads of a worker that share what it owns.
 
     Example:
@@ -55,7 +75,7 @@ def allot(batches: BatchPlan, flat: FlatLayout, team: Team, *, num_hands: int) -
     steps = (0, batches.steps_per_epoch - 1)
     counts = (len(batches.microbatches(step)) for step in steps)
     whole, last = (layout.blocks_of_microbatches(count, team.num_replicas) for count in counts)
-    owned = layout.owners(flat, team.world_size * num_hands)
+    segments = owned(flat, team, stages, num_hands=num_hands)
     replicas = [team.replica(rank) for rank in range(team.world_size)]
     return tuple(
         Allotment(
@@ -64,7 +84,7 @@ def allot(batches: BatchPlan, flat: FlatLayout, team: Team, *, num_hands: int) -
             microbatches=whole[replica],
             num_samples=sum(each.num_samples for each in batches.microbatches(0)[slice(*whole[replica])]),
             last_microbatches=last[replica],
-            segments=tuple(segment for hand in range(num_hands) for segment in owned[rank * num_hands + hand]),
+            segments=tuple(each for hand in range(num_hands) for each in segments[rank * num_hands + hand]),
         )
         for rank, replica in enumerate(replicas)
     )

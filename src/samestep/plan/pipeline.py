@@ -54,6 +54,7 @@ class Stages:
         num_stages: Pieces.
         schedule: The order of their passes.
         cuts: Edges by number of stages, 2 .. num_stages: after a death there may be fewer workers than stages.
+        homes: The stage that every parameter belongs to, by name, likewise.
         room: Bytes that a message between stages takes at most.
         seconds: Of every operation, as measured.
         num_drawn: Modules that may have drawn random numbers before every operation.
@@ -63,6 +64,7 @@ class Stages:
     num_stages: int
     schedule: Schedule
     cuts: Mapping[int, tuple[int, ...]]
+    homes: Mapping[int, Mapping[str, int]]
     room: int
     seconds: tuple[float, ...]
     num_drawn: tuple[int, ...]

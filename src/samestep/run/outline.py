@@ -105,7 +105,9 @@ def outline(workload: Workload, settings: Settings, choices: Choices) -> Outline
         backprop=config.backprop,
         schedule=job.stages.schedule if job.stages else None,
         stage_begins=job.stages.begins if job.stages else (),
-        allotments=allot(job.batches, job.update.layout, team_of(world_size, config.stages), num_hands=helpers + 1),
+        allotments=allot(
+            job.batches, job.update.layout, team_of(world_size, config.stages), job.stages, num_hands=helpers + 1
+        ),
         layers=survey(job, prepared.image) if job.is_backprop_concurrent else None,
     )
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import torch
@@ -19,11 +20,12 @@ from samestep import torch_private
 from samestep.engine.randomness import KeyedRandomness
 from samestep.engine.stages import links
 from samestep.engine.stages.graph import Graph, Values
-from samestep.engine.stages.stage import shared
+from samestep.engine.stages.stage import homes, shared
 from samestep.errors import UsageError
 from samestep.plan import pipeline
 
-_NUM_ROUNDS = 3
+_FEWEST_ROUNDS, _MOST_ROUNDS, _ENOUGH_S = 3, 30, 0.7
+"""Rounds of measuring; between the fewest and the most, none begins when so many seconds have passed."""
 
 Autocast = Callable[[], AbstractContextManager[None]]
 
@@ -56,7 +58,7 @@ def measured(graph: Graph, inputs: Sequence[Tensor], autocast: Autocast) -> Meas
     kept = [(buffer, buffer.clone()) for buffer in graph.module.buffers()]
     try:
         values, changed, num_drawn = _run_whole(graph, inputs, autocast)
-        rounds = [_run_each(graph, values, changed, autocast) for _ in range(_NUM_ROUNDS)]
+        rounds = _rounds(graph, values, changed, autocast)
     finally:
         with torch.no_grad():
             for buffer, before in kept:
@@ -70,7 +72,7 @@ def measured(graph: Graph, inputs: Sequence[Tensor], autocast: Autocast) -> Meas
         are_sent = all(isinstance(each, Tensor) and links.can_travel(each) for each in crossing)
         if crossing and are_sent and not is_between and edge not in drawn:
             edges[edge] = links.num_bytes(crossing)
-    return Measured(tuple(map(min, zip(*rounds, strict=True))), tuple(edges), edges, num_drawn)
+    return Measured(tuple(map(median, zip(*rounds, strict=True))), tuple(edges), edges, num_drawn)
 
 
 def _run_whole(
@@ -104,6 +106,16 @@ def _undetermined(graph: Graph, num_drawn: Sequence[int]) -> set[int]:
     found = set()
     for number in graph.drawing:
         found |= {edge for edge in range(number + 1, len(num_drawn)) if num_drawn[edge] == num_drawn[number]}
+    return found
+
+
+def _rounds(
+    graph: Graph, values: Mapping[fx.Node, Any], changed: Sequence[tuple[int, int]], autocast: Autocast
+) -> list[list[float]]:
+    """Seconds of every operation, round by round."""
+    start, found = time.perf_counter(), list[list[float]]()
+    while len(found) < _FEWEST_ROUNDS or (len(found) < _MOST_ROUNDS and time.perf_counter() - start < _ENOUGH_S):
+        found.append(_run_each(graph, values, changed, autocast))
     return found
 
 
@@ -178,6 +190,7 @@ def cut(
         num_stages=num_stages,
         schedule=schedule,
         cuts=cuts,
+        homes={count: homes(graph, edges) for count, edges in cuts.items()},
         room=room,
         seconds=found.seconds,
         num_drawn=found.num_drawn,

@@ -62,12 +62,22 @@ def stage_of(graph: Graph, edges: Sequence[int], number: int, layout: FlatLayout
         graph,
         start,
         stop,
-        _part(graph, start, stop, layout, buffers),
+        _part(graph, edges, number, layout, buffers),
         graph.crossing(start) if start else (),
         () if is_last else graph.crossing(stop),
         shared(graph, start) if start else (),
         () if is_last else shared(graph, stop),
     )
+
+
+def homes(graph: Graph, edges: Sequence[int]) -> dict[str, int]:
+    """The stage that every parameter belongs to, by name: the first that uses it; the last where none does."""
+    ranges = pipeline.ranges(edges, len(graph.operations))
+    found: dict[int, int] = {}
+    for number, (start, stop) in enumerate(ranges):
+        for parameter in graph.parameters(start, stop):
+            found.setdefault(id(parameter), number)
+    return {name: found.get(id(each), len(ranges) - 1) for name, each in graph.module.named_parameters()}
 
 
 def shared(graph: Graph, edge: int) -> tuple[nn.Parameter, ...]:
@@ -77,18 +87,17 @@ def shared(graph: Graph, edge: int) -> tuple[nn.Parameter, ...]:
     return tuple(each for key, each in before.items() if key in behind)
 
 
-def _part(graph: Graph, start: int, stop: int, layout: FlatLayout, buffers: BufferPlan) -> Part:
+def _part(graph: Graph, edges: Sequence[int], number: int, layout: FlatLayout, buffers: BufferPlan) -> Part:
     length = len(graph.operations)
-    numbers = {id(graph.module.get_parameter(place.spec.name)): n for n, place in enumerate(layout.places)}
+    start, stop = pipeline.ranges(edges, length)[number]
+    found = homes(graph, edges)
     names = {id(buffer): name for name, buffer in graph.module.named_buffers()}
-    parameters = _own(map(id, graph.parameters(0, start)), map(id, graph.parameters(start, stop)))
     own_names = _own(map(id, graph.buffers(0, start)), map(id, graph.buffers(start, stop)))
     if stop == length:  # with all that no operation uses
-        parameters |= numbers.keys() - set(map(id, graph.parameters(0, length)))
         own_names |= names.keys() - set(map(id, graph.buffers(0, length)))
     wanted = {names[key] for key in own_names}
     return Part(
-        tuple(sorted(numbers[key] for key in parameters if key in numbers)),
+        tuple(n for n, place in enumerate(layout.places) if found[place.spec.name] == number),
         tuple(_tracked_range(place) for place in buffers.tracked if place.name in wanted),
         tuple(_other_range(place) for place in buffers.others if place.name in wanted),
     )
