@@ -7,19 +7,16 @@ python -m benchmarks.backprop --page       only write the page from the results
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
-from benchmarks import cases, results, rounds
+from benchmarks import cases, families, results
+from benchmarks.families import Family
 from benchmarks.programs import Task
 from benchmarks.results import Result
-from benchmarks.rounds import Plan, say
+from benchmarks.rounds import Plan
 from samestep.measure import stats
-from samestep.measure.stats import Values
-
-FOLDER = results.FOLDER / "backprop"
-PAGE = results.ROOT / "benchmarks" / "BACKPROP.md"
 
 _AIMS: Mapping[str, float | None] = {
     "wide-8": 1.45, "wide-16": 1.45, "wide-32": 1.3, "wide-64": 1.15, "wide-256": None,
@@ -45,19 +42,9 @@ def tasks(name: str) -> list[Task]:
     return [Task(name=program, **{**common, **options}) for program, options in made]  # type: ignore[arg-type]
 
 
-def measure(name: str, plan: Plan, *, is_forced: bool) -> Result:
-    """The result of a case."""
-    settings = {"case": name, **rounds.settings(plan, tasks(name))}
-    path, module = FOLDER / f"{name}.json", "benchmarks.backprop"
-    return results.kept(
-        path, settings, lambda: {"slots": rounds.measure(tasks(name), plan, name)}, module=module, is_forced=is_forced
-    )
-
-
 def page(found: Mapping[str, Result]) -> str:
     """The page."""
-    plan = next(iter(found.values()))["settings"]
-    num = plan["rounds"] - plan["warm_up"]
+    num = families.num_rounds(found)
     what = f"{num} rounds a case, each program once a round in random order; medians with 95 % intervals"
     lines = [
         "# Concurrent back-propagation",
@@ -79,7 +66,7 @@ def page(found: Mapping[str, Result]) -> str:
     lines += ["", "Milliseconds a step, medians:", "", "| case | " + " | ".join(_programs()) + " |"]
     lines.append("|---" * (1 + len(_programs())) + "|")
     for name, result in found.items():
-        step_s = _step_s(result)
+        step_s = families.step_s(result)
         lines.append(f"| {name} | " + " | ".join(f"{np.median(step_s[each]) * 1e3:.3g}" for each in _programs()) + " |")
     return "\n".join(lines) + "\n"
 
@@ -89,7 +76,7 @@ def _programs() -> tuple[str, ...]:
 
 
 def _line(name: str, result: Result) -> str:
-    step_s, aim = _step_s(result), _AIMS[name]
+    step_s, aim = families.step_s(result), _AIMS[name]
     better = min(_PLAIN, key=lambda each: float(np.median(step_s[each])))
     ratio = stats.ratio(step_s[better], step_s[_OURS])
     cells = [
@@ -100,28 +87,16 @@ def _line(name: str, result: Result) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _step_s(result: Result) -> dict[str, Values]:
-    return {name: np.array([slot["step_s"] for slot in slots]) for name, slots in rounds.after_warm_up(result).items()}
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    parser = results.parser("benchmarks.backprop", __doc__, PAGE)
-    parser.add_argument("--cases", default=",".join(_AIMS), help="comma separated; default: all")
-    parser.add_argument("--rounds", type=int, default=17, help="with the timing warm-up; default: %(default)s")
-    arguments = parser.parse_args(words)
-    plan = Plan(rounds=arguments.rounds, warm_up=2, slot_s=0.4, slot_steps=6, seed=0)
-    if not arguments.page:
-        names = arguments.cases.split(",")
-        code = rounds.code_of(lambda: [measure(name, plan, is_forced=arguments.force) for name in names])
-        if code is not None:
-            return code
-    found = {name: result for name in _AIMS if (result := results.read(FOLDER / f"{name}.json"))}
-    if not found:
-        say(f"no results in {FOLDER}")
-        return 1
-    arguments.to.write_text(page(found))
-    return 0
+FAMILY = Family(
+    name="backprop",
+    doc=__doc__,
+    page=results.ROOT / "benchmarks" / "BACKPROP.md",
+    cases=tuple(_AIMS),
+    tasks=tasks,
+    render=page,
+    plan=Plan(rounds=17, warm_up=2, slot_s=0.4, slot_steps=6, seed=0),
+)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(FAMILY.run(None))

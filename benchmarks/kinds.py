@@ -7,17 +7,15 @@ python -m benchmarks.kinds --page       only write the page from the results
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
-from benchmarks import cases, results, rounds
+from benchmarks import cases, families, results
+from benchmarks.families import Family
 from benchmarks.programs import Task
 from benchmarks.results import Result
-from benchmarks.rounds import Plan, say
-
-FOLDER = results.FOLDER / "kinds"
-PAGE = results.ROOT / "benchmarks" / "KINDS.md"
+from benchmarks.rounds import Plan
 
 _BATCHES = (16, 128, 1024)
 _NETS = (
@@ -47,21 +45,10 @@ def tasks(name: str) -> list[Task]:
     return [Task(name=program, **{**common, **options}) for program, options in made]  # type: ignore[arg-type]
 
 
-def measure(name: str, plan: Plan, *, is_forced: bool) -> Result:
-    """The result of a case."""
-    settings = {"case": name, **rounds.settings(plan, tasks(name))}
-    path, module = FOLDER / f"{name}.json", "benchmarks.kinds"
-    return results.kept(
-        path, settings, lambda: {"slots": rounds.measure(tasks(name), plan, name)}, module=module, is_forced=is_forced
-    )
-
-
 def page(found: Mapping[str, Result]) -> str:
     """The page."""
-    plan = next(iter(found.values()))["settings"]
-    num = plan["rounds"] - plan["warm_up"]
-    what = f"{num} rounds a case, each program once a round in random order; medians"
-    step_s = {name: _step_s(result) for name, result in found.items()}
+    what = f"{families.num_rounds(found)} rounds a case, each program once a round in random order; medians"
+    step_s = {name: _medians(result) for name, result in found.items()}
     lines = [
         "# Which kind of parallelism pays when",
         "",
@@ -138,29 +125,20 @@ def _num_parameters(name: str) -> int:
     return sum(parameter.numel() for parameter in cases.build_model(cases.parse(name).net).parameters())
 
 
-def _step_s(result: Result) -> dict[str, float]:
-    kept = rounds.after_warm_up(result)
-    return {name: float(np.median([slot["step_s"] for slot in slots])) for name, slots in kept.items()}
+def _medians(result: Result) -> dict[str, float]:
+    return {name: float(np.median(values)) for name, values in families.step_s(result).items()}
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    parser = results.parser("benchmarks.kinds", __doc__, PAGE)
-    parser.add_argument("--cases", default=",".join(_NAMES), help="comma separated; default: all")
-    parser.add_argument("--rounds", type=int, default=6, help="with the timing warm-up; default: %(default)s")
-    arguments = parser.parse_args(words)
-    plan = Plan(rounds=arguments.rounds, warm_up=1, slot_s=0.25, slot_steps=3, seed=0)
-    if not arguments.page:
-        names = arguments.cases.split(",")
-        code = rounds.code_of(lambda: [measure(name, plan, is_forced=arguments.force) for name in names])
-        if code is not None:
-            return code
-    found = {name: result for name in _NAMES if (result := results.read(FOLDER / f"{name}.json"))}
-    if not found:
-        say(f"no results in {FOLDER}")
-        return 1
-    arguments.to.write_text(page(found))
-    return 0
+FAMILY = Family(
+    name="kinds",
+    doc=__doc__,
+    page=results.ROOT / "benchmarks" / "KINDS.md",
+    cases=_NAMES,
+    tasks=tasks,
+    render=page,
+    plan=Plan(rounds=6, warm_up=1, slot_s=0.25, slot_steps=3, seed=0),
+)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(FAMILY.run(None))

@@ -188,13 +188,18 @@ def _run_compute(task: Task, enter: Enter) -> None:
             parameter.grad = None
 
 
-def _run_rank(rank: int, task: Task, folder: Path) -> None:
-    """A rank of DistributedDataParallel, as its documentation writes it."""
+def _join(rank: int, task: Task, folder: Path) -> Enter:
+    """Meet the other ranks on Gloo; what writes this one's events."""
     torch.set_num_threads(task.threads)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=task.workers
     )
-    enter = _events(folder, rank)
+    return _events(folder, rank)
+
+
+def _run_rank(rank: int, task: Task, folder: Path) -> None:
+    """A rank of DistributedDataParallel, as its documentation writes it."""
+    enter = _join(rank, task, folder)
     inputs, targets = cases.build_data(task.net)
     model = DistributedDataParallel(cases.build_model(task.net), gradient_as_bucket_view=True, static_graph=True)
     optimizer = _sgd(model)
@@ -214,11 +219,7 @@ def _run_rank(rank: int, task: Task, folder: Path) -> None:
 
 def _run_stage(rank: int, task: Task, folder: Path) -> None:
     """One of two stages of torch.distributed.pipelining, as its documentation writes it for a module cut by hand."""
-    torch.set_num_threads(task.threads)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=task.workers
-    )
-    enter = _events(folder, rank)
+    enter = _join(rank, task, folder)
     inputs, targets = cases.build_data(task.net)
     layers = list(cases.build_model(task.net).children())
     edge = int(task.cut or len(layers) // 2)

@@ -7,20 +7,17 @@ python -m benchmarks.stages --page       only write the page from the results
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
-from benchmarks import results, rounds
+from benchmarks import families, results, rounds
+from benchmarks.families import Family
 from benchmarks.programs import Task
 from benchmarks.results import Result
-from benchmarks.rounds import Plan, say
+from benchmarks.rounds import Plan
 from samestep.measure import stats
-from samestep.measure.stats import Values
 from samestep.plan import pipeline
-
-FOLDER = results.FOLDER / "stages"
-PAGE = results.ROOT / "benchmarks" / "STAGES.md"
 
 _NUM_STAGES, _MICROBATCH, _NUM_LAYERS = 2, 32, 32
 _COUNTS = (2, 4, 8, 16)
@@ -60,19 +57,9 @@ def tasks(name: str) -> list[Task]:
     return [Task(name=program, **options) for program, options in made]  # type: ignore[arg-type]
 
 
-def measure(name: str, plan: Plan, *, is_forced: bool) -> Result:
-    """The result of a case."""
-    settings = {"case": name, **rounds.settings(plan, tasks(name))}
-    path, module = FOLDER / f"{name}.json", "benchmarks.stages"
-    return results.kept(
-        path, settings, lambda: {"slots": rounds.measure(tasks(name), plan, name)}, module=module, is_forced=is_forced
-    )
-
-
 def page(found: Mapping[str, Result]) -> str:
     """The page."""
-    plan = next(iter(found.values()))["settings"]
-    num = plan["rounds"] - plan["warm_up"]
+    num = families.num_rounds(found)
     what = f"{num} rounds a case, each program once a round in random order; medians with 95 % intervals"
     lines = [
         "# Stages",
@@ -96,7 +83,7 @@ def page(found: Mapping[str, Result]) -> str:
 
 
 def _line(count: int, result: Result) -> str:
-    step_s = _step_s(result)
+    step_s = families.step_s(result)
     wanted = pipeline.bubble_frac(_NUM_STAGES, count)
     bubble = float(np.median(_waiting(result, _OURS)))
     ideal = [seconds / _NUM_STAGES / (1 - wanted) for seconds in step_s[_ONE]]
@@ -112,7 +99,7 @@ def _line(count: int, result: Result) -> str:
 
 
 def _cut_lines(result: Result) -> list[str]:
-    step_s = _step_s(result)
+    step_s = families.step_s(result)
     named = {name: each for name, each in step_s.items() if name.startswith("cut ")}
     best = min(named, key=lambda name: float(np.median(named[name])))
     ratio = stats.ratio(step_s[_OURS], named[best])
@@ -140,28 +127,16 @@ def _waiting(result: Result, name: str) -> list[float]:
     return found
 
 
-def _step_s(result: Result) -> dict[str, Values]:
-    return {name: np.array([slot["step_s"] for slot in slots]) for name, slots in rounds.after_warm_up(result).items()}
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    parser = results.parser("benchmarks.stages", __doc__, PAGE)
-    parser.add_argument("--cases", default=",".join(_NAMES), help="comma separated; default: all")
-    parser.add_argument("--rounds", type=int, default=13, help="with the timing warm-up; default: %(default)s")
-    arguments = parser.parse_args(words)
-    plan = Plan(rounds=arguments.rounds, warm_up=2, slot_s=0.6, slot_steps=6, seed=0)
-    if not arguments.page:
-        names = arguments.cases.split(",")
-        code = rounds.code_of(lambda: [measure(name, plan, is_forced=arguments.force) for name in names])
-        if code is not None:
-            return code
-    found = {name: result for name in _NAMES if (result := results.read(FOLDER / f"{name}.json"))}
-    if not found:
-        say(f"no results in {FOLDER}")
-        return 1
-    arguments.to.write_text(page(found))
-    return 0
+FAMILY = Family(
+    name="stages",
+    doc=__doc__,
+    page=results.ROOT / "benchmarks" / "STAGES.md",
+    cases=_NAMES,
+    tasks=tasks,
+    render=page,
+    plan=Plan(rounds=13, warm_up=2, slot_s=0.6, slot_steps=6, seed=0),
+)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(FAMILY.run(None))

@@ -110,10 +110,25 @@ def test_what_the_network_draws_itself(cut: str) -> None:
         assert summary(train(helpers.workload(Drawing), **settings)) == summary(wanted)
 
 
-def test_bfloat16() -> None:
+class Forked(nn.Module):
+    """One value feeds three layers: autocast casts it for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(12, 24)
+        self.a, self.b, self.c = nn.Linear(24, 24), nn.Linear(24, 24), nn.Linear(24, helpers.NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x).float()
+        scores: Tensor = self.c(self.a(hidden) * self.b(hidden) + hidden)
+        return scores
+
+
+@pytest.mark.parametrize(("model", "cut"), [(helpers.Wide, "out"), (Forked, "a")])
+def test_bfloat16(model: Callable[[], nn.Module], cut: str) -> None:
     settings = {**SHORT, "precision": "bf16"}
-    wanted = train(helpers.workload(helpers.Wide), **settings)
-    found = train(helpers.workload(helpers.Wide), **{**settings, "workers": 2, "stages": 2})
+    wanted = train(helpers.workload(model), **settings)
+    found = train(helpers.workload(model), **{**settings, "workers": 2, "stages": 2, "cut": cut})
     assert summary(found) == summary(wanted)
 
 
@@ -229,6 +244,7 @@ class Deciding(nn.Module):
         (helpers.Wide, {"cut": "out"}, "there is one; take stages=2 or more"),
         (helpers.Wide, {"stages": 2, "backprop": "concurrent"}, "do not go together"),
         (Deciding, {"stages": 2}, "its forward pass cannot be traced"),
+        (helpers.Tied, {"stages": 2, "cut": "second", "precision": "bf16"}, "two stages use the same weight.*fp32"),
     ],
 )
 def test_mistakes(model: Callable[[], nn.Module], settings: dict[str, Any], says: str) -> None:

@@ -106,18 +106,16 @@ class Program:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
-    """A scaling study's record.
+class Kept:
+    """What is kept of several trainings: a study or a sweep.
 
     Args:
         path: Its file.
         name: Its folder, as seen from the report's.
         raw: The whole record.
         workload: The name of what was trained.
-        config: The resolved configuration.
+        config: What all of them share of the configuration.
         environment: Where and when it ran.
-        axes: "strong", "weak", as far as measured.
-        programs: Of all axes.
     """
 
     path: Path
@@ -126,6 +124,17 @@ class Study:
     workload: str
     config: Mapping[str, Any]
     environment: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study(Kept):
+    """A scaling study's record.
+
+    Args:
+        axes: "strong", "weak", as far as measured.
+        programs: Of all axes.
+    """
+
     axes: tuple[str, ...]
     programs: tuple[Program, ...]
 
@@ -135,26 +144,14 @@ class Study:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep:
+class Sweep(Kept):
     """A sweep's record: steps to a target against the batch.
 
     Args:
-        path: Its file.
-        name: Its folder, as seen from the report's.
-        raw: The whole record.
-        workload: The name of what was trained.
-        config: What all runs share of the configuration.
-        environment: Where and when it ran.
         study: What was tried.
         num_runs: How many runs it holds.
     """
 
-    path: Path
-    name: str
-    raw: Mapping[str, Any]
-    workload: str
-    config: Mapping[str, Any]
-    environment: Mapping[str, Any]
     study: Mapping[str, Any]
     num_runs: int
 

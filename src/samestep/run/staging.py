@@ -29,4 +29,11 @@ def staged(job: Job, config: Config) -> Stages:
         finally:
             job.model.train(mode)
     names = config.cut.split(",") if config.cut else ()
-    return cutting.cut(graph, found, num_stages=config.stages, schedule=config.schedule, names=names)
+    return cutting.cut(
+        graph,
+        found,
+        num_stages=config.stages,
+        schedule=config.schedule,
+        names=names,
+        is_autocast=config.precision == "bf16",
+    )

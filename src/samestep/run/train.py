@@ -67,28 +67,7 @@ def train(
     progress: Progress | None = None,
     **settings: Any,
 ) -> Result:
-    """Train a workload on one worker or many: the same network, bit for bit.
-
-    Args:
-        workload: Model, data and loss.
-        optimizer: A name, a class of `torch.optim`, or a callable that builds an optimiser from parameter groups.
-        lr_schedule: A name, or a function of progress (share of all samples seen, 0..1).
-        parameter_groups: Splits the model's parameters into torch parameter groups.
-        callbacks: Called after every evaluation; one that returns True stops the run there.
-        progress: Who shows how it goes; nobody by default.
-        **settings: Any field of `Settings` (``workers=2, global_batch=512, lr=0.1, epochs=5``).
-
-    Returns:
-        The trained model, the run's record, and the best state.
-
-    Raises:
-        UsageError: Something cannot be done as asked.
-        DataError: The data cannot be used.
-        StateError: A checkpoint cannot be written or does not fit.
-        NonFiniteError: A loss or gradient is not finite.
-        WorkerError: A worker failed.
-        Interrupted: Ctrl-C or SIGTERM; the state was saved where a checkpoint folder was given.
-    """
+    """`samestep.train` as it is told, without choosing a way; its arguments and errors are described there."""
     wanted, choices = given(settings, optimizer, lr_schedule, parameter_groups)
     return run(workload, wanted, choices=choices, callbacks=callbacks, progress=progress or Silent())
 

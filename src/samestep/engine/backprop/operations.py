@@ -19,6 +19,9 @@ from torch.nn import functional
 Parameters = tuple[Tensor, Tensor | None]
 """A weight and a bias, or their gradients."""
 
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+"""Of an input, a weight and a bias."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Call(ABC):
@@ -104,7 +107,26 @@ def _rows(values: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Convolution(Call):
+class Masked(Call):
+    """A call whose backward pass is one function of torch's, which is told what of it is wanted."""
+
+    @abstractmethod
+    def backward(self, gradient: Tensor, wanted: list[bool]) -> Gradients:
+        """From the gradient of the output: those of input, weight and bias, as far as they are wanted."""
+
+    def input_gradient(self, gradient: Tensor) -> Tensor:
+        found = self.backward(gradient, [True, False, False])[0]
+        assert found is not None
+        return found
+
+    def weight_gradients(self, gradient: Tensor, weight: Tensor | None, bias: Tensor | None) -> Parameters:
+        _, found, of_bias = self.backward(gradient, [False, True, self.bias is not None])
+        assert found is not None
+        return _placed(found, weight), None if of_bias is None or self.bias is None else _placed(of_bias, bias)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convolution(Masked):
     """A convolution in one, two or three dimensions.
 
     Args:
@@ -124,23 +146,13 @@ class Convolution(Call):
     def output(self) -> Tensor:
         return self.function(self.input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
-    def input_gradient(self, gradient: Tensor) -> Tensor:
-        found = self._backward(gradient, [True, False, False])[0]
-        assert found is not None
-        return found
-
-    def weight_gradients(self, gradient: Tensor, weight: Tensor | None, bias: Tensor | None) -> Parameters:
-        _, found, of_bias = self._backward(gradient, [False, True, self.bias is not None])
-        assert found is not None
-        return _placed(found, weight), None if of_bias is None else _placed(of_bias, bias)
-
     def work(self) -> float:
         positions = self.input.numel() / self.input.shape[1] / math.prod(self.stride)
         return positions * self.weight.numel()
 
-    def _backward(self, gradient: Tensor, wanted: list[bool]) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def backward(self, gradient: Tensor, wanted: list[bool]) -> Gradients:
         sizes = None if self.bias is None else list(self.bias.shape)
-        found: tuple[Tensor | None, Tensor | None, Tensor | None] = torch.ops.aten.convolution_backward(
+        found: Gradients = torch.ops.aten.convolution_backward(
             gradient, self.input, self.weight, sizes, self.stride, self.padding, self.dilation, False,  # noqa: FBT003
             [0] * len(self.stride), self.groups, wanted,
         )  # fmt: skip
@@ -179,7 +191,7 @@ class Embedding(Call):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerNorm(Call):
+class LayerNorm(Masked):
     """``(input - mean) / deviation * weight + bias`` over the last dimensions.
 
     Args:
@@ -199,24 +211,14 @@ class LayerNorm(Call):
         found, *statistics = torch.native_layer_norm(self.input, self.shape, self.weight, self.bias, self.eps)
         return found, replace(self, statistics=tuple(statistics))
 
-    def input_gradient(self, gradient: Tensor) -> Tensor:
-        found = self._backward(gradient, [True, False, False])[0]
-        assert found is not None
-        return found
-
-    def weight_gradients(self, gradient: Tensor, weight: Tensor | None, bias: Tensor | None) -> Parameters:
-        _, found, of_bias = self._backward(gradient, [False, True, self.bias is not None])
-        assert found is not None
-        return _placed(found, weight), None if of_bias is None or self.bias is None else _placed(of_bias, bias)
-
     def work(self) -> float:
         return float(self.input.numel())
 
     def cast(self, dtype: torch.dtype) -> Self:
         return self  # autocast leaves norms as they are
 
-    def _backward(self, gradient: Tensor, wanted: list[bool]) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        found: tuple[Tensor | None, Tensor | None, Tensor | None] = torch.ops.aten.native_layer_norm_backward(
+    def backward(self, gradient: Tensor, wanted: list[bool]) -> Gradients:
+        found: Gradients = torch.ops.aten.native_layer_norm_backward(
             gradient, self.input, self.shape, *self.statistics, self.weight, self.bias, wanted
         )
         return found

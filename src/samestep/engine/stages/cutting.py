@@ -69,10 +69,15 @@ def measured(graph: Graph, inputs: Sequence[Tensor], autocast: Autocast) -> Meas
     for edge in range(1, len(graph.operations)):
         crossing = [values[node] for node in graph.crossing(edge)]
         is_between = any(made < edge <= used for made, used in changed)
-        are_sent = all(isinstance(each, Tensor) and links.can_travel(each) for each in crossing)
+        are_sent = all(map(_can_cross, crossing))
         if crossing and are_sent and not is_between and edge not in drawn:
             edges[edge] = links.num_bytes(crossing)
     return Measured(tuple(map(median, zip(*rounds, strict=True))), tuple(edges), edges, num_drawn)
+
+
+def _can_cross(value: Any) -> bool:
+    """A parameter is used where it lies: autocast keeps one copy of it for all its uses."""
+    return isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and links.can_travel(value)
 
 
 def _run_whole(
@@ -156,7 +161,13 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def cut(
-    graph: Graph, found: Measured, *, num_stages: int, schedule: pipeline.Schedule, names: Sequence[str]
+    graph: Graph,
+    found: Measured,
+    *,
+    num_stages: int,
+    schedule: pipeline.Schedule,
+    names: Sequence[str],
+    is_autocast: bool,
 ) -> pipeline.Stages:
     """Decide where a network is cut.
 
@@ -166,6 +177,7 @@ def cut(
         num_stages: Pieces.
         schedule: The order of their passes.
         names: Modules that begin the second, third, ... stage; empty: the measured times are balanced.
+        is_autocast: Whether operations run in another dtype than the parameters'.
 
     Raises:
         UsageError: It cannot be cut into so many, or not there; the line says what would work.
@@ -185,7 +197,7 @@ def cut(
         found.num_bytes[edge] + links.num_bytes(shared(graph, edge)) for edges in cuts.values() for edge in edges
     )
     for edges in cuts.values():
-        _check_shared(graph, edges)
+        _check_shared(graph, edges, is_autocast=is_autocast)
     return pipeline.Stages(
         num_stages=num_stages,
         schedule=schedule,
@@ -225,11 +237,17 @@ def _prefixes(operation: fx.Node) -> list[str]:
     return [".".join(words[:length]) for length in range(len(words), 0, -1)]
 
 
-def _check_shared(graph: Graph, edges: Sequence[int]) -> None:
-    """Of a weight that several stages use, only the last of them may use it more than once.
+def _check_shared(graph: Graph, edges: Sequence[int], *, is_autocast: bool) -> None:
+    """Of a weight that several stages use, only the last of them may use it more than once; with autocast, none may.
 
-    Its gradient is a sum over its uses in the order of the backward pass, and goes from stage to stage.
+    Its gradient is a sum over its uses in the order of the backward pass, and goes from stage to stage. Autocast adds
+    in the dtype of the one copy that it keeps for all uses.
     """
+    if is_autocast and any(shared(graph, edge) for edge in edges):
+        raise UsageError(
+            "two stages use the same weight, and precision='bf16' adds the gradients of its uses in bfloat16 where one "
+            "worker holds both; take precision='fp32', or cut so that one stage has all its uses"
+        )
     for number, ranges in enumerate(pipeline.ranges(edges, len(graph.operations))):
         later = {id(each) for each in graph.parameters(ranges[1], len(graph.operations))}
         used: list[nn.Parameter] = [each for each in graph.parameters(*ranges) if id(each) in later]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -92,7 +92,7 @@ def _part(graph: Graph, edges: Sequence[int], number: int, layout: FlatLayout, b
     start, stop = pipeline.ranges(edges, length)[number]
     found = homes(graph, edges)
     names = {id(buffer): name for name, buffer in graph.module.named_buffers()}
-    own_names = _own(map(id, graph.buffers(0, start)), map(id, graph.buffers(start, stop)))
+    own_names = set(map(id, graph.buffers(start, stop))) - set(map(id, graph.buffers(0, start)))
     if stop == length:  # with all that no operation uses
         own_names |= names.keys() - set(map(id, graph.buffers(0, length)))
     wanted = {names[key] for key in own_names}
@@ -101,10 +101,6 @@ def _part(graph: Graph, edges: Sequence[int], number: int, layout: FlatLayout, b
         tuple(_tracked_range(place) for place in buffers.tracked if place.name in wanted),
         tuple(_other_range(place) for place in buffers.others if place.name in wanted),
     )
-
-
-def _own(earlier: Iterable[int], here: Iterable[int]) -> set[int]:
-    return set(here) - set(earlier)
 
 
 def _tracked_range(place: BufferPlace) -> Range:

@@ -69,6 +69,7 @@ class StagedPasses(Passes):
         super().__init__(job, model, loading, Ordinary(), enter)
         self._stage, self._place, self._neighbours = stage, place, neighbours
         assert job.stages is not None
+        self._reads_data = stage.reads_data
         self._num_drawn = job.stages.num_drawn[stage.start]
         self._microbatches: Sequence[Microbatch] = ()
         self._actions: Iterator[pipeline.Action] = iter(())
@@ -106,7 +107,7 @@ class StagedPasses(Passes):
         stage, step = self._stage, self._step
         self._enter(Phase.DATA, step)
         self._randomness.begin(step, self._number, microbatch.index)
-        batch = next(self._batches) if stage.reads_data else None
+        batch = next(self._batches) if self._reads_data else None
         received = self._receive_values()
         self._enter(Phase.FORWARD, step)
         self._randomness.begin(step, self._number, microbatch.index)
