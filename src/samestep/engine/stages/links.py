@@ -171,6 +171,7 @@ def _read(room: Tensor, at: int) -> tuple[Tensor | None, int]:
     values = _memory(size, shift).view(dtype)
     values.copy_(room[at : at + size].view(dtype))
     tensor = values.as_strided(shape, strides) if math.prod(shape) else values.new_empty(shape)
+    # It has to stay a view: of other leaves autocast keeps one copy for all uses, of an inner value it makes several.
     return tensor.requires_grad_(wants_gradient), round_up(at + size, ALIGNMENT_BYTES)
 
 
