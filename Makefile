@@ -22,6 +22,7 @@ unit: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -m "not soak" --numprocesses 2 --dist worksteal --durations=10
 
 soak: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q -m soak --durations=10
 	$(BIN)/python -m benchmarks.soak
 
 bench: $(VENV)/.installed-dev
