@@ -278,7 +278,7 @@ def test_named_cuts() -> None:
 @pytest.mark.parametrize("name", catalog.names())
 def test_every_built_in_workload(name: str) -> None:
     """In every schedule, alone and with a second replica."""
-    settings = {"steps": 5, "evaluate_every": 5}
+    settings: dict[str, Any] = {"steps": 5, "evaluate_every": 5}
     wanted = train(catalog.build(name), workers=1, **settings).record
     for workers, schedule in ((2, "1f1b"), (2, "gpipe"), (4, "1f1b")):
         found = train(catalog.build(name), workers=workers, stages=2, schedule=schedule, **settings).record
