@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 LEAKS = """
+import tests.conftest
+tests.conftest._GRACE_S = 0.3
+
 import os, subprocess, sys, threading
 from pathlib import Path
 import torch

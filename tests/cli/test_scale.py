@@ -96,6 +96,7 @@ def kept(command: Command) -> list[dict[str, Any]]:
     return []
 
 
+@pytest.mark.soak
 @pytest.mark.processes
 @pytest.mark.timeout(500)
 def test_an_interrupted_study_goes_on(command: Command) -> None:

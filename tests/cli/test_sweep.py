@@ -59,9 +59,8 @@ def start_and_await_runs(command: Command, number: int) -> subprocess.Popen[str]
 
 
 @pytest.mark.processes
-@pytest.mark.timeout(400)
-def test_a_killed_sweep_goes_on_to_the_same_result(quiet_command: Command, call: Call) -> None:
-    command = quiet_command
+@pytest.mark.timeout(200)
+def test_a_sweep(call: Call, tmp_path: Path) -> None:
     whole = call(*SWEEP, "--out", "whole", "--json")
     assert whole.code == 0, whole.stderr
     assert whole.stdout.count("\n") == 1
@@ -75,11 +74,27 @@ def test_a_killed_sweep_goes_on_to_the_same_result(quiet_command: Command, call:
     for cell in cells:
         assert cell["steps"]["value"] <= cell["budget"] <= 16
         assert cell["best"] <= 0.6
-    expected = runs_in(command.folder / "whole")
-    assert len(kept(command.folder / "whole")) == len(expected)
+    expected = runs_in(tmp_path / "whole")
+    assert len(kept(tmp_path / "whole")) == len(expected)
     first = [run for run in expected if (run["stage"], run["steps"]) == ("choose", 8)]
     assert {(run["batch"], run["trial"]) for run in first} == {(b, t) for b in (256, 1348) for t in range(4)}
 
+    again = call(*SWEEP, "--out", "whole", "--json")
+    assert (again.code, again.stderr) == (0, "")
+    assert json.loads(again.stdout)["sentences"] == answer["sentences"]
+    other = call(*SWEEP, "--out", "whole", "--seed", "5")
+    assert other.complaint.startswith("whole holds another sweep: its study.seed is 0 and this one's is 5;")
+    assert call("report", "whole").stdout == f"{Path('whole', 'report.html')}\n"
+
+
+@pytest.mark.soak
+@pytest.mark.processes
+@pytest.mark.timeout(400)
+def test_a_killed_sweep_goes_on_to_the_same_result(quiet_command: Command, call: Call) -> None:
+    command = quiet_command
+    whole = call(*SWEEP, "--out", "whole")
+    assert whole.code == 0, whole.stderr
+    expected = runs_in(command.folder / "whole")
     process = start_and_await_runs(command, 2)
     process.kill()
     command.await_end_of_all(MOST_S)
@@ -100,13 +115,6 @@ def test_a_killed_sweep_goes_on_to_the_same_result(quiet_command: Command, call:
     assert runs_in(command.folder / "killed") == expected
     assert finished.stdout.splitlines()[-1] == f"page: {Path('killed', 'report.html')}"
     assert not (command.folder / "killed" / "sweep.part.json").exists()
-
-    again = call(*SWEEP, "--out", "killed", "--json")
-    assert (again.code, again.stderr) == (0, "")
-    assert json.loads(again.stdout)["sentences"] == answer["sentences"]
-    other = call(*SWEEP, "--out", "killed", "--seed", "5")
-    assert other.complaint.startswith("killed holds another sweep: its study.seed is 0 and this one's is 5;")
-    assert call("report", "killed").stdout == f"{Path('killed', 'report.html')}\n"
 
 
 @pytest.mark.processes

@@ -15,6 +15,7 @@ import torch
 from samestep.engine import memory, signals
 from samestep.engine.signals import SIGNAL_WORDS, Barrier, Patience, num_turns
 from samestep.errors import WorkerError
+from tests.marks import soak
 
 ROUNDS = 60
 
@@ -69,7 +70,7 @@ def run_ranks(world_size: int, meeting: str) -> list[int]:
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("world_size", [2, 3, 5])
+@pytest.mark.parametrize("world_size", [3, *(soak(size) for size in (2, 5))])
 def test_nobody_goes_on_early(world_size: int) -> None:
     """First with semaphores, then with the polled counter."""
     assert run_ranks(world_size, "barrier") == [0] * world_size

@@ -20,6 +20,7 @@ from samestep.errors import WorkerError
 from samestep.run.progress import Silent
 from samestep.run.record import Record
 from tests.faults import nets
+from tests.marks import soak
 
 pytestmark = pytest.mark.processes
 
@@ -82,10 +83,10 @@ class TestPhases:
         [
             (0, 0, "start", 2),
             (1, 4, "backward", 3),
-            (0, 4, "update", 2),
+            soak(0, 4, "update", 2),
             (1, 4, "barrier after the contributions", 2),
             (0, 1, "snapshot", 2),
-            (1, 12, "evaluation", 2),
+            soak(1, 12, "evaluation", 2),
         ],
     )
     def test_death(self, plan_faults: Any, rank: int, step: int, phase: str, workers: int) -> None:
@@ -132,6 +133,7 @@ def kill(pids: Sequence[int]) -> None:
 
 
 class TestManyDeaths:
+    @pytest.mark.soak
     def test_all_workers_at_once(self) -> None:
         record = samestep.train(nets.sleepy(), workers=2, progress=Watch(100, lambda: kill(children()))).record
         check_same(record, is_short=False)

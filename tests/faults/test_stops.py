@@ -22,6 +22,7 @@ from samestep.errors import Interrupted
 from samestep.run.progress import Silent
 from tests.cli.command import Command, Finished
 from tests.faults import nets
+from tests.marks import soak
 
 NETS = Path(__file__).with_name("nets.py")
 RUN = ("train", f"{NETS}:sleepy", "--checkpoint", "state", "--checkpoint-every-s", "0.2", "--json")
@@ -67,7 +68,11 @@ def check_resumed(command: Command, workers: int) -> None:
 @pytest.mark.processes
 @pytest.mark.parametrize(
     ("number", "workers", "is_group"),
-    [(signal.SIGINT, 2, True), (signal.SIGTERM, 2, False), (signal.SIGINT, 1, False), (signal.SIGTERM, 1, True)],
+    [
+        (signal.SIGINT, 2, True),
+        *(soak(*case, False) for case in ((signal.SIGTERM, 2), (signal.SIGINT, 1))),  # noqa: FBT003 (as above)
+        (signal.SIGTERM, 1, True),
+    ],
 )
 def test_signal_saves_and_ends(command: Command, number: signal.Signals, workers: int, is_group: bool) -> None:
     process = start_and_await_checkpoint(command, workers)
@@ -81,7 +86,7 @@ def test_signal_saves_and_ends(command: Command, number: signal.Signals, workers
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [soak(1), 2])
 def test_long_step_is_abandoned(tmp_path: Path, workers: int) -> None:
     stall = tmp_path / "stall"
     command = Command(tmp_path, {nets.STALL: str(stall)})
@@ -97,7 +102,7 @@ def test_long_step_is_abandoned(tmp_path: Path, workers: int) -> None:
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [soak(1), 2])
 def test_parent_killed(command: Command, workers: int) -> None:
     process = start_and_await_checkpoint(command, workers)
     assert len(command.processes()) == (3 if workers == 2 else 1)

@@ -23,6 +23,7 @@ from samestep.measure import interleave
 from samestep.measure.interleave import Deal, Program, ProgramError, Running, Slot, deal_slots, measured, stage
 from samestep.measure.stats import ratio
 from tests.cli.command import Command
+from tests.marks import soak
 
 HERE = Path(__file__).parent
 MOST_S = 5.0
@@ -264,7 +265,7 @@ def await_end(command: Command, process: subprocess.Popen[str], timeout_s: float
 
 @pytest.mark.processes
 @pytest.mark.parametrize("is_adopted", [False, True])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, soak(signal.SIGTERM), soak(signal.SIGHUP)])
 def test_nothing_is_left_of_a_measurement_that_ends(command: Command, number: signal.Signals, is_adopted: bool) -> None:
     process, pid = start_and_await_rounds(command, is_adopted=is_adopted)
     os.kill(pid, number)

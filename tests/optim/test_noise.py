@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from samestep.optim.noise import FEWEST_STEPS, Pair, is_looked_at, noise_scale, spread, student
+from tests.marks import soak
 
 Values = NDArray[np.float64]
 
@@ -205,7 +206,7 @@ def test_short_steps_among_long_ones() -> None:
     assert found.value == pytest.approx(TRUE, rel=0.05)
 
 
-@pytest.mark.parametrize("num_steps", [FEWEST_STEPS, 40, 200])
+@pytest.mark.parametrize("num_steps", [FEWEST_STEPS, 40, soak(200)])
 def test_the_interval_covers_the_truth_as_often_as_it_says(num_steps: int) -> None:
     trials = [noise_scale(simulated(num_steps, seed=seed)) for seed in range(600)]
     covered = np.mean([found.low <= TRUE <= found.high for found in trials])

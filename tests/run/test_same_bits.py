@@ -14,6 +14,7 @@ from samestep.run.train import Result, train
 from samestep.run.workload import Workload
 from tests import helpers
 from tests.helpers import Everything, Lstm, Tied, Wide
+from tests.marks import soak
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
 
@@ -54,7 +55,7 @@ def summary(result: Result) -> tuple[str, list[float], list[float], list[dict[st
     )
 
 
-@pytest.mark.parametrize(("workers", "optimizer"), [(1, "adamw"), (2, "adamw"), (3, "adamw"), (2, "muon")])
+@pytest.mark.parametrize(("workers", "optimizer"), [(1, "adamw"), (2, "adamw"), soak(3, "adamw"), soak(2, "muon")])
 def test_concurrent_back_propagation(workers: int, optimizer: str) -> None:
     settings = {**COMMON, "optimizer": optimizer, "lr": 0.02, "clip_norm": 0.5}
     wanted = train(helpers.workload(Wide), **settings)
@@ -62,7 +63,7 @@ def test_concurrent_back_propagation(workers: int, optimizer: str) -> None:
     assert summary(found) == summary(wanted)
 
 
-@pytest.mark.parametrize("workers", [2, 3, 4, 7])
+@pytest.mark.parametrize("workers", [soak(2), 3, soak(4), 7])
 def test_everything_together(workers: int) -> None:
     wanted = train(everything(), **EVERYTHING)
     found = train(everything(), **{**EVERYTHING, "workers": workers})
@@ -77,7 +78,7 @@ def test_everything_together(workers: int) -> None:
     assert not found.model.frozen.weight.requires_grad
 
 
-@pytest.mark.parametrize("workers", [2, 5])
+@pytest.mark.parametrize("workers", [2, soak(5)])
 def test_a_whole_tensor_optimiser_masks_and_class_weights(workers: int) -> None:
     wanted = train(factors(), **FACTORS)
     assert summary(train(factors(), **{**FACTORS, "workers": workers})) == summary(wanted)
@@ -190,7 +191,7 @@ def test_more_workers_than_microbatches_are_refused() -> None:
         train(everything(), **{**COMMON, "workers": 8})
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 2), (3, 1)])
+@pytest.mark.parametrize(("before", "after"), [(1, 2), soak(3, 1)])
 def test_a_run_goes_on_with_another_number_of_workers(before: int, after: int, tmp_path: Any) -> None:
     wanted = train(everything(), **EVERYTHING)
     stopped = train(
@@ -208,7 +209,7 @@ def test_a_run_goes_on_with_another_number_of_workers(before: int, after: int, t
     assert wanted.record.weights_sha256 != stopped.record.weights_sha256
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 3), (3, 1)])
+@pytest.mark.parametrize(("before", "after"), [soak(2, 3), (3, 1)])
 def test_a_longer_run_takes_up_a_shorter_one(before: int, after: int, tmp_path: Any) -> None:
     options = {**FACTORS, "checkpoint": tmp_path / "c"}
     wanted = train(factors(), **FACTORS)
