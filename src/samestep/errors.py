@@ -35,6 +35,18 @@ class WorkerError(SamestepError, RuntimeError):
         self.trace = trace
 
 
+class ToldElsewhere(SamestepError):
+    """This rank ends since the run does, and another rank says why.
+
+    Attributes:
+        code: Exit code of a command line.
+    """
+
+    def __init__(self, code: int) -> None:
+        super().__init__("another rank says why")
+        self.code = code
+
+
 class Interrupted(SamestepError, KeyboardInterrupt):
     """The run was asked to stop (Ctrl-C, SIGTERM); its state was saved where a checkpoint folder was named.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from types import FunctionType
 from typing import Any
 
@@ -105,3 +106,32 @@ def plain_step(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
 def _has_hooks(optimizer: torch.optim.Optimizer) -> bool:
     hooks = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
     return any(getattr(optimizer, name, None) for name in hooks)
+
+
+def gloo(store: Any, rank: int, world_size: int, *, address: str, timeout_s: float) -> Any:
+    """Ranks that talk through Gloo, without torch's process-wide default group: ``send`` and ``recv`` of tensors.
+
+    Args:
+        store: Where they find each other; of this group alone.
+        rank: Which one this is.
+        world_size: How many.
+        address: Of this rank; it listens there and nowhere else.
+        timeout_s: For them to connect.
+
+    Raises:
+        RuntimeError: Somebody cannot be reached.
+    """
+    from torch import distributed  # noqa: PLC0415 (only where there are several)
+
+    kind: Any = distributed.ProcessGroupGloo
+    options = kind._Options()
+    options._timeout = timedelta(seconds=timeout_s)
+    options._devices = [kind.create_device(hostname=address)]
+    return kind(store, rank, world_size, options)
+
+
+def store_below(store: Any, prefix: str) -> Any:
+    """A store's part whose keys begin so."""
+    from torch import distributed  # noqa: PLC0415 (only where there are several ranks)
+
+    return distributed.PrefixStore(prefix, store)  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ from cyclopts import CycloptsError, UnknownCommandError
 
 from samestep.cli import flags, looking, measuring, training
 from samestep.cli.app import app
-from samestep.errors import Interrupted, SamestepError, WorkerError
+from samestep.errors import Interrupted, SamestepError, ToldElsewhere, WorkerError
 
 COMMANDS = (training, measuring, looking)
 """Whoever imports them adds their commands to the application."""
@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except WorkerError as error:
         sys.stderr.write(error.trace)
         return _fail(str(error), 1)
+    except ToldElsewhere as error:
+        return error.code
     except SamestepError as error:
         return _fail(str(error), 2)
     except KeyboardInterrupt:

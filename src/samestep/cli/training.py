@@ -83,6 +83,8 @@ def train(
             result = run(built, settings, choices=Choices(), progress=for_stderr())
             if work.network is not None and settings.out is not None:
                 work.network.save(settings.out)
+    if not (print_config or print_plan or result.is_first):
+        return 0
     if print_config:
         print(as_toml(resolve(settings, built.recipe).as_dict()))
         return 0

@@ -138,7 +138,7 @@ def num_helpers(job: Job, world_size: int) -> int:
     return max(1, num_cores() // world_size - 1) if job.is_backprop_concurrent else 0
 
 
-def hands_for(job: Job, world_size: int) -> Alone | Helpers:
-    """Helpers where the job wants them."""
-    number = num_helpers(job, world_size)
+def hands_for(job: Job, world_size: int, number: int | None = None) -> Alone | Helpers:
+    """Helpers where the job wants them: as many as were agreed on, or as the ranks leave cores."""
+    number = num_helpers(job, world_size) if number is None else number
     return Helpers(number, job.switches.intra_op_threads) if number else Alone()

@@ -142,6 +142,26 @@ class Image:
     decided: Tensor
     best: Mapping[str, Tensor] = field(default_factory=dict)
 
+    @classmethod
+    def empty(cls, job: Job) -> Image:
+        """A state of zeros with the names and shapes of a job's arrays."""
+        return cls(
+            0,
+            {name: torch.zeros(shape, dtype=getattr(torch, dtype)) for name, dtype, shape in live_arrays(job)},
+            torch.zeros(len(job.update.scalars), dtype=torch.float64),
+            torch.zeros(NUM_DECIDED, dtype=torch.float64),
+        )
+
+    def copied(self) -> Image:
+        """The same state in memory of its own."""
+        return Image(
+            self.step,
+            {name: values.clone() for name, values in self.arrays.items()},
+            self.scalars.clone(),
+            self.decided.clone(),
+            {name: values.clone() for name, values in self.best.items()},
+        )
+
 
 MODEL_ARRAYS = ("parameters", "tracked", "others")
 """Live arrays that make up the model; the best state keeps these."""

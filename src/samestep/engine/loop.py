@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 from typing import Literal, Protocol
 
@@ -97,6 +97,7 @@ class Loop:
         decided: The judge's numbers so far.
         step: Steps done.
         is_careful: See `Stepper`.
+        marked: Called where this rank leads and a snapshot counts from now on.
     """
 
     job: Job
@@ -107,15 +108,16 @@ class Loop:
     decided: tuple[float, ...]
     step: int
     is_careful: bool = True
+    marked: Callable[[], None] = lambda: None
     _records: list[StepRecord] = field(default_factory=list)
     _unmarked: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         self._control = self.memory["control"].numpy()
         self.generation = int(self._control[Control.GENERATION])
-        self._meet = self.rank.barrier
-        rank = replace(self.rank, barrier=self._barrier)
-        self.stepper = Stepper(self.job, rank, self.memory, self.live, is_careful=self.is_careful)
+        self._exchange = self.rank.exchange
+        self._exchange.on_meeting(self._mark)
+        self.stepper = Stepper(self.job, self.rank, self.memory, self.live, is_careful=self.is_careful)
         self._num_copies = len(self.memory["copies"])
         self._last_snapshot_s = self._last_report_s = time.perf_counter()
         self._evaluations = 0
@@ -151,7 +153,7 @@ class Loop:
             self._snapshot()
         if not (is_last or is_stopped or after & After.REJOIN):
             return None
-        self._barrier()
+        self._exchange.meet()
         self._report()
         if is_last:
             return "finished"
@@ -167,14 +169,14 @@ class Loop:
         start = time.perf_counter()
         sums = self.stepper.run(self.step)
         self.decided = (*self.decided[:LAST_LOSS], sums.loss)
-        if self.rank.index == 0:
+        if self.rank.leads:
             self._control[Control.AFTER] = self._decide_after()
         self.rank.enter(Phase.BARRIER_UPDATE, self.step)
-        self._barrier()
+        self._exchange.update()
         self.rank.enter(Phase.BETWEEN, self.step)
         sums = self.stepper.confirm(sums)
         step, self.step = self.step, self.step + 1
-        if self.rank.index == 0:
+        if self.rank.leads:
             now = time.perf_counter()
             batches = self.job.batches
             num_samples = batches.samples_before(step + 1) - batches.samples_before(step)
@@ -192,7 +194,8 @@ class Loop:
             after |= After.STOP
         if self._control[Control.REJOIN]:
             after |= After.SNAPSHOT | After.REJOIN
-        if self._num_copies and time.perf_counter() - self._last_snapshot_s > self.job.snapshot_every_s:
+        rest_s = max(self.job.snapshot_every_s, self._exchange.rest_s)
+        if self._num_copies and time.perf_counter() - self._last_snapshot_s > rest_s:
             after |= After.SNAPSHOT
         return after
 
@@ -202,13 +205,13 @@ class Loop:
             return self._evaluation_round()
         self._report()  # who hears of steps may look at the state, which must be the trained one
         with self.stepper.owned.averaged():
-            self._barrier()
+            self._exchange.parameters()
             try:
                 is_stopped = self._evaluation_round()
             finally:
                 self.rank.enter(Phase.BETWEEN, self.step)  # what follows must not be abandoned half-way
-            self._barrier()
-        self._barrier()
+            self._exchange.meet()
+        self._exchange.parameters()
         return is_stopped
 
     def _evaluation_round(self) -> bool:
@@ -221,7 +224,7 @@ class Loop:
         microbatches = evaluation.microbatches
         for microbatch in rounds.own(microbatches, self.rank.world_size, self.rank.index):
             table[microbatch.index] = self.stepper.evaluate(microbatch, self._evaluation_feed)
-        self._barrier()
+        self._exchange.evaluated()
         totals = table.sum(axis=0)
         names = ("loss", *self.job.metric_names)
         means = {name: _mean(float(totals[2 * i]), float(totals[2 * i + 1])) for i, name in enumerate(names)}
@@ -229,7 +232,7 @@ class Loop:
         if judgement.is_best:
             self._keep_best()
         self._evaluations += 1
-        if self.rank.index == 0:
+        if self.rank.leads:
             self._report()
             record = EvaluationRecord(self.step, means, judgement.is_best, time.perf_counter() - start)
             self.listener.evaluated(record, self._evaluations)
@@ -240,16 +243,11 @@ class Loop:
 
     def _await_verdict(self) -> bool:
         """Callbacks decide in the parent, at evaluations only, so that a stop falls on the same step for any W."""
-        if not self.job.has_callbacks:
-            return False
-        while int(self._control[Control.VERDICT]) >> 1 != self._evaluations:
-            self.check()
-            time.sleep(2e-4)
-        return bool(int(self._control[Control.VERDICT]) & 1)
+        return self.job.has_callbacks and self._exchange.verdict(self._evaluations, self.check)
 
     def _keep_best(self) -> None:
-        """Rank 0 copies the model; nobody changes it before rank 0 has arrived at the next barrier."""
-        if self.rank.index == 0:
+        """The leader copies the model; nobody changes it before all have met again."""
+        if self.rank.leads:
             self._control[Control.BEST_STEP] = 0
             for name in MODEL_ARRAYS:
                 self.memory[f"best/{name}"].copy_(self.live[name])
@@ -264,27 +262,38 @@ class Loop:
         self.rank.enter(Phase.SNAPSHOT, self.step)
         steps = [int(self._control[Control.COPY_STEP + k]) for k in range(self._num_copies)]
         number = steps.index(min(steps))
-        if self.rank.index == 0:  # an older or an invalid one is the smallest either way: all ranks take the same
+        if self.rank.leads:  # an older or an invalid one is the smallest either way: all ranks take the same
             self._control[Control.COPY_STEP + number] = 0
-        self._barrier()
-        source, target = self.memory["live"], self.memory["copies"][number]
-        part = round_up(-(-len(source) // self.rank.world_size), ALIGNMENT_BYTES)
-        start = self.rank.index * part
-        target[start : start + part].copy_(source[start : start + part])
-        self.stepper.owned.write_scalars(self.memory["copied_scalars"][number])
-        if self.rank.index == 0:
+        self._copy(number)
+        if self.rank.leads:
             for index, value in enumerate(self.decided):
                 self.memory["copied_decided"][number, index] = value
         self._unmarked = (number, self.step)
 
-    def _barrier(self) -> None:
-        """Meet the others; a snapshot that was copied before counts from here on, for all ranks have copied."""
-        self._meet()
+    def _copy(self, number: int) -> None:
+        """Copy the live state into a snapshot: this rank's share of it, or all where nobody else does it."""
+        source, target = self.memory["live"], self.memory["copies"][number]
+        scalars = self.memory["copied_scalars"][number]
+        if self._exchange.is_shared:
+            self._exchange.meet()
+            part = round_up(-(-len(source) // self.rank.world_size), ALIGNMENT_BYTES)
+            share = slice(self.rank.index * part, (self.rank.index + 1) * part)
+            target[share].copy_(source[share])
+            self.stepper.owned.write_scalars(scalars)
+            return
+        scalars.fill_(math.nan)
+        self.stepper.owned.write_scalars(scalars)
+        self._exchange.state(scalars)
+        target.copy_(source)
+
+    def _mark(self) -> None:
+        """All ranks have met: a snapshot that was copied before counts from here on, for all have copied."""
         if self._unmarked is not None:
             number, step = self._unmarked
             self._unmarked = None
-            if self.rank.index == 0:
+            if self.rank.leads:
                 self._control[Control.COPY_STEP + number] = step + 1
+                self.marked()
 
     def check(self) -> None:
         """Whether the run goes on; called while waiting.

@@ -20,16 +20,15 @@ from samestep.engine import ship, signals
 from samestep.engine.crew import Crew
 from samestep.engine.events import Events, open_reader
 from samestep.engine.flat import trainable
-from samestep.engine.job import BEST_STEP, Image, Job, run_regions
+from samestep.engine.job import Image, Job, run_regions
 from samestep.engine.launch import WorkerProcess
 from samestep.engine.loop import Control, End, EvaluationRecord, Listener, StepRecord, live_views
-from samestep.engine.solo import read_best, write_image
+from samestep.engine.snapshots import NUM_COPIES, snapshots_in
 from samestep.engine.step import Culprit, non_finite
 from samestep.engine.worker import Failure, Go, Left, Setup
 from samestep.errors import WorkerError
 from samestep.plan.pipeline import team_of
 
-NUM_COPIES = 2
 _TICK_S = 0.05
 _STOP_GRACE_S = 1.5
 """How long a step may still take after a stop was asked for, before it is abandoned."""
@@ -78,7 +77,6 @@ class Shared:
     _stop_by_s: float | None = None
     _memory: Mapping[str, Tensor] = field(default_factory=dict)
     _live: Mapping[str, Tensor] = field(default_factory=dict)
-    _copies: list[dict[str, Tensor]] = field(default_factory=list)
 
     def run(self) -> End:
         """Run until the end.
@@ -106,24 +104,14 @@ class Shared:
 
     def current(self) -> Image:
         """A copy of the newest state that is whole."""
-        while True:
-            steps = self._copy_steps()
-            number = steps.index(max(steps))
-            arrays = {name: values.clone() for name, values in self._copies[number].items()}
-            scalars = self._memory["copied_scalars"][number].clone()
-            decided = self._memory["copied_decided"][number].clone()
-            best = {name: values.clone() for name, values in read_best(self._memory).items()}
-            if int(self._control[Control.BEST_STEP]) != int(decided[BEST_STEP]):
-                best = {}  # of another step than this state: the replay will find it again
-            if self._copy_steps()[number] == steps[number]:
-                return Image(steps[number] - 1, arrays, scalars, decided, best)
+        return self._snapshots.newest()
 
     def final(self) -> Image | None:
         """The state that the run ended with; None where it did not begin.
 
         After non-finite sums the live state is whole, and newer than the last snapshot.
         """
-        if not self._copies:
+        if not self._memory:
             return None
         image = self.current()
         if self._is_live_whole:
@@ -141,9 +129,6 @@ class Shared:
     def _control(self) -> Tensor:
         return self._memory["control"]
 
-    def _copy_steps(self) -> list[int]:
-        return [int(self._control[Control.COPY_STEP + number]) for number in range(NUM_COPIES)]
-
     def _set_up(self) -> None:
         job = self.job
         regions = run_regions(job, self.world_size, num_copies=NUM_COPIES)
@@ -152,11 +137,8 @@ class Shared:
         shared = memories.create(self.crew.shared_handle, regions.num_bytes)
         self._memory = shared.tensors(regions)
         self._live = live_views(job, self._memory["live"])
-        self._copies = [live_views(job, self._memory["copies"][number]) for number in range(NUM_COPIES)]
-        write_image(self.image, self._copies[0], self._memory)
-        self._memory["copied_scalars"][0].copy_(self.image.scalars)
-        self._memory["copied_decided"][0].copy_(self.image.decided)
-        self._control[Control.COPY_STEP] = self.image.step + 1
+        self._snapshots = snapshots_in(job, self._memory)
+        self._snapshots.begin(self.image)
         if self._stop_by_s is not None:
             self._control[Control.STOP] = 1
         self._setup = Setup(
@@ -250,7 +232,7 @@ class Shared:
             raise non_finite(found[0][0], culprits)
         if "spoiled" in ends:  # from the last snapshot again, now waiting for all sums before every update
             self._is_careful = True
-        is_complete = max(self._copy_steps()) > self.job.num_steps
+        is_complete = max(self._snapshots.steps) > self.job.num_steps
         if is_complete or (ends == {"stopped"} and not self._is_disturbed):
             return "finished" if is_complete else "stopped"
         self._members = []
@@ -269,7 +251,7 @@ class Shared:
             self._ready.remove(worker)
         elif not how.startswith("signal"):
             raise WorkerError(f"a worker could not start ({how}); what it printed stands above")
-        step = max(self._copy_steps()) - 1
+        step = max(self._snapshots.steps) - 1
         self._num_deaths = self._num_deaths + 1 if step == self._death_step else 1
         self._death_step = step
         if self._num_deaths >= _MOST_DEATHS:

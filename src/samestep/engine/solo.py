@@ -12,6 +12,7 @@ from torch import Tensor
 from samestep.engine import memory as memories
 from samestep.engine import numerics, randomness
 from samestep.engine.events import Enter, Events, Phase, open_log, open_reader
+from samestep.engine.exchange import Barriers
 from samestep.engine.job import BEST_STEP, MODEL_ARRAYS, Image, Job, run_regions
 from samestep.engine.loop import Control, End, Listener, Loop, live_views
 from samestep.engine.step import NonFiniteSums, Rank, non_finite
@@ -55,8 +56,9 @@ class Solo:
         self._live = live_views(self.job, self._memory["live"])
         self._log = open_log(self.job.trace, self._memory["events"], 0).enter
         write_image(self.image, self._live, self._memory)
-        rank = Rank(0, Team(1, 1), barrier=lambda: None, enter=self._enter)
-        with _clean(), numerics.applied(self.job.switches), randomness.preserved(), _training_mode(self.job):
+        exchange = Barriers(lambda: None, self._memory["control"], Control.VERDICT)
+        rank = Rank(0, Team(1, 1), exchange, enter=self._enter)
+        with clean(), numerics.applied(self.job.switches), randomness.preserved(), training_mode(self.job):
             loop = self._loop = Loop(
                 self.job,
                 rank,
@@ -116,14 +118,15 @@ class Solo:
 
 
 @contextmanager
-def _clean() -> Iterator[None]:
+def clean() -> Iterator[None]:
     """Leave the caller's autocast, `no_grad` and inference mode outside: no worker would inherit them."""
     with torch.inference_mode(mode=False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
         yield
 
 
 @contextmanager
-def _training_mode(job: Job) -> Iterator[None]:
+def training_mode(job: Job) -> Iterator[None]:
+    """Give the job's modules their training modes back."""
     modes = [(module, module.training) for module in job.model.modules()]
     try:
         yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -17,6 +17,7 @@ from samestep.engine import part
 from samestep.engine.backprop.concurrent import backprop_for
 from samestep.engine.combine import RoundPlan
 from samestep.engine.events import Enter, Phase
+from samestep.engine.exchange import Exchange
 from samestep.engine.flat import FlatModel
 from samestep.engine.helpers import hands_for
 from samestep.engine.job import LOSS, SAMPLES, WEIGHT, Job
@@ -65,16 +66,18 @@ class Rank:
     Args:
         index: 0 .. world_size - 1.
         team: How the ranks are put together.
-        barrier: Returns when every rank has called it.
+        exchange: How it shows the others what it wrote.
         enter: Told what the rank does next.
         neighbours: The links to other stages; None where there is one stage.
+        num_helpers: Threads beside its training thread, where the ranks agree on it; None: as its cores allow.
     """
 
     index: int
     team: Team
-    barrier: Callable[[], None]
+    exchange: Exchange
     enter: Enter
     neighbours: Neighbours | None = None
+    num_helpers: int | None = None
 
     @property
     def world_size(self) -> int:
@@ -84,6 +87,11 @@ class Rank:
     def place(self) -> tuple[int, int]:
         """The number of its stage, and of how many."""
         return self.team.stage(self.index), self.team.num_stages
+
+    @property
+    def leads(self) -> bool:
+        """Whether it writes what all ranks of its memory read, and speaks to its process."""
+        return self.index == 0 or not self.exchange.is_shared
 
 
 class Stepper:
@@ -114,7 +122,7 @@ class Stepper:
             step_tracked=live["tracked"],
             step_others=live["others"],
         )
-        self._hands = hands_for(job, rank.world_size)
+        self._hands = hands_for(job, rank.world_size, rank.num_helpers)
         num_hands = self._hands.num_hands
         hands = allotment.owned(job.update.layout, rank.team, job.stages, num_hands=num_hands)
         mine = hands[rank.index * num_hands : (rank.index + 1) * num_hands]
@@ -201,7 +209,7 @@ class Stepper:
             except StopIteration:
                 break
             self._rank.enter(Phase.BARRIER_UPDATE, step)
-            self._rank.barrier()
+            self._rank.exchange.parameters()
             sums = self._round(step, number, request)
         return first
 
@@ -289,7 +297,7 @@ class Stepper:
             else:
                 self._slots[instruction.target].add(self._slots[instruction.source])
         self._rank.enter(Phase.BARRIER_CONTRIBUTIONS, step)
-        self._rank.barrier()
+        self._rank.exchange.contributions(step, number, len(microbatches), is_looked_at=self._is_looked_at)
         self._rank.enter(Phase.COMBINE, step)
         totals = self._table[: len(microbatches)].sum(axis=0)
         if step == 0 and number == 0:
@@ -301,7 +309,7 @@ class Stepper:
         norm = None
         if self._is_careful or request.decides_on_norm:
             self._rank.enter(Phase.BARRIER_COMBINATION, step)
-            self._rank.barrier()
+            self._rank.exchange.norms()
             self._rank.enter(Phase.DECIDE, step)
             norm = self._gradient_norm()
         loss = float(totals[LOSS]) / weight
@@ -360,7 +368,7 @@ class Stepper:
     def _find_unused(self, num_microbatches: int) -> None:
         """After the first round: parameters that no microbatch used are left alone from now on."""
         used = self._used_table[:num_microbatches].amax(dim=0)
-        if self._rank.index == 0:
+        if self._rank.leads:
             self._live["used"].copy_(used)
         self._leave_alone(used)
 

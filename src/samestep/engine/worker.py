@@ -15,9 +15,10 @@ from torch import Tensor
 from samestep import torch_private
 from samestep.engine import faults, memory, numerics, ship
 from samestep.engine.events import Enter, Phase, open_log
+from samestep.engine.exchange import Barriers
 from samestep.engine.job import Job
 from samestep.engine.launch import Channel, listen, parents_channel
-from samestep.engine.loop import CalledBack, EvaluationRecord, Loop, StepRecord, live_views
+from samestep.engine.loop import CalledBack, Control, EvaluationRecord, Loop, StepRecord, live_views
 from samestep.engine.signals import Barrier, Patience
 from samestep.engine.stages.links import Neighbours, neighbours
 from samestep.engine.step import NonFiniteSums, Rank, SpoiledStateError
@@ -76,7 +77,7 @@ def main() -> None:
                 assert worker is not None
                 channel.send(worker.run(message))
     except BaseException as error:
-        channel.send(_failure(error))
+        channel.send(failure_of(error))
         messages.get()  # the parent ends us
     os._exit(0)
 
@@ -90,7 +91,8 @@ class Failure:
     trace: str
 
 
-def _failure(error: BaseException) -> Failure:
+def failure_of(error: BaseException) -> Failure:
+    """An exception as it travels."""
     kept: BaseException | None = error if isinstance(error, SamestepError) else None
     try:
         pickle.loads(pickle.dumps(kept))
@@ -122,7 +124,8 @@ class _Worker:
         world_size = go.team.world_size
         patience = Patience(has_own_core=world_size <= num_cores(), check=check, timeout_s=self._job.wait_timeout_s)
         barrier = Barrier(self._memory["signals"], rank=go.rank, world_size=world_size, patience=patience)
-        rank = Rank(go.rank, go.team, barrier.wait, enter, self._neighbours(go, patience))
+        exchange = Barriers(barrier.wait, self._memory["control"], Control.VERDICT)
+        rank = Rank(go.rank, go.team, exchange, enter, self._neighbours(go, patience))
         loop = Loop(
             self._job,
             rank,

@@ -55,7 +55,7 @@ class OwnedUpdate:
             self.padded_gradients.append(piece)
             self.gradients.append(parameter.grad)
             at += size
-        self._views = [self._state_views(segment, state) for segment in segments]
+        self._views = [state_views(plan, segment, state) for segment in segments]
         self._optimizers = [build.build(part, groups) for part, groups in self._grouped() if groups]
         self._steps = [torch_private.plain_step(optimizer) for optimizer in self._optimizers]
         self._rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._optimizers]
@@ -163,15 +163,17 @@ class OwnedUpdate:
                 number += 1
             yield part, groups
 
-    def _state_views(self, segment: Segment, state: Mapping[str, Tensor]) -> dict[Path, Tensor]:
-        views = {}
-        for array in self._plan.arrays:
-            if segment.place is None and array.unit == segment.group:
-                start, _ = group_range(self._plan.layout, segment.group)
-                views[array.path] = state[array.name][segment.start - start : segment.stop - start]
-            elif segment.place is not None and array.unit == segment.place.spec.name:
-                views[array.path] = state[array.name]
-        return views
+
+def state_views(plan: UpdatePlan, segment: Segment, state: Mapping[str, Tensor]) -> dict[Path, Tensor]:
+    """Where the optimiser state of a segment lies in the memory of every state array, by its place in the state."""
+    views = {}
+    for array in plan.arrays:
+        if segment.place is None and array.unit == segment.group:
+            start, _ = group_range(plan.layout, segment.group)
+            views[array.path] = state[array.name][segment.start - start : segment.stop - start]
+        elif segment.place is not None and array.unit == segment.place.spec.name:
+            views[array.path] = state[array.name]
+    return views
 
 
 def _unit(segment: Segment, unit: int | str) -> bool:

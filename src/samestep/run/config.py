@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from samestep.errors import UsageError
 from samestep.host.cores import num_cores
@@ -14,12 +14,15 @@ from samestep.optim import catalog
 from samestep.optim.rules import BatchChange, Rates
 from samestep.plan.batch import LastBatch, default_microbatch
 from samestep.plan.pipeline import Schedule
+from samestep.run.types import check_types
 
 Workers = int | Literal["auto"]
 LrSchedule = Literal["constant", "linear", "cosine"]
 BatchRule = Literal["auto", "linear", "sqrt", "none"]
 Precision = Literal["fp32", "bf16"]
 Backprop = Literal["ordinary", "concurrent"]
+Engine = Literal["shared", "group"]
+Device = Literal["cpu", "cuda"]
 NoiseLooks = int | Literal["off"]
 
 
@@ -81,6 +84,9 @@ class NumericSettings:
     precision: Precision | None = None
     """fp32, or bf16 autocast."""
 
+    device: Device | None = None
+    """What the network is trained on: cpu, or cuda (a GPU)."""
+
     channels_last: bool | None = None
     """Images with their channels last in memory."""
 
@@ -109,6 +115,12 @@ class Settings(NumericSettings):
 
     workers: Workers | None = None
     """Worker processes, or auto: one per core, at most one per microbatch."""
+
+    engine: Engine | None = None
+    """How workers meet: shared (memory of one machine), or group (torch.distributed; several machines, torchrun)."""
+
+    deadline_s: float | None = None
+    """With the group engine: longest wait of a worker for another one, in seconds; default 600."""
 
     backprop: Backprop | None = None
     """How weight gradients are computed: ordinary, or concurrent (by a thread beside the chain of input gradients)."""
@@ -174,10 +186,13 @@ class Config:
     seed: int
     threads_per_worker: int
     precision: Precision
+    device: Device
     channels_last: bool
     augment: str | None
     shuffle_block: int | None
     last_batch: LastBatch
+    engine: Engine
+    deadline_s: float
     backprop: Backprop
     stages: int
     schedule: Schedule
@@ -211,6 +226,14 @@ class Config:
             raise UsageError(f"weight_decay={self.weight_decay} is not a finite number of 0 or more")
         if not -(2**63) <= self.seed < 2**63:
             raise UsageError(f"seed={self.seed} does not fit 64 bits; take a number from -2**63 to 2**63 - 1")
+        if self.checkpoint_every_s <= 0:
+            raise UsageError(f"checkpoint_every_s={self.checkpoint_every_s:g} is not positive")
+        if self.resume and self.checkpoint is None:
+            raise UsageError("resume needs the folder to resume from: name it with checkpoint")
+        self._check_way()
+
+    def _check_way(self) -> None:
+        """How the run is carried out."""
         if self.stages > 1 and self.backprop == "concurrent":
             raise UsageError(
                 f"stages={self.stages} and backprop='concurrent' do not go together: a stage's weight gradients are "
@@ -218,10 +241,10 @@ class Config:
             )
         if self.cut is not None and self.stages == 1:
             raise UsageError(f"cut={self.cut!r} says where stages begin, and there is one; take stages=2 or more")
-        if self.checkpoint_every_s <= 0:
-            raise UsageError(f"checkpoint_every_s={self.checkpoint_every_s:g} is not positive")
-        if self.resume and self.checkpoint is None:
-            raise UsageError("resume needs the folder to resume from: name it with checkpoint")
+        if not 0 < self.deadline_s < float("inf"):
+            raise UsageError(f"deadline_s={self.deadline_s:g} is not a finite number above 0")
+        if self.engine == "group" and self.stages > 1:
+            raise UsageError(f"stages={self.stages} work in shared memory so far; take engine='shared', or stages=1")
 
     @property
     def rates(self) -> Rates:
@@ -267,8 +290,11 @@ _DEFAULTS: Mapping[str, Any] = {
     "seed": 0,
     "threads_per_worker": 1,
     "precision": "fp32",
+    "device": "cpu",
     "channels_last": False,
     "last_batch": "keep",
+    "engine": "shared",
+    "deadline_s": 600.0,
     "backprop": "ordinary",
     "stages": 1,
     "schedule": "1f1b",
@@ -367,36 +393,6 @@ def as_toml(values: dict[str, Any]) -> str:
             text = repr(value)
         lines.append(f"{name} = {text}")
     return "\n".join(lines)
-
-
-def check_types(settings: NumericSettings) -> None:
-    """Refuse values of another type than the field's; from Python nothing else would."""
-    hints = get_type_hints(type(settings))
-    for field in fields(settings):
-        value, hint = getattr(settings, field.name), hints[field.name]
-        if not _fits(value, hint):
-            wanted = " or ".join(_type_text(member) for member in get_args(hint) if member is not type(None))
-            if isinstance(value, str) and "'" in wanted:
-                raise UsageError(f"{field.name} {value!r} is not known; take {wanted}")
-            raise UsageError(f"{field.name}={value!r} is a {type(value).__name__}, and it must be {wanted}")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if get_origin(hint) is Literal:
-        return any(type(value) is type(allowed) and value == allowed for allowed in get_args(hint))
-    if get_args(hint):
-        return any(_fits(value, member) for member in get_args(hint))
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
-
-
-def _type_text(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return " or ".join(repr(allowed) for allowed in get_args(hint))
-    return {int: "a whole number", float: "a number", bool: "True or False", str: "a text", Path: "a path"}.get(
-        hint, str(hint)
-    )
 
 
 def _first(*values: Any) -> Any:

@@ -19,7 +19,7 @@ from samestep.data.pack.mapped import Mapped
 from samestep.engine import losses, numerics, randomness
 from samestep.engine.events import Trace
 from samestep.engine.flat import plan_buffers, settle_constants, trainable, write_buffers, write_parameters
-from samestep.engine.job import NUM_DECIDED, Evaluation, Image, Job, live_arrays
+from samestep.engine.job import Evaluation, Image, Job
 from samestep.errors import DataError, UsageError
 from samestep.optim import build, rounds, schedules, state
 from samestep.plan.batch import BatchPlan
@@ -164,18 +164,8 @@ def world_size_of(settings: Settings, config: Config, job: Job) -> int:
     return config.workers
 
 
-def empty_image(job: Job) -> Image:
-    """A state of zeros with the names and shapes of a job's arrays."""
-    return Image(
-        0,
-        {name: torch.zeros(shape, dtype=getattr(torch, dtype)) for name, dtype, shape in live_arrays(job)},
-        torch.zeros(len(job.update.scalars), dtype=torch.float64),
-        torch.zeros(NUM_DECIDED, dtype=torch.float64),
-    )
-
-
 def _first_image(job: Job) -> Image:
-    image = empty_image(job)
+    image = Image.empty(job)
     write_parameters(job.update.layout, dict(job.model.named_parameters()), image.arrays["parameters"])
     write_buffers(job.buffers, job.model, image.arrays["tracked"], image.arrays["others"])
     image.arrays["used"].fill_(1)

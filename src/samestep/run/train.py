@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,23 +18,25 @@ from torch.optim import Optimizer
 from samestep.engine import flat
 from samestep.engine.breakdown import breakdown
 from samestep.engine.crew import Crew, hired
+from samestep.engine.group.local import started
 from samestep.engine.job import LAST_LOSS, Image, Job
 from samestep.engine.loop import EvaluationRecord, StepRecord
 from samestep.engine.shared import Shared
 from samestep.engine.solo import Solo
-from samestep.errors import Interrupted, UsageError
+from samestep.errors import Interrupted, ToldElsewhere, UsageError
 from samestep.host import files
 from samestep.host.cores import num_cores
 from samestep.optim.build import ParameterGroups
 from samestep.optim.owners import evaluated_parameters
 from samestep.optim.schedules import Schedule
-from samestep.run import checkpoint, critical_batch, profile, usage, weights
+from samestep.run import checkpoint, critical_batch, profile, ranks, usage, weights
 from samestep.run.config import Config, Settings, as_toml, make_settings, resolve
 from samestep.run.loggers.build import build as build_loggers
 from samestep.run.loggers.logger import Guarded, Logger
-from samestep.run.prepare import Choices, Prepared, empty_image, prepare, world_size_of
+from samestep.run.prepare import Choices, Prepared, prepare, world_size_of
 from samestep.run.progress import Progress, Silent
 from samestep.run.record import Record
+from samestep.run.stopping import signals_to
 from samestep.run.workload import Workload
 
 Callback = Callable[[EvaluationRecord], bool | None]
@@ -50,11 +51,13 @@ class Result:
         model: The trained module, with parameters of its own.
         record: What happened.
         best_state: The `state_dict` at the best evaluation; None without evaluation data.
+        is_first: Whether this process speaks for the run: of several ranks, the first does.
     """
 
     model: nn.Module
     record: Record
     best_state: dict[str, Tensor] | None
+    is_first: bool = True
 
 
 def train(
@@ -98,27 +101,47 @@ def run(
 ) -> Result:
     """`train`, with settings in one piece."""
     start_s = time.perf_counter()
-    config = resolve(settings, workload.recipe)
-    loggers = build_loggers(config.log.split(",") if config.log else (), config.out)
     with ExitStack() as stack:
-        if config.profile is not None:
-            choices = replace(choices, trace=stack.enter_context(profile.traced(config.profile)))
-        if config.checkpoint is not None:
-            stack.enter_context(checkpoint.owned(config.checkpoint))
-            if checkpoint.exists(config.checkpoint) and not config.resume:
-                raise UsageError(
-                    f"{config.checkpoint} holds checkpoints of a run; go on from them with resume, "
-                    "or name another folder"
-                )
-        if config.out is not None:
-            files.make_folder(config.out, "the run's record")
-        crew = stack.enter_context(hired(config.workers, config.threads_per_worker))
-        prepared = prepare(workload, config, choices, has_callbacks=bool(callbacks))
-        world_size = world_size_of(settings, config, prepared.job)
+        with ranks.told(settings) as others:
+            if others is not None:
+                settings = others.placed(settings)
+            config = resolve(settings, workload.recipe)
+            if others is not None:
+                config = others.own_part(config)
+            loggers = build_loggers(config.log.split(",") if config.log else (), config.out)
+            if config.profile is not None:
+                choices = replace(choices, trace=stack.enter_context(profile.traced(config.profile)))
+            if config.checkpoint is not None and not stack.enter_context(ranks.owned(config.checkpoint, others)):
+                config = replace(config, checkpoint=None, resume=False)
+            _check_folders(config)
+            crew, members = None, None
+            if config.engine == "shared":
+                crew = stack.enter_context(hired(config.workers, config.threads_per_worker))
+            elif others is None:
+                members = stack.enter_context(started(config.workers, config.threads_per_worker))
+            prepared = prepare(workload, config, choices, has_callbacks=bool(callbacks))
+            world_size = world_size_of(settings, config, prepared.job)
         if crew is not None:
             crew.keep(world_size if world_size > 1 else 0)
-        session = Session(workload, config, prepared, world_size, tuple(callbacks), progress, start_s, loggers)
+        if config.engine == "group":
+            prepared = replace(prepared, job=ranks.with_snapshots(prepared.job, config))
+        if members is not None:
+            members.keep(world_size)
+            others = ranks.Ranks(members.meeting(prepared.job, config.deadline_s), members)
+        if others is not None and not others.is_first:
+            progress, callbacks = Silent(), ()
+        session = Session(workload, config, prepared, world_size, tuple(callbacks), progress, start_s, loggers, others)
         return session.run(crew)
+
+
+def _check_folders(config: Config) -> None:
+    """Refuse to mix runs, and make the folder of the record."""
+    if config.checkpoint is not None and checkpoint.exists(config.checkpoint) and not config.resume:
+        raise UsageError(
+            f"{config.checkpoint} holds checkpoints of a run; go on from them with resume, or name another folder"
+        )
+    if config.out is not None:
+        files.make_folder(config.out, "the run's record")
 
 
 @dataclass
@@ -133,6 +156,7 @@ class Session:
     progress: Progress
     start_s: float
     loggers: tuple[Logger, ...] = ()
+    others: ranks.Ranks | None = None
     _engine: Any = None
     _signal: int | None = None
     _writer: Future[Any] | None = None
@@ -140,6 +164,7 @@ class Session:
     _next_sample_s: float = 0.0
     _next_estimate_s: float = 0.0
     _seen_steps: int = 0
+    _is_marked: bool = False
     _numerics: dict[str, Any] = field(default_factory=dict)
 
     def run(self, crew: Crew | None) -> Result:
@@ -147,7 +172,7 @@ class Session:
         job = self.prepared.job
         self.record = Record(
             workload=self.workload.name,
-            engine="solo" if self.world_size == 1 else "shared",
+            engine=self._engine_name,
             workers=self.world_size,
             config=self.config.as_dict(),
             numerics=job.switches.as_dict(),
@@ -157,28 +182,23 @@ class Session:
                 num_microbatches=job.batches.num_microbatches,
             ),
         )
-        if self.config.checkpoint is not None or self.config.out is not None:
+        if self.config.checkpoint is not None or self.config.out is not None or self.others is not None:
             self._numerics = self.record.numerics = self.prepared.numerics()
         for line in self.config.rate_lines:
             self.notice(line)
         image = self._resume(self.prepared.image)
-        if self.world_size > num_cores():
-            self.notice(
-                f"warning: {self.world_size} workers share {num_cores()} cores; more workers than cores are slower"
-            )
-        self.record.first_step = self._seen_steps = image.step
+        num_here = self.world_size if self.others is None else self.others.place.local_size
+        if num_here > num_cores():
+            self.notice(f"warning: {num_here} workers share {num_cores()} cores; more workers than cores are slower")
         self._crew = crew
         self._log = Guarded(self.loggers, self.notice)
-        if self.world_size == 1:
-            self._engine = Solo(job, image, self)
-        else:
-            assert crew is not None
-            self._engine = Shared(job, image, self, crew, self.world_size)
+        image = self._start_engine(image)
+        self.record.first_step = self._seen_steps = image.step
         self.progress.start(self._opening(image.step), job.num_steps, image.step)
         self._next_checkpoint_s = time.monotonic() + self.config.checkpoint_every_s
         with ThreadPoolExecutor(1, thread_name_prefix="samestep-checkpoint") as self._pool:
             try:
-                with self._log, _signals_to(self._on_signal):
+                with self._log, signals_to(self._on_signal):
                     self._log.start(
                         {"name": self.workload.name, "config": self.record.config, "first_step": image.step}
                     )
@@ -189,6 +209,25 @@ class Session:
             self._next_sample_s = 0.0
             self._sample_memory()
             return self._finish()
+
+    @property
+    def _engine_name(self) -> str:
+        if self.others is not None:
+            return "group"
+        return "solo" if self.world_size == 1 else "shared"
+
+    def _start_engine(self, image: Image) -> Image:
+        """Make the engine; returns the state that it begins with."""
+        job = self.prepared.job
+        if self.others is not None:
+            facts = ranks.facts(job, self.config, self._numerics, self.prepared.image)
+            self._engine, image, history = self.others.begin(job, image, self._history(image), facts, self, self._mark)
+            self.record.evaluations = [EvaluationRecord(**item) for item in history["evaluations"]]
+        elif self._crew is not None and self.world_size > 1:
+            self._engine = Shared(job, image, self, self._crew, self.world_size)
+        else:
+            self._engine = Solo(job, image, self)
+        return image
 
     # What the engine tells.
 
@@ -204,7 +243,7 @@ class Session:
         self._log.steps(fresh)
         self._tell_critical_batch()
         self.progress.step(records[-1], self.record.samples_per_s)
-        if self.world_size == 1:
+        if self._engine_name != "shared":
             self.tick()
 
     def evaluated(self, record: EvaluationRecord, number: int) -> None:
@@ -235,12 +274,19 @@ class Session:
         if self._writer is not None and self._writer.done():
             self._writer.result()
             self._writer = None
-        if time.monotonic() > self._next_checkpoint_s and self._writer is None:
+        is_due = self._is_marked if self.others is not None else time.monotonic() > self._next_checkpoint_s
+        if is_due and self._writer is None:
+            self._is_marked = False
             self._next_checkpoint_s = time.monotonic() + self.config.checkpoint_every_s
             image = self._engine.current()
-            if self.world_size == 1:
-                image = _copied(image)
+            if self._engine_name == "solo":
+                image = image.copied()
             self._writer = self._pool.submit(self._save, image)
+
+    def _mark(self) -> None:
+        """A snapshot counts: it is saved as soon as the one before it is."""
+        self._is_marked = True
+        self.tick()
 
     # Inside.
 
@@ -257,7 +303,7 @@ class Session:
         folder = self.config.checkpoint
         if folder is None or not self.config.resume:
             return image
-        saved = checkpoint.read_newest(folder, self._numerics, empty_image(self.prepared.job), self.notice)
+        saved = checkpoint.read_newest(folder, self._numerics, Image.empty(self.prepared.job), self.notice)
         if saved is None:
             self.notice(f"no checkpoint in {folder} yet: starting from the beginning")
             return image
@@ -270,10 +316,11 @@ class Session:
 
     def _save(self, image: Image) -> None:
         assert self.config.checkpoint is not None
-        history = {
-            "evaluations": [asdict(record) for record in self.record.evaluations if record.step <= image.step],
-        }
-        checkpoint.write(self.config.checkpoint, image, self._numerics, history)
+        checkpoint.write(self.config.checkpoint, image, self._numerics, self._history(image))
+
+    def _history(self, image: Image) -> dict[str, Any]:
+        """What a run wants to remember beside its state."""
+        return {"evaluations": [asdict(record) for record in self.record.evaluations if record.step <= image.step]}
 
     def _give_model_back(self) -> None:
         """Whatever happened, the module ends with parameters of its own and the newest whole values."""
@@ -288,10 +335,16 @@ class Session:
         if time.monotonic() < self._next_sample_s:
             return
         self._next_sample_s = time.monotonic() + 1.0
-        pids = [os.getpid(), *([worker.pid for worker in self._crew.workers] if self._crew else [])]
+        pids = [os.getpid(), *self._pids()]
         seen = usage.total_bytes(pids)
         if seen is not None:
             self.record.peak_memory_bytes = max(seen, self.record.peak_memory_bytes or 0)
+
+    def _pids(self) -> list[int]:
+        """The processes that this one has started."""
+        if self.others is not None and self.others.members is not None:
+            return [process.pid for process in self.others.members.processes]
+        return [worker.pid for worker in self._crew.workers] if self._crew else []
 
     def _tell_critical_batch(self) -> None:
         """Estimate the critical batch anew, at most once in five seconds, for the line that shows how the run goes."""
@@ -309,6 +362,8 @@ class Session:
         if self.config.checkpoint is not None:
             self._save(image)
         if self._signal is not None and self.record.end != "finished":
+            if self.others is not None and not self.others.is_first:
+                raise ToldElsewhere(128 + self._signal)
             saved = (
                 f"its state is in {self.config.checkpoint}: go on with resume"
                 if self.config.checkpoint
@@ -326,7 +381,7 @@ class Session:
         record.wall_s = time.perf_counter() - self.start_s
         if self.config.out is not None:
             self._write_out(self.config.out, best)
-        return Result(job.model, record, best)
+        return Result(job.model, record, best, self.others is None or self.others.is_first)
 
     def _best_state(self, image: Image) -> dict[str, Tensor] | None:
         job = self.prepared.job
@@ -355,29 +410,3 @@ def _load(job: Job, arrays: Any) -> None:
 def _load_final(job: Job, image: Image) -> None:
     parameters = evaluated_parameters(job.update, image.arrays, image.scalars, step=image.step)
     _load(job, {**image.arrays, "parameters": parameters})
-
-
-def _copied(image: Image) -> Image:
-    return Image(
-        image.step,
-        {name: values.clone() for name, values in image.arrays.items()},
-        image.scalars.clone(),
-        image.decided.clone(),
-        {name: values.clone() for name, values in image.best.items()},
-    )
-
-
-@contextmanager
-def _signals_to(handler: Callable[[int], None]) -> Iterator[None]:
-    """Hear of Ctrl-C and SIGTERM; only the main thread can."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, lambda signum, frame: handler(signum))
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)

@@ -1,0 +1,83 @@
+"""Cards: what ranks tell each other before they begin, and whether they can begin together. Pure functions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a rank says of itself.
+
+    Args:
+        rank: Which one.
+        nonce: Drawn anew by every process, so that nobody takes an earlier one's word for its.
+        host: Name of its machine.
+        pid: Its process.
+        error: Why it cannot begin, if it cannot.
+        step: Of the newest state that it has; -1 where it has none.
+        num_helpers: Threads that it has for helpers.
+        facts: What must be the same on all ranks, by name; empty where a rank got its job from another one.
+    """
+
+    rank: int
+    nonce: str
+    host: str
+    pid: int
+    error: str | None = None
+    step: int = -1
+    num_helpers: int = 0
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """As people read it."""
+        return f"rank {self.rank} ({self.host}, process {self.pid})"
+
+
+def as_text(cards: Sequence[Card]) -> str:
+    """Cards as JSON."""
+    return json.dumps([asdict(card) for card in cards])
+
+
+def from_text(text: str) -> list[Card]:
+    """Cards from JSON."""
+    found: list[dict[str, Any]] = json.loads(text)
+    return [Card(**item) for item in found]
+
+
+def first_error(cards: Sequence[Card]) -> Card | None:
+    """The first rank that cannot begin."""
+    return next((card for card in cards if card.error is not None), None)
+
+
+def difference(cards: Sequence[Card]) -> str | None:
+    """What the ranks do not agree on, in words; None where they do.
+
+    >>> cards = [Card(rank=r, nonce="", host="ab"[r], pid=1, facts={"seed": str(r)}) for r in (0, 1)]
+    >>> difference(cards)
+    'the ranks do not agree on seed: it is 0 on rank 0 (a) and 1 on rank 1 (b). Start all of them alike'
+    """
+    known = [card for card in cards if card.facts]
+    names = list(dict.fromkeys(name for card in known for name in card.facts))
+    differing = [name for name in names if len({card.facts.get(name) for card in known}) > 1]
+    if not differing:
+        return None
+    first = known[0]
+    other = next(card for card in known if card.facts.get(differing[0]) != first.facts.get(differing[0]))
+    values = [f"{_short(card.facts.get(differing[0]))} on rank {card.rank} ({card.host})" for card in (first, other)]
+    more = f" (nor on {', '.join(differing[1:4])})" if len(differing) > 1 else ""
+    return f"the ranks do not agree on {differing[0]}: it is {values[0]} and {values[1]}{more}. Start all of them alike"
+
+
+def newest(cards: Sequence[Card]) -> Card:
+    """The rank whose state all go on from: the first of those that have the newest."""
+    return max(cards, key=lambda card: (card.step, -card.rank))
+
+
+def _short(value: str | None) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

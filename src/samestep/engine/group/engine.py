@@ -1,0 +1,235 @@
+"""One rank of several that share no memory: it trains in its own process and exchanges what it writes with the others.
+
+What a snapshot means is the same as with shared memory, but every rank has all of it, and all take it at the same step:
+so each machine that is left has the newest one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, NoReturn, Protocol
+
+from torch import Tensor
+
+from samestep.engine import faults, numerics, randomness
+from samestep.engine import memory as memories
+from samestep.engine.events import Enter, Events, Phase, open_log, open_reader
+from samestep.engine.group import beacon, shipping
+from samestep.engine.group.beacon import Beacon
+from samestep.engine.group.exchange import Travelling
+from samestep.engine.group.meeting import Meeting
+from samestep.engine.group.wire import PeerLost, Wire
+from samestep.engine.job import MODEL_ARRAYS, Image, Job, run_regions
+from samestep.engine.loop import Control, End, Listener, Loop, live_views
+from samestep.engine.snapshots import NUM_COPIES, Snapshots, snapshots_in
+from samestep.engine.solo import clean, training_mode
+from samestep.engine.step import Culprit, NonFiniteSums, Rank, SpoiledStateError, non_finite
+from samestep.errors import NonFiniteError, SamestepError, ToldElsewhere, WorkerError
+from samestep.plan import allotment
+from samestep.plan.pipeline import Team
+
+_TOGETHER_S = 0.5
+"""What happens to all ranks alike happens to them within so much time."""
+
+
+class Members(Protocol):
+    """Other ranks that this process has started."""
+
+    def failure(self) -> SamestepError | None:
+        """Why one of them failed, where it has said so or has ended."""
+
+
+@dataclass
+class Group:
+    """Runs a job together with the other ranks.
+
+    Args:
+        job: What to do.
+        listener: Hears of steps and evaluations.
+        meeting: Of all ranks; it has begun.
+        wire: Connections to the others.
+        members: Ranks that this process has started.
+        marked: Called when a snapshot counts.
+    """
+
+    job: Job
+    listener: Listener
+    meeting: Meeting
+    wire: Wire
+    members: Members | None = None
+    marked: Callable[[], None] = lambda: None
+    _memory: Mapping[str, Tensor] = field(default_factory=dict)
+    _live: Mapping[str, Tensor] = field(default_factory=dict)
+    _snapshots: Snapshots | None = None
+    _image: Image | None = None
+    _is_stopped: bool = False
+    _is_live_whole: bool = False
+    _doing: tuple[Phase, int] = (Phase.START, 0)
+
+    def agree(self, image: Image | None, empty: Image, history: Mapping[str, Any]) -> tuple[Image, Mapping[str, Any]]:
+        """The newest state that a rank has, and its history, on all ranks.
+
+        Args:
+            image: This rank's state; None where it has none.
+            empty: A state of zeros.
+            history: Plain values that go with the state.
+        """
+        try:
+            found = shipping.ship_newest(self.wire, self.meeting.cards, image, empty, history)
+        except PeerLost as lost:
+            self._explain(lost, None)
+        self._image = found[0]
+        return found
+
+    def run(self) -> End:
+        """Run until the end, from the state that they have agreed on.
+
+        Raises:
+            NonFiniteError: A loss or gradient is not finite.
+            WorkerError: Another rank is missing; on the first of those that are left.
+            ToldElsewhere: Another rank says why the run ends.
+        """
+        job, wire = self.job, self.wire
+        regions = run_regions(job, wire.world_size, num_copies=NUM_COPIES)
+        self._memory = memories.private(regions.num_bytes).tensors(regions)
+        self._live = live_views(job, self._memory["live"])
+        self._snapshots = snapshots_in(job, self._memory)
+        assert self._image is not None
+        self._snapshots.begin(self._image)
+        if self._is_stopped:
+            self._memory["control"][Control.STOP] = 1
+        log = open_log(job.trace, self._memory["events"], wire.rank).enter
+        light = Beacon(self.meeting.store, self.meeting.name, wire.rank)
+        try:
+            with ExitStack() as stack:
+                for context in (clean(), numerics.applied(job.switches), randomness.preserved(), training_mode(job)):
+                    stack.enter_context(context)
+                return self._run(self._enter_with(log, light))
+        except PeerLost as lost:
+            self._explain(lost, light)
+        except (ToldElsewhere, NonFiniteError):
+            raise
+        except Exception as error:
+            self._speak_for_all(error)
+        finally:
+            light.close()
+
+    def stop(self) -> None:
+        """Ask all ranks for an end after the running step."""
+        self._is_stopped = True
+        if self._memory:
+            self._memory["control"][Control.STOP] = 1
+
+    def answer(self, number: int, is_stopped: bool) -> None:
+        """The callbacks' verdict on evaluation `number`."""
+        self._memory["control"][Control.VERDICT] = 2 * number + is_stopped
+
+    def current(self) -> Image:
+        """A copy of the newest snapshot."""
+        assert self._snapshots is not None
+        return self._snapshots.newest()
+
+    def final(self) -> Image | None:
+        """The state that the run ended with; None where it did not begin."""
+        if self._snapshots is None:
+            return None
+        image = self.current()
+        if self._is_live_whole and not self.job.update.averages:
+            image.arrays = {**image.arrays, **{name: self._live[name].clone() for name in MODEL_ARRAYS}}
+        return image
+
+    def events(self) -> list[Events]:
+        """What this rank did, as far as its ring still holds it."""
+        reader = open_reader(self.job.trace, self._memory["events"], self.wire.rank) if self._memory else None
+        return [reader.since(0)] if reader else []
+
+    def _enter_with(self, log: Enter, light: Beacon) -> Enter:
+        fault = faults.from_environment(self.wire.rank)
+
+        def enter(phase: Phase, step: int) -> None:
+            self._doing = (phase, step)
+            light.enter(phase, step)
+            log(phase, step)
+            if fault is not None:
+                fault(phase, step)
+
+        return enter
+
+    def _run(self, enter: Enter) -> End:
+        team, num_helpers = Team(self.wire.world_size, 1), min(card.num_helpers for card in self.meeting.cards)
+        num_hands = num_helpers + 1
+        parts = allotment.owned(self.job.update.layout, team, None, num_hands=num_hands)
+        hands = [chain.from_iterable(parts[r * num_hands : (r + 1) * num_hands]) for r in range(team.world_size)]
+        owned = [sorted(segments, key=lambda segment: segment.start) for segments in hands]
+        exchange = Travelling(self.job, owned, self._memory, self._live, self.wire)
+        rank = Rank(self.wire.rank, team, exchange, enter, num_helpers=num_helpers)
+        is_careful = False
+        while True:
+            try:
+                return self._run_loop(rank, is_careful)
+            except SpoiledStateError:  # all ranks: from the newest snapshot again, waiting for all sums
+                is_careful = True
+
+    def _run_loop(self, rank: Rank, is_careful: bool) -> End:
+        image = self.current()
+        for name, values in image.arrays.items():
+            self._live[name].copy_(values)
+        loop = Loop(
+            self.job,
+            rank,
+            self._memory,
+            self._live,
+            self.listener,
+            tuple(image.decided.tolist()),
+            image.step,
+            is_careful=is_careful,
+            marked=self.marked,
+        )
+        try:
+            if image.step:
+                loop.stepper.owned.restore(image.scalars)
+            end = loop.run()
+            self.wire.gather("farewell", None)  # nobody closes a connection that another one still reads from
+        except NonFiniteSums as error:
+            rank.exchange.parameters()  # those that a rule had moved are back, at their owners
+            self._is_live_whole = True
+            found = self.wire.gather("culprits", vars(error.culprit) if error.culprit else None)
+            if rank.index:
+                raise ToldElsewhere(2) from None
+            raise non_finite(error.step, [Culprit(**each) for each in found if each]) from None
+        finally:
+            loop.stepper.close()
+        return end
+
+    def _speak_for_all(self, error: Exception) -> NoReturn:
+        """Something went wrong in this rank's own work; the first rank to which it happened says so."""
+        store, name, rank = self.meeting.store, self.meeting.name, self.wire.rank
+        store.set(f"{name}/wrong/{rank}", "")
+        time.sleep(_TOGETHER_S)
+        if any(store.check([f"{name}/wrong/{other}"]) for other in range(rank)):
+            raise ToldElsewhere(1) from None
+        raise error
+
+    def _is_told(self) -> bool:
+        """Whether a rank says why it has left."""
+        store, name = self.meeting.store, self.meeting.name
+        return any(store.check([f"{name}/wrong/{card.rank}"]) for card in self.meeting.cards)
+
+    def _explain(self, lost: PeerLost, light: Beacon | None) -> NoReturn:
+        """Say on one rank why the run ends."""
+        if light is not None:
+            light.fail()
+        signs = beacon.look(self.meeting.store, self.meeting.name, self.meeting.cards) if light is not None else None
+        failure = self.members.failure() if self.members is not None else None
+        if failure is not None and (not isinstance(failure, WorkerError) or failure.trace):
+            raise failure from None
+        if beacon.speaker(self.wire.rank, signs) != self.wire.rank or (signs and self._is_told()):
+            raise ToldElsewhere(1) from None
+        text = beacon.explain(lost, self._doing[1], self.wire.rank, self.meeting.cards, signs)
+        if failure is not None:
+            text = f"{failure}; {text}"
+        raise WorkerError(text) from None

@@ -1,0 +1,262 @@
+"""How ranks meet: in torch's store, where each leaves a card; who does not come is named when the time is over.
+
+The store may hold what earlier ranks have left there: torchrun keeps it when it starts ranks again. So rank 0 opens a
+meeting under a name drawn anew, and a meeting counts for a rank only where its own card is among those that rank 0 has
+gathered.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, NoReturn
+
+from torch import distributed
+
+from samestep import torch_private
+from samestep.engine.group import cards
+from samestep.engine.group.cards import Card
+from samestep.engine.group.place import Place
+from samestep.engine.group.wire import Wire
+from samestep.errors import SamestepError, ToldElsewhere, UsageError, WorkerError
+
+_TICK_S = 0.02
+_STORE_TIMEOUT_S = 10.0
+"""For a single question to the store."""
+_HEARING_S = 5.0
+"""How long a rank that cannot begin waits for the cards of those before it, which may have to speak in its place."""
+_OPEN = "samestep/open"
+
+
+class Meeting:
+    """One rank's part in a meeting.
+
+    Args:
+        place: Where it stands.
+        store: The store; see `connect`.
+        deadline_s: How long to wait for the others.
+
+    Attributes:
+        name: Of this meeting, once it has begun.
+        cards: Of all ranks, once they have met.
+        check: Called while waiting; raises where it is in vain.
+    """
+
+    def __init__(self, place: Place, store: Any, deadline_s: float) -> None:
+        self.place, self.store, self.deadline_s = place, store, deadline_s
+        self.name = ""
+        self.cards: list[Card] = []
+        self.check: Callable[[], None] = lambda: None
+        self._own = Card(rank=place.rank, nonce=secrets.token_hex(8), host=socket.gethostname(), pid=os.getpid())
+
+    def begin(self, **said: Any) -> list[Card]:
+        """Leave a card, and gather those of all.
+
+        Args:
+            said: Fields of `Card`.
+
+        Raises:
+            UsageError: Two ranks do not agree; on the first rank.
+            WorkerError: A rank did not come in time.
+            ToldElsewhere: Another rank says why the run cannot begin.
+        """
+        self._own = replace(self._own, **said)
+        try:
+            self.cards = self._open() if self.place.rank == 0 else self._join()
+        except (distributed.DistStoreError, RuntimeError) as error:
+            raise self._lost_store(error) from None
+        troubled = cards.first_error(self.cards)
+        if troubled is not None:
+            raise ToldElsewhere(2)
+        text = cards.difference(self.cards)
+        if text is not None:
+            self._say(UsageError(text))
+        return self.cards
+
+    def fail(self, error: SamestepError) -> NoReturn:
+        """This rank cannot begin: the first of all that cannot says why, the others end, too."""
+        self._own = replace(self._own, error=str(error))
+        try:
+            self._hear(_HEARING_S)
+        except (distributed.DistStoreError, RuntimeError):
+            raise error from None
+        first = cards.first_error(self.cards)
+        if first is None or first.rank == self.place.rank:
+            raise error
+        raise ToldElsewhere(2)
+
+    def connect(self) -> Wire:
+        """Connections to all other ranks.
+
+        Raises:
+            WorkerError: They cannot be reached.
+        """
+        place = self.place
+        if place.world_size == 1:
+            return Wire(None, 0, 1, self.deadline_s)
+        store = torch_private.store_below(self.store, f"{self.name}/gloo")
+        address = own_address(place)
+        try:
+            group = torch_private.gloo(
+                store, place.rank, place.world_size, address=address, timeout_s=min(self.deadline_s, 60.0)
+            )
+        except RuntimeError as error:
+            raise WorkerError(
+                f"{self._own.name} listens on {address} and cannot connect to all other ranks: {_first_line(error)}. "
+                "Every rank must be able to open connections to every other one, on any port"
+            ) from None
+        return Wire(group, place.rank, place.world_size, self.deadline_s)
+
+    def _open(self) -> list[Card]:
+        self.name = f"samestep/{secrets.token_hex(8)}"
+        self.store.set(_OPEN, self.name)
+        found = self._gathered(self.deadline_s)
+        if cards.first_error(found) is None and len(found) < self.place.world_size:
+            raise self._missing(found)
+        self.store.set(f"{self.name}/all", cards.as_text(found))
+        return found
+
+    def _gathered(self, deadline_s: float) -> list[Card]:
+        """Rank 0: the cards that come in time; a rank that cannot begin ends the wait."""
+        until = time.monotonic() + deadline_s
+        found = {0: self._own}
+        while len(found) < self.place.world_size and time.monotonic() < until:
+            for rank in range(1, self.place.world_size):
+                if rank not in found and self.store.check([self._key(rank)]):
+                    found[rank] = cards.from_text(self.store.get(self._key(rank)).decode())[0]
+            if cards.first_error([*found.values()]) is not None:
+                break
+            self.check()
+            time.sleep(_TICK_S)
+        return [found[rank] for rank in sorted(found)]
+
+    def _join(self) -> list[Card]:
+        until = time.monotonic() + self.deadline_s
+        while time.monotonic() < until:
+            found = self._look()
+            if found is not None:
+                return found
+            time.sleep(_TICK_S)
+        raise self._missing([self._own])
+
+    def _look(self) -> list[Card] | None:
+        """Other ranks: leave a card in the newest meeting, and see whether it has begun."""
+        if not self.store.check([_OPEN]):
+            return None
+        name = self.store.get(_OPEN).decode()
+        if name != self.name:
+            self.name = name
+            self.store.set(self._key(self.place.rank), cards.as_text([self._own]))
+        if not self.store.check([f"{name}/all"]):
+            return None
+        found = cards.from_text(self.store.get(f"{name}/all").decode())
+        is_stale = all(card.nonce != self._own.nonce for card in found) and cards.first_error(found) is None
+        return None if is_stale else found
+
+    def _hear(self, limit_s: float) -> None:
+        if self.place.rank == 0:
+            self.name = f"samestep/{secrets.token_hex(8)}"
+            self.store.set(_OPEN, self.name)
+            self.store.set(f"{self.name}/all", cards.as_text([self._own]))
+            self.cards = [self._own]
+            return
+        until = time.monotonic() + limit_s
+        while time.monotonic() < until and not self.cards:
+            self.cards = self._look() or []
+            time.sleep(_TICK_S)
+
+    def _say(self, error: SamestepError) -> NoReturn:
+        """All ranks know: the first says it, and the others leave it the time to."""
+        if self.place.rank == 0:
+            self.store.set(f"{self.name}/said", "")
+            raise error
+        until = time.monotonic() + _HEARING_S
+        while time.monotonic() < until and not self.store.check([f"{self.name}/said"]):
+            time.sleep(_TICK_S)
+        time.sleep(0.2)
+        raise ToldElsewhere(2)
+
+    def _key(self, rank: int) -> str:
+        return f"{self.name}/card/{rank}"
+
+    def _missing(self, found: list[Card]) -> WorkerError:
+        if self.place.rank:
+            return WorkerError(f"{self._own.name} waited {self.deadline_s:g} s for rank 0 to begin the run")
+        there = {card.rank for card in found}
+        missing = ", ".join(str(rank) for rank in range(self.place.world_size) if rank not in there)
+        return WorkerError(
+            f"rank {missing} did not come within {self.deadline_s:g} s; here are {', '.join(c.name for c in found)}"
+        )
+
+    def _lost_store(self, error: Exception) -> WorkerError:
+        where = f"{self.place.host}:{self.place.port}"
+        return WorkerError(f"{self._own.name}: the store at {where} is gone ({_first_line(error)})")
+
+
+def connect(place: Place, deadline_s: float, listening: socket.socket | None = None) -> Meeting:
+    """Reach the store, or be its host: it listens on the address that was named and on no other.
+
+    Args:
+        place: Where this process stands.
+        deadline_s: How long to wait for others, here and in the meeting.
+        listening: Of the host: the socket, where it has one.
+
+    Raises:
+        UsageError: The address is not this machine's, the port is taken, or nobody answers there.
+    """
+    where = f"{place.host}:{place.port}"
+    handle = None
+    if place.hosts_store:
+        handle = (listening or listen(place.host, place.port)).detach()
+    try:
+        store = distributed.TCPStore(  # type: ignore[attr-defined]
+            place.host,
+            place.port,
+            is_master=place.hosts_store,
+            timeout=timedelta(seconds=deadline_s),
+            wait_for_workers=False,
+            master_listen_fd=handle,
+        )
+    except (distributed.DistError, RuntimeError) as error:
+        raise UsageError(
+            f"rank {place.rank}: nobody answers at {where} within {deadline_s:g} s ({_first_line(error)}); is this the "
+            "address of the machine with rank 0, and the port open?"
+        ) from None
+    store.set_timeout(timedelta(seconds=_STORE_TIMEOUT_S))
+    return Meeting(place, store, deadline_s)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket on one address.
+
+    Raises:
+        UsageError: It cannot be had.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(1024)
+    except OSError as error:
+        raise UsageError(
+            f"rank 0 cannot listen on {host}:{port} ({error.strerror}); name an address of this machine and a free port"
+        ) from None
+    return listening
+
+
+def own_address(place: Place) -> str:
+    """This machine's address on the way to where the ranks meet."""
+    family, kind, protocol, _, address = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.connect(address)  # nothing is sent
+        return str(probe.getsockname()[0])
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

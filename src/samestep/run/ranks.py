@@ -1,0 +1,183 @@
+"""A run as one of several ranks that share no memory: started by torchrun, or by the first of them on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from samestep.engine.group import meeting as meetings
+from samestep.engine.group.engine import Group
+from samestep.engine.group.local import LocalRanks
+from samestep.engine.group.meeting import Meeting
+from samestep.engine.group.place import Place, from_environment
+from samestep.engine.helpers import num_helpers
+from samestep.engine.job import Image, Job
+from samestep.engine.loop import Listener
+from samestep.errors import SamestepError, StateError, UsageError
+from samestep.host import provenance
+from samestep.run import checkpoint, weights
+from samestep.run.config import Config, Settings, resolve
+
+_WITHOUT_CHECKPOINT_S = 30.0
+"""Seconds between snapshots where nobody saves them: they are for the rare step that has to be repeated."""
+
+_MAY_DIFFER = frozenset({"checkpoint", "checkpoint_every_s", "resume", "out", "log", "profile", "weights"})
+"""Settings that ranks may have each their own of."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """What a run knows of the other ranks.
+
+    Args:
+        meeting: Where they meet.
+        members: Those that this process has started.
+    """
+
+    meeting: Meeting
+    members: LocalRanks | None = None
+
+    @property
+    def place(self) -> Place:
+        return self.meeting.place
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank speaks to the person, and writes the run's record."""
+        return self.place.rank == 0
+
+    def placed(self, settings: Settings) -> Settings:
+        """Settings with as many workers as there are ranks.
+
+        Raises:
+            UsageError: Another number, or another engine, was asked for.
+        """
+        world_size = self.place.world_size
+        if settings.engine == "shared":
+            raise UsageError(
+                f"engine='shared' and {world_size} ranks do not go together: each of them would train alone; leave "
+                "engine out under torchrun, or start samestep without it"
+            )
+        if settings.workers not in (None, "auto", world_size):
+            raise UsageError(
+                f"workers={settings.workers}, and {world_size} ranks were started; leave workers out, or start as many"
+            )
+        return replace(settings, engine="group", workers=world_size)
+
+    def own_part(self, config: Config) -> Config:
+        """What this rank does of what was asked for: one keeps the record, one of each machine the checkpoints."""
+        if not self.is_first:
+            config = replace(config, out=None, log=None, profile=None)
+        if not self.place.is_first_of_machine:
+            config = replace(config, checkpoint=None, resume=False)
+        is_restarted = self.place.is_restarted and config.checkpoint is not None
+        return replace(config, resume=True) if is_restarted else config
+
+    def begin(
+        self,
+        job: Job,
+        image: Image,
+        history: Mapping[str, Any],
+        facts: Mapping[str, str],
+        listener: Listener,
+        marked: Callable[[], None],
+    ) -> tuple[Group, Image, Mapping[str, Any]]:
+        """Meet the others; all go on from the newest state that one of them has.
+
+        Args:
+            job: What to do.
+            image: The state that this rank has.
+            history: What goes with it.
+            facts: What has to be the same on all ranks.
+            listener: Hears of steps and evaluations.
+            marked: Called when a snapshot counts.
+
+        Raises:
+            UsageError: The ranks were not started alike.
+            WorkerError: A rank did not come.
+        """
+        self.meeting.begin(step=image.step, num_helpers=num_helpers(job, self.place.local_size), facts=facts)
+        group = Group(job, listener, self.meeting, self.meeting.connect(), self.members, marked)
+        return (group, *group.agree(image, Image.empty(job), history))
+
+
+@contextmanager
+def told(settings: Settings) -> Iterator[Ranks | None]:
+    """The other ranks, where torchrun has started this one; what goes wrong in the block ends all, said by one."""
+    place = from_environment(os.environ)
+    if place is None:
+        yield None
+        return
+    meeting = meetings.connect(place, settings.deadline_s or resolve(Settings(), {}).deadline_s)
+    try:
+        yield Ranks(meeting)
+    except SamestepError as error:
+        meeting.fail(error)
+
+
+@contextmanager
+def owned(folder: Path, ranks: Ranks | None) -> Iterator[bool]:
+    """Keep a folder for this run alone; not where it turns out to be one that another of its machines writes to.
+
+    Raises:
+        StateError: Another run has it.
+    """
+    try:
+        with checkpoint.owned(folder):
+            yield True
+    except StateError:
+        if ranks is None or ranks.is_first:
+            raise
+        yield False
+
+
+def with_snapshots(job: Job, config: Config) -> Job:
+    """The job, with snapshots as often as they are saved."""
+    return replace(
+        job, snapshot_every_s=config.checkpoint_every_s if config.checkpoint is not None else _WITHOUT_CHECKPOINT_S
+    )
+
+
+def facts(job: Job, config: Config, numerics: Mapping[str, Any], start: Image) -> dict[str, str]:
+    """What has to be the same on all ranks, in the order in which a difference is told.
+
+    Args:
+        job: What they do.
+        config: As this rank understood it.
+        numerics: What decides the bits.
+        start: The state before the first step.
+    """
+    settings = {name: value for name, value in config.as_dict().items() if name not in _MAY_DIFFER}
+    return {
+        "torch_version": str(numerics.get("torch_version")),
+        "the code of samestep": (provenance.source_sha256() or "")[:16],
+        **{name: str(value) for name, value in {**settings, **numerics}.items()},
+        "the code of the model, loss and metrics": _code(job),
+        "steps in all": str(job.num_steps),
+        "callbacks": str(job.has_callbacks),
+        "evaluation": str(job.evaluation and (job.evaluation.samples.num_samples, job.evaluation.every_steps)),
+        "the weights to start from": weights.digest(start.arrays)[:16],
+    }
+
+
+def _code(job: Job) -> str:
+    """A digest of the source of what a person has written, as far as it lies in files."""
+    things = {type(module) for module in job.model.modules()} | {type(job.loss), *map(_plain, job.metrics.values())}
+    sha = hashlib.sha256()
+    for thing in sorted(things, key=lambda each: f"{each.__module__}.{each.__qualname__}"):
+        if not thing.__module__.startswith(("torch.", "samestep.")):
+            try:
+                sha.update(inspect.getsource(thing).encode())
+            except (OSError, TypeError):
+                sha.update(thing.__qualname__.encode())
+    return sha.hexdigest()[:16]
+
+
+def _plain(function: Any) -> Any:
+    return function if hasattr(function, "__qualname__") else type(function)
