@@ -80,8 +80,11 @@ def branched() -> Any:
 
 @pytest.mark.parametrize(
     ("stages", "workers", "schedule"),
-    [(2, 2, "1f1b"), (2, 2, "gpipe"), (3, 3, "1f1b"), (3, 6, "gpipe"), (2, 6, "1f1b")],
-)
+    [
+        (2, 2, "1f1b"), (2, 2, "gpipe"), (3, 3, "1f1b"), (3, 6, "gpipe"), (2, 6, "1f1b"), (2, 2, "interleaved"),
+        (3, 6, "interleaved"), (2, 2, "zbv"), (3, 6, "zbv"),
+    ],
+)  # fmt: skip
 def test_skips_shared_weights_batch_norm_and_dropout(stages: int, workers: int, schedule: str) -> None:
     settings = {**SHORT, "evaluate_every": 3}
     wanted = train(branched(), **settings)
@@ -199,27 +202,27 @@ def test_a_planted_fault_is_seen(fault: str) -> None:
     from samestep.engine.stages import staged
 
     backward, received = staged.StagedPasses._backward_one, staged.StagedPasses._receive_values
-    held: list[Any] = []
+    kept: list[Any] = []
 
-    def without_one(passes: Any, flight: Any) -> Any:
-        found = backward(passes, flight)
+    def without_one(passes: Any, held: Any, flight: Any) -> Any:
+        found = backward(passes, held, flight)
         if passes._step == 2:
             passes._model.parameters[-2].grad = None
         return found
 
-    def swapped(passes: Any) -> Any:
-        if not held:
-            held.append(received(passes))
-            return received(passes)
+    def swapped(passes: Any, *given: Any) -> Any:
+        if not kept:
+            kept.append(received(passes, *given))
+            return received(passes, *given)
         staged.StagedPasses._receive_values = received  # type: ignore[method-assign]
-        return held[0]
+        return kept[0]
 
     def loss(output: Tensor, target: Tensor) -> Tensor:
         """In the worker that computes the loss: in the last stage."""
         kind: Any = staged.StagedPasses
         if fault == "dropped":
             kind._backward_one = without_one
-        elif fault == "swapped" and not held:
+        elif fault == "swapped" and not kept:
             kind._receive_values = swapped
         return functional.cross_entropy(output, target, reduction="none")
 
@@ -251,13 +254,16 @@ class Deciding(nn.Module):
         (helpers.Wide, {"stages": 2, "workers": 1}, "take workers=2$"),
         (helpers.Wide, {"stages": 2, "workers": 16}, "are 8 replicas, and a step has 7 microbatches.*workers=14"),
         (helpers.Wide, {"stages": 9, "workers": 9}, "can be cut in 5 pieces at most.*take stages=5 or less"),
-        (helpers.Wide, {"stages": 2, "cut": "out,layers.2"}, "cut names 2 modules"),
+        (helpers.Wide, {"stages": 2, "cut": "out,layers.2"}, "cut names 2 modules .*and 2 pieces have 1 cuts"),
         (helpers.Wide, {"stages": 2, "cut": "head"}, "can begin with 'head'; it can with layers.1, .*out"),
         (helpers.Wide, {"stages": 3, "workers": 3, "cut": "out,layers.2"}, "not in the order"),
         (helpers.Wide, {"cut": "out"}, "there is one; take stages=2 or more"),
         (helpers.Wide, {"stages": 2, "backprop": "concurrent"}, "do not go together"),
+        (helpers.Wide, {"stages": 2, "chunks": 2}, "schedule='1f1b', in which a stage holds one"),
+        (helpers.Wide, {"stages": 3, "workers": 3, "schedule": "zbv"}, "stages=3 with chunks=2, and.*take stages=2"),
+        (helpers.Mlp, {"stages": 2, "schedule": "interleaved", "chunks": 4}, "take schedule='1f1b'$"),
         (Deciding, {"stages": 2}, "its forward pass cannot be traced"),
-        (helpers.Tied, {"stages": 2, "cut": "second", "precision": "bf16"}, "two stages use the same weight.*fp32"),
+        (helpers.Tied, {"stages": 2, "cut": "second", "precision": "bf16"}, "two pieces use the same weight.*fp32"),
     ],
 )
 def test_mistakes(model: Callable[[], nn.Module], settings: dict[str, Any], says: str) -> None:

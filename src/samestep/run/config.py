@@ -13,7 +13,7 @@ from samestep.host.cores import num_cores
 from samestep.optim import catalog
 from samestep.optim.rules import BatchChange, Rates
 from samestep.plan.batch import LastBatch, default_microbatch
-from samestep.plan.pipeline import Schedule
+from samestep.plan.schedules import Schedule, check_chunks
 
 Workers = int | Literal["auto"]
 LrSchedule = Literal["constant", "linear", "cosine"]
@@ -117,10 +117,14 @@ class Settings(NumericSettings):
     """Pieces that the network is cut into, one worker each; the workers are a multiple of it."""
 
     schedule: Schedule | None = None
-    """Order of the stages' passes: 1f1b (few activations in memory) or gpipe."""
+    """Order of the stages' passes: 1f1b (few activations in memory), gpipe, interleaved or zbv (shorter waits, with
+    more exchanges)."""
+
+    chunks: int | None = None
+    """Pieces of the network that every stage holds: 2 or more with interleaved (default 2), 2 with zbv, else 1."""
 
     cut: str | None = None
-    """Modules that begin the second, third, ... stage, comma separated; default: measured times are balanced."""
+    """Modules that begin the second, third, ... piece, comma separated; default: measured times are balanced."""
 
     noise_scale: NoiseLooks | None = None
     """One step of so many is looked at for the noise scale, which estimates the critical batch; default 16; or off."""
@@ -181,6 +185,7 @@ class Config:
     backprop: Backprop
     stages: int
     schedule: Schedule
+    chunks: int
     cut: str | None
     noise_scale: NoiseLooks
     evaluate_every: int | None
@@ -196,7 +201,7 @@ class Config:
     profile: Path | None
 
     def __post_init__(self) -> None:
-        for name in ("global_batch", "microbatch", "threads_per_worker", "workers", "stages"):
+        for name in ("global_batch", "microbatch", "threads_per_worker", "workers", "stages", "chunks"):
             _at_least(name, getattr(self, name), 1)
         for name in ("base_batch", "evaluate_every", "width", "depth", "steps", "shuffle_block"):
             if getattr(self, name) is not None:
@@ -211,6 +216,13 @@ class Config:
             raise UsageError(f"weight_decay={self.weight_decay} is not a finite number of 0 or more")
         if not -(2**63) <= self.seed < 2**63:
             raise UsageError(f"seed={self.seed} does not fit 64 bits; take a number from -2**63 to 2**63 - 1")
+        self._check_stages()
+        if self.checkpoint_every_s <= 0:
+            raise UsageError(f"checkpoint_every_s={self.checkpoint_every_s:g} is not positive")
+        if self.resume and self.checkpoint is None:
+            raise UsageError("resume needs the folder to resume from: name it with checkpoint")
+
+    def _check_stages(self) -> None:
         if self.stages > 1 and self.backprop == "concurrent":
             raise UsageError(
                 f"stages={self.stages} and backprop='concurrent' do not go together: a stage's weight gradients are "
@@ -218,10 +230,8 @@ class Config:
             )
         if self.cut is not None and self.stages == 1:
             raise UsageError(f"cut={self.cut!r} says where stages begin, and there is one; take stages=2 or more")
-        if self.checkpoint_every_s <= 0:
-            raise UsageError(f"checkpoint_every_s={self.checkpoint_every_s:g} is not positive")
-        if self.resume and self.checkpoint is None:
-            raise UsageError("resume needs the folder to resume from: name it with checkpoint")
+        if self.stages > 1 or self.chunks > 1:
+            check_chunks(self.schedule, self.chunks)
 
     @property
     def rates(self) -> Rates:
@@ -319,6 +329,8 @@ def resolve(settings: Settings, recipe: Mapping[str, Any]) -> Config:
     if values["microbatch"] is None:
         values["microbatch"] = default_microbatch(values["global_batch"])
     _at_least("microbatch", values["microbatch"], 1)
+    if values["chunks"] is None:
+        values["chunks"] = 2 if values["schedule"] in ("interleaved", "zbv") else 1
     if values["workers"] == "auto":
         most = num_cores() if sys.platform != "win32" else 1
         _at_least("stages", values["stages"], 1)

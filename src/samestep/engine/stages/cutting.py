@@ -19,10 +19,11 @@ from torch import Tensor, fx, nn
 from samestep import torch_private
 from samestep.engine.randomness import KeyedRandomness
 from samestep.engine.stages import links
-from samestep.engine.stages.graph import Graph, Values
-from samestep.engine.stages.stage import homes, shared
+from samestep.engine.stages.chunk import homes, shared
+from samestep.engine.stages.graph import Graph, Values, traced
 from samestep.errors import UsageError
 from samestep.plan import pipeline
+from samestep.plan.schedules import Schedule
 
 _FEWEST_ROUNDS, _MOST_ROUNDS, _ENOUGH_S = 3, 30, 0.7
 """Rounds of measuring; between the fewest and the most, none begins when so many seconds have passed."""
@@ -165,7 +166,8 @@ def cut(
     found: Measured,
     *,
     num_stages: int,
-    schedule: pipeline.Schedule,
+    num_chunks: int = 1,
+    schedule: Schedule,
     names: Sequence[str],
     is_autocast: bool,
 ) -> pipeline.Stages:
@@ -174,25 +176,20 @@ def cut(
     Args:
         graph: The network.
         found: What is known of it.
-        num_stages: Pieces.
+        num_stages: Of a replica.
+        num_chunks: Pieces that each of them holds.
         schedule: The order of their passes.
-        names: Modules that begin the second, third, ... stage; empty: the measured times are balanced.
+        names: Modules that begin the second, third, ... piece; empty: the measured times are balanced.
         is_autocast: Whether operations run in another dtype than the parameters'.
 
     Raises:
         UsageError: It cannot be cut into so many, or not there; the line says what would work.
     """
-    most = len(found.edges) + 1
-    if num_stages > most:
-        where = f"in {most} pieces at most" if found.edges else "nowhere"
-        raise UsageError(
-            f"stages={num_stages}, and this network can be cut {where} (it has {len(graph.operations)} operations, and "
-            f"what crosses a cut must be tensors without gaps); take stages={most} or less"
-        )
+    _check_number(graph, found, num_stages, num_chunks)
     counts = range(2, num_stages + 1)
-    cuts = {count: pipeline.balanced(found.seconds, found.edges, count) for count in counts}
+    cuts = {count: pipeline.balanced(found.seconds, found.edges, count * num_chunks) for count in counts}
     if names:
-        cuts[num_stages] = _named(graph, found, num_stages, names)
+        cuts[num_stages] = _named(graph, found, num_stages * num_chunks, names)
     room = max(
         found.num_bytes[edge] + links.num_bytes(shared(graph, edge)) for edges in cuts.values() for edge in edges
     )
@@ -200,7 +197,9 @@ def cut(
         _check_shared(graph, edges, is_autocast=is_autocast)
     return pipeline.Stages(
         num_stages=num_stages,
+        num_chunks=num_chunks,
         schedule=schedule,
+        evaluates=evaluates(graph),
         cuts=cuts,
         homes={count: homes(graph, edges) for count, edges in cuts.items()},
         room=room,
@@ -210,10 +209,31 @@ def cut(
     )
 
 
-def _named(graph: Graph, found: Measured, num_stages: int, names: Sequence[str]) -> tuple[int, ...]:
-    if len(names) != num_stages - 1:
+def evaluates(graph: Graph) -> bool:
+    """Whether the network can be cut at the same edges when it is evaluated: it runs the same operations."""
+    try:
+        return graph.resembles(traced(graph.module, is_training=False))
+    except UsageError:
+        return False
+
+
+def _check_number(graph: Graph, found: Measured, num_stages: int, num_chunks: int) -> None:
+    most = len(found.edges) + 1
+    if num_stages * num_chunks <= most:
+        return
+    where = f"in {most} pieces at most" if found.edges else "nowhere"
+    asked = f"stages={num_stages}" if num_chunks == 1 else f"stages={num_stages} with chunks={num_chunks}"
+    wayout = f"stages={most // num_chunks} or less" if num_chunks == 1 or most >= 2 * num_chunks else "schedule='1f1b'"
+    raise UsageError(
+        f"{asked}, and this network can be cut {where} (it has {len(graph.operations)} operations, and "
+        f"what crosses a cut must be tensors without gaps); take {wayout}"
+    )
+
+
+def _named(graph: Graph, found: Measured, num_pieces: int, names: Sequence[str]) -> tuple[int, ...]:
+    if len(names) != num_pieces - 1:
         raise UsageError(
-            f"cut names {len(names)} modules ({', '.join(names)}), and stages={num_stages} has {num_stages - 1} cuts"
+            f"cut names {len(names)} modules ({', '.join(names)}), and {num_pieces} pieces have {num_pieces - 1} cuts"
         )
     modules = {name: edge for edge in reversed(found.edges) for name in _prefixes(graph.operations[edge])}
     missing = next((name for name in names if name not in modules), None)
@@ -238,21 +258,21 @@ def _prefixes(operation: fx.Node) -> list[str]:
 
 
 def _check_shared(graph: Graph, edges: Sequence[int], *, is_autocast: bool) -> None:
-    """Of a weight that several stages use, only the last of them may use it more than once; with autocast, none may.
+    """Of a weight that several pieces use, only the last of them may use it more than once; with autocast, none may.
 
-    Its gradient is a sum over its uses in the order of the backward pass, and goes from stage to stage. Autocast adds
+    Its gradient is a sum over its uses in the order of the backward pass, and goes from piece to piece. Autocast adds
     in the dtype of the one copy that it keeps for all uses.
     """
     if is_autocast and any(shared(graph, edge) for edge in edges):
         raise UsageError(
-            "two stages use the same weight, and precision='bf16' adds the gradients of its uses in bfloat16 where one "
-            "worker holds both; take precision='fp32', or cut so that one stage has all its uses"
+            "two pieces use the same weight, and precision='bf16' adds the gradients of its uses in bfloat16 where one "
+            "worker holds both; take precision='fp32', or cut so that one piece has all its uses"
         )
     for number, ranges in enumerate(pipeline.ranges(edges, len(graph.operations))):
         later = {id(each) for each in graph.parameters(ranges[1], len(graph.operations))}
         used: list[nn.Parameter] = [each for each in graph.parameters(*ranges) if id(each) in later]
         if len({id(each) for each in used}) < len(used):
             raise UsageError(
-                f"stage {number} uses a weight more than once that a later stage uses too, and the order of the sum "
+                f"piece {number} uses a weight more than once that a later one uses too, and the order of the sum "
                 "would change; cut elsewhere, or take fewer stages"
             )
