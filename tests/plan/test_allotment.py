@@ -54,7 +54,7 @@ def test_the_stages_of_a_replica_compute_the_same_microbatches_and_own_their_own
     ]
     stages = Stages(
         num_stages=2, num_chunks=1, schedule="1f1b", cuts={2: (1,)}, homes={2: {"first": 0, "second": 1, "whole": 1}},
-        room=0, seconds=(), num_drawn=(), begins=(), evaluates=True,
+        room=0, seconds=(), drawn=(), begins=(), evaluates=True,
     )  # fmt: skip
     parts = allot(batches, layout.flat_layout(specs), Team(2, 2), stages, num_hands=1)
     assert [(part.stage, part.microbatches) for part in parts] == [(0, (0, 4)), (1, (0, 4)), (0, (4, 8)), (1, (4, 8))]

@@ -45,6 +45,19 @@ class Team:
         return rank % self.num_stages
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Where a network's random numbers stand before one of its operations.
+
+    Args:
+        num_modules: Modules that may have drawn some, each counted at every call.
+        calls: How often each module that may draw was called.
+    """
+
+    num_modules: int
+    calls: tuple[int, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stages:
     """How a network is cut.
@@ -58,7 +71,7 @@ class Stages:
         homes: The chunk that every parameter belongs to, by name, likewise.
         room: Bytes that a message between stages takes at most.
         seconds: Of every operation, as measured.
-        num_drawn: Modules that may have drawn random numbers before every operation.
+        drawn: Where random numbers stand before every operation.
         begins: What every chunk begins with, where there are `num_stages`.
         evaluates: Whether the network is evaluated in stages, too.
     """
@@ -70,7 +83,7 @@ class Stages:
     homes: Mapping[int, Mapping[str, int]]
     room: int
     seconds: tuple[float, ...]
-    num_drawn: tuple[int, ...]
+    drawn: tuple[Drawn, ...]
     begins: tuple[str, ...]
     evaluates: bool
 

@@ -23,6 +23,7 @@ from samestep.engine.stages.chunk import homes, shared
 from samestep.engine.stages.graph import Graph, Values, traced
 from samestep.errors import UsageError
 from samestep.plan import pipeline
+from samestep.plan.pipeline import Drawn
 from samestep.plan.schedules import Schedule
 
 _FEWEST_ROUNDS, _MOST_ROUNDS, _ENOUGH_S = 3, 30, 0.7
@@ -39,13 +40,13 @@ class Measured:
         seconds: Of the forward and backward pass of every operation.
         edges: Where the network can be cut: edge e lies before operation e.
         num_bytes: What crosses each of these edges, in memory.
-        num_drawn: Modules that may have drawn random numbers before every operation.
+        drawn: Where random numbers stand before every operation.
     """
 
     seconds: tuple[float, ...]
     edges: tuple[int, ...]
     num_bytes: Mapping[int, int]
-    num_drawn: tuple[int, ...]
+    drawn: tuple[Drawn, ...]
 
 
 def measured(graph: Graph, inputs: Sequence[Tensor], autocast: Autocast) -> Measured:
@@ -56,24 +57,25 @@ def measured(graph: Graph, inputs: Sequence[Tensor], autocast: Autocast) -> Meas
         inputs: Of a microbatch.
         autocast: What a forward pass runs in.
     """
-    kept = [(buffer, buffer.clone()) for buffer in graph.module.buffers()]
+    kept = {name: (buffer, buffer.clone()) for name, buffer in graph.module.named_buffers()}
     try:
-        values, changed, num_drawn = _run_whole(graph, inputs, autocast)
+        values, changed, drawn = _run_whole(graph, inputs, autocast)
+        shared = _shared_buffers(graph, kept)
         rounds = _rounds(graph, values, changed, autocast)
     finally:
         with torch.no_grad():
-            for buffer, before in kept:
+            for buffer, before in kept.values():
                 buffer.copy_(before)
         for parameter in graph.module.parameters():
             parameter.grad = None
-    edges, drawn = {}, _undetermined(graph, num_drawn)
+    edges, refused = {}, shared | _undetermined(graph, [each.num_modules for each in drawn])
     for edge in range(1, len(graph.operations)):
         crossing = [values[node] for node in graph.crossing(edge)]
         is_between = any(made < edge <= used for made, used in changed)
         are_sent = all(map(_can_cross, crossing))
-        if crossing and are_sent and not is_between and edge not in drawn:
+        if crossing and are_sent and not is_between and edge not in refused:
             edges[edge] = links.num_bytes(crossing)
-    return Measured(tuple(map(median, zip(*rounds, strict=True))), tuple(edges), edges, num_drawn)
+    return Measured(tuple(map(median, zip(*rounds, strict=True))), tuple(edges), edges, drawn)
 
 
 def _can_cross(value: Any) -> bool:
@@ -83,10 +85,10 @@ def _can_cross(value: Any) -> bool:
 
 def _run_whole(
     graph: Graph, inputs: Sequence[Tensor], autocast: Autocast
-) -> tuple[dict[fx.Node, Any], list[tuple[int, int]], tuple[int, ...]]:
-    """All values; who changes a value in place: (operation that made it, operation that changes it); `num_drawn`."""
+) -> tuple[dict[fx.Node, Any], list[tuple[int, int]], tuple[Drawn, ...]]:
+    """All values; who changes a value in place: (operation that made it, operation that changes it); `drawn`."""
     values: Values = dict(zip(graph.inputs, inputs, strict=True))
-    changed, num_drawn = [], []
+    changed, drawn = [], []
     randomness = KeyedRandomness(graph.module, 0)
     randomness.begin(0, 0, 0)
     made: dict[int, int] = {}  # by memory: a view is changed with what it is a view of
@@ -94,7 +96,7 @@ def _run_whole(
         for number, operation in enumerate(graph.operations):
             tensors = [each for node in operation.all_input_nodes for each in _tensors(values[node])]
             before = [tensor._version for tensor in tensors]
-            num_drawn.append(randomness.num_drawn)
+            drawn.append(randomness.drawn)
             graph.run(values, number, number + 1)
             for tensor in _tensors(values[operation]):
                 made.setdefault(tensor.untyped_storage().data_ptr(), number)
@@ -104,7 +106,7 @@ def _run_whole(
                 if tensor._version != version
             ]
     randomness.close()
-    return dict(values), changed, tuple(num_drawn)
+    return dict(values), changed, tuple(drawn)
 
 
 def _undetermined(graph: Graph, num_drawn: Sequence[int]) -> set[int]:
@@ -113,6 +115,17 @@ def _undetermined(graph: Graph, num_drawn: Sequence[int]) -> set[int]:
     for number in graph.drawing:
         found |= {edge for edge in range(number + 1, len(num_drawn)) if num_drawn[edge] == num_drawn[number]}
     return found
+
+
+def _shared_buffers(graph: Graph, kept: Mapping[str, tuple[Tensor, Tensor]]) -> set[int]:
+    """Edges between two uses of a buffer that the forward pass has changed: the second one begins with the change."""
+    uses: dict[str, list[int]] = {}
+    for name, (buffer, before) in kept.items():
+        if not torch.equal(graph.module.get_buffer(name), before):
+            uses[name] = [
+                n for n in range(len(graph.operations)) if any(each is buffer for each in graph.buffers(n, n + 1))
+            ]
+    return {edge for numbers in uses.values() if numbers for edge in range(numbers[0] + 1, numbers[-1] + 1)}
 
 
 def _rounds(
@@ -204,7 +217,7 @@ def cut(
         homes={count: homes(graph, edges) for count, edges in cuts.items()},
         room=room,
         seconds=found.seconds,
-        num_drawn=found.num_drawn,
+        drawn=found.drawn,
         begins=tuple(graph.name(edge) for edge in (0, *cuts[num_stages])),
     )
 

@@ -26,6 +26,7 @@ from samestep.engine.stages.graph import traced
 from samestep.engine.stages.links import Neighbours
 from samestep.plan import schedules
 from samestep.plan.batch import Microbatch
+from samestep.plan.pipeline import Drawn
 from samestep.plan.schedules import Action, Pass
 
 
@@ -71,14 +72,14 @@ class Held:
         chunk: It, as it is trained.
         evaluated: It, as it is evaluated.
         neighbours: Who is before and behind.
-        num_drawn: Modules that may have drawn random numbers before it.
+        drawn: Where random numbers stand before it.
         halves: How its backward passes are cut in halves; None: they are not.
     """
 
     chunk: Chunk
     evaluated: Chunk | None
     neighbours: Neighbours
-    num_drawn: int
+    drawn: Drawn
     halves: Halves | None
     flights: dict[int, _Flight] = field(default_factory=dict)
 
@@ -175,7 +176,7 @@ class StagedPasses(Passes):
         """The forward pass of a flight, from what it has received and the step's buffers."""
         chunk, step, microbatch = held.chunk, self._step, flight.microbatch
         self._randomness.begin(step, self._number, microbatch.index)
-        self._randomness.skip(held.num_drawn)
+        self._randomness.skip(held.drawn)
         with self._autocast():
             with self._explained(microbatch.num_samples, step):
                 values = self._run(
@@ -274,7 +275,7 @@ class StagedPasses(Passes):
         received = self._receive_values(held, chunk)
         self._enter(Phase.EVALUATION, step)
         self._randomness.begin(step, -1, microbatch.index)
-        self._randomness.skip(held.num_drawn)
+        self._randomness.skip(held.drawn)
         with self._autocast():
             values = self._run(chunk, received, batch, None)
             row = None
@@ -310,7 +311,7 @@ def passes_for(
         chunk = chunk_of(graph, edges, number, layout, buffers)
         twin = None if evaluated is None else chunk_of(evaluated, edges, number, layout, buffers)
         halves = Halves(_own(model, chunk)) if stages.schedule == "zbv" else None
-        found.append(Held(chunk, twin, each, stages.num_drawn[chunk.start], halves))
+        found.append(Held(chunk, twin, each, stages.drawn[chunk.start], halves))
     return StagedPasses(job, model, loading, enter, place, found)
 
 
