@@ -17,7 +17,7 @@ from benchmarks.programs import Task
 from benchmarks.results import Result
 from benchmarks.rounds import Plan
 from samestep.measure import stats
-from samestep.plan import pipeline
+from samestep.plan import schedules
 
 _NUM_STAGES, _MICROBATCH, _NUM_LAYERS = 2, 32, 32
 _COUNTS = (2, 4, 8, 16)
@@ -84,7 +84,7 @@ def page(found: Mapping[str, Result]) -> str:
 
 def _line(count: int, result: Result) -> str:
     step_s = families.step_s(result)
-    wanted = pipeline.bubble_frac(_NUM_STAGES, count)
+    wanted = schedules.bubble_frac("1f1b", num_stages=_NUM_STAGES, num_microbatches=count)
     bubble = float(np.median(_waiting(result, _OURS)))
     ideal = [seconds / _NUM_STAGES / (1 - wanted) for seconds in step_s[_ONE]]
     share = stats.ratio(ideal, step_s[_OURS])

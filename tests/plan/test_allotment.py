@@ -53,8 +53,8 @@ def test_the_stages_of_a_replica_compute_the_same_microbatches_and_own_their_own
         ParameterSpec(name=name, shape=(4096,), group=int(n == 2), is_whole=n == 2) for n, name in enumerate(names)
     ]
     stages = Stages(
-        num_stages=2, schedule="1f1b", cuts={2: (1,)}, homes={2: {"first": 0, "second": 1, "whole": 1}}, room=0,
-        seconds=(), num_drawn=(), begins=(),
+        num_stages=2, num_chunks=1, schedule="1f1b", cuts={2: (1,)}, homes={2: {"first": 0, "second": 1, "whole": 1}},
+        room=0, seconds=(), drawn=(), begins=(), evaluates=True,
     )  # fmt: skip
     parts = allot(batches, layout.flat_layout(specs), Team(2, 2), stages, num_hands=1)
     assert [(part.stage, part.microbatches) for part in parts] == [(0, (0, 4)), (1, (0, 4)), (0, (4, 8)), (1, (4, 8))]
@@ -65,18 +65,19 @@ def test_the_stages_of_a_replica_compute_the_same_microbatches_and_own_their_own
 
 @given(
     sizes=st.lists(st.integers(1, 3000), min_size=1, max_size=8), num_stages=st.integers(1, 3),
-    num_replicas=st.integers(1, 3), data=st.data(),
+    is_back=st.booleans(), num_replicas=st.integers(1, 3), data=st.data(),
 )  # fmt: skip
 def test_with_stages_too_every_block_has_one_owner(
-    sizes: list[int], num_stages: int, num_replicas: int, data: st.DataObject
+    sizes: list[int], num_stages: int, is_back: bool, num_replicas: int, data: st.DataObject
 ) -> None:
     specs = [
         ParameterSpec(name=str(number), shape=(size,), group=int(number % 3 == 2), is_whole=number % 3 == 2)
         for number, size in enumerate(sizes)
     ]
     flat = layout.flat_layout(specs)
-    homes = data.draw(st.lists(st.integers(0, num_stages - 1), min_size=len(sizes), max_size=len(sizes)))
-    owned = layout.owners_in_stages(flat, homes, num_stages, num_replicas)
+    stages = [*range(num_stages), *(reversed(range(num_stages)) if is_back else ())]
+    homes = data.draw(st.lists(st.integers(0, len(stages) - 1), min_size=len(sizes), max_size=len(sizes)))
+    owned = layout.owners_in_stages(flat, homes, stages, num_replicas)
     blocks = [
         block for segments in owned for each in segments for block in range(each.start // BLOCK, each.stop // BLOCK)
     ]
@@ -88,5 +89,5 @@ def test_with_stages_too_every_block_has_one_owner(
                 for place, home in zip(flat.places, homes, strict=True)
                 if place.start < each.stop and each.start < place.stop
             }
-            assert rank % num_stages == min(inside, default=0)
+            assert rank % num_stages == stages[min(inside, default=0)]
             assert len(inside) <= 1 or each.stop - each.start <= BLOCK * len(sizes)

@@ -1,4 +1,4 @@
-"""Pipelines: every schedule can be carried out, and cuts are the best there are."""
+"""Pipelines: cuts are the best there are, and ranks fill replicas."""
 
 from __future__ import annotations
 
@@ -10,54 +10,7 @@ from hypothesis import strategies as st
 
 from samestep.errors import UsageError
 from samestep.plan import pipeline
-from samestep.plan.pipeline import Action, Schedule, Team
-
-SCHEDULES: tuple[Schedule, ...] = ("gpipe", "1f1b")
-
-
-def clocked(schedule: Schedule, num_stages: int, num_microbatches: int) -> tuple[int, list[int]]:
-    """Ticks that a round takes where every pass takes one, and the most microbatches in flight on every stage."""
-    plans = [
-        list(pipeline.actions(schedule, num_stages=num_stages, stage=stage, num_microbatches=num_microbatches))
-        for stage in range(num_stages)
-    ]
-    done: dict[tuple[int, Action], int] = {}
-    flights, most, tick = [0] * num_stages, [0] * num_stages, 0
-    while any(plans):
-        tick += 1
-        assert tick <= 4 * num_stages * num_microbatches, "a stage waits for ever"
-        for stage, plan in enumerate(plans):
-            if not plan:
-                continue
-            action = plan[0]
-            other = stage - 1 if action.is_forward else stage + 1
-            if 0 <= other < num_stages and done.get((other, action), tick) >= tick:
-                continue
-            done[stage, plan.pop(0)] = tick
-            flights[stage] += 1 if action.is_forward else -1
-            most[stage] = max(most[stage], flights[stage])
-    return tick, most
-
-
-@given(st.sampled_from(SCHEDULES), st.integers(1, 6), st.integers(1, 12))
-def test_a_round_takes_what_the_formula_says(schedule: Schedule, num_stages: int, num_microbatches: int) -> None:
-    ticks, most = clocked(schedule, num_stages, num_microbatches)
-    assert ticks == 2 * (num_microbatches + num_stages - 1)
-    assert 1 - 2 * num_microbatches / ticks == pytest.approx(pipeline.bubble_frac(num_stages, num_microbatches))
-    if schedule == "1f1b":
-        assert most == [min(num_stages - stage, num_microbatches) for stage in range(num_stages)]
-    else:
-        assert most == [num_microbatches] * num_stages
-
-
-@given(st.sampled_from(SCHEDULES), st.integers(1, 6), st.integers(0, 12), st.data())
-def test_gradients_come_in_the_order_of_the_tree(
-    schedule: Schedule, num_stages: int, num_microbatches: int, data: st.DataObject
-) -> None:
-    stage = data.draw(st.integers(0, num_stages - 1))
-    found = pipeline.actions(schedule, num_stages=num_stages, stage=stage, num_microbatches=num_microbatches)
-    for is_forward in (True, False):
-        assert [each.number for each in found if each.is_forward == is_forward] == list(range(num_microbatches))
+from samestep.plan.pipeline import Team
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=9), st.data())

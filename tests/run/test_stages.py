@@ -80,8 +80,11 @@ def branched() -> Any:
 
 @pytest.mark.parametrize(
     ("stages", "workers", "schedule"),
-    [(2, 2, "1f1b"), (2, 2, "gpipe"), (3, 3, "1f1b"), (3, 6, "gpipe"), (2, 6, "1f1b")],
-)
+    [
+        (2, 2, "gpipe"), (3, 3, "1f1b"), (2, 6, "1f1b"), (2, 2, "interleaved"), (3, 3, "zbv"),
+        *(pytest.param(3, 6, each, marks=pytest.mark.soak) for each in ("gpipe", "interleaved", "zbv")),
+    ],
+)  # fmt: skip
 def test_skips_shared_weights_batch_norm_and_dropout(stages: int, workers: int, schedule: str) -> None:
     settings = {**SHORT, "evaluate_every": 3}
     wanted = train(branched(), **settings)
@@ -90,12 +93,15 @@ def test_skips_shared_weights_batch_norm_and_dropout(stages: int, workers: int, 
 
 
 @pytest.mark.parametrize(
-    ("build", "settings"),
-    [(everything, EVERYTHING), (factors, {**COMMON, "optimizer": "adafactor", "lr": 0.02}), (double, SHORT)],
-)
-def test_optimisers_rounds_and_types(build: Callable[[], Any], settings: dict[str, Any]) -> None:
+    ("build", "settings", "schedule"),
+    [
+        (everything, EVERYTHING, "1f1b"), (everything, EVERYTHING, "zbv"), (double, SHORT, "1f1b"),
+        (factors, {**COMMON, "optimizer": "adafactor", "lr": 0.02}, "interleaved"),
+    ],
+)  # fmt: skip
+def test_optimisers_rounds_and_types(build: Callable[[], Any], settings: dict[str, Any], schedule: str) -> None:
     wanted = train(build(), **settings)
-    found = train(build(), **{**settings, "workers": 2, "stages": 2})
+    found = train(build(), **{**settings, "workers": 2, "stages": 2, "schedule": schedule})
     assert summary(found) == summary(wanted)
 
 
@@ -109,6 +115,47 @@ def test_what_the_network_draws_itself(cut: str) -> None:
             train(helpers.workload(Drawing), **settings)
     else:
         assert summary(train(helpers.workload(Drawing), **settings)) == summary(wanted)
+
+
+class Again(nn.Module):
+    """Uses a dropout on both sides of a cut: what it draws depends on how often it was called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(12, 8), nn.Linear(8, 8), nn.Linear(8, helpers.NUM_CLASSES)
+        self.drop = nn.Dropout(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.third(self.drop(self.second(self.drop(self.first(x)))))
+        return scores
+
+
+def test_a_module_that_draws_in_two_stages() -> None:
+    wanted = train(helpers.workload(Again), **SHORT)
+    found = train(helpers.workload(Again), **{**SHORT, "workers": 2, "stages": 2, "cut": "second"})
+    assert summary(found) == summary(wanted)
+
+
+class Mixed(nn.Module):
+    """A weight that a layer uses, whose gradient can wait, and an operation of which nothing is known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Linear(12, 12) for _ in range(5)))
+        self.out = nn.Linear(12, helpers.NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.layers(x)
+        weight: Any = self.layers[4].weight
+        scores: Tensor = self.out(torch.einsum("bi,oi->bo", hidden, weight).tanh() @ weight)
+        return scores
+
+
+def test_weights_whose_gradients_cannot_wait() -> None:
+    settings = {**SHORT, "workers": 2, "stages": 2, "schedule": "zbv", "cut": "layers.1,layers.2,layers.3"}
+    wanted = train(helpers.workload(Mixed), **SHORT)
+    found = train(helpers.workload(Mixed), **settings)
+    assert summary(found) == summary(wanted)
 
 
 class Forked(nn.Module):
@@ -125,21 +172,24 @@ class Forked(nn.Module):
         return scores
 
 
-@pytest.mark.parametrize(("model", "cut"), [(helpers.Wide, "out"), (Forked, "a")])
-def test_bfloat16(model: Callable[[], nn.Module], cut: str) -> None:
+@pytest.mark.parametrize(
+    ("model", "cut", "schedule"),
+    [(helpers.Wide, "out", "1f1b"), (Forked, "a", "1f1b"), (helpers.Wide, "layers.1,layers.2,out", "zbv")],
+)
+def test_bfloat16(model: Callable[[], nn.Module], cut: str, schedule: str) -> None:
     settings = {**SHORT, "precision": "bf16"}
     wanted = train(helpers.workload(model), **settings)
-    found = train(helpers.workload(model), **{**settings, "workers": 2, "stages": 2, "cut": cut})
+    options = {"workers": 2, "stages": 2, "schedule": schedule, "cut": cut}
+    found = train(helpers.workload(model), **{**settings, **options})
     assert summary(found) == summary(wanted)
 
 
 def test_resuming_with_other_stages(tmp_path: Path) -> None:
     settings = {**SHORT, "checkpoint": tmp_path}
     wanted = train(branched(), **SHORT)
-    for steps, stages, workers in ((3, 2, 2), (5, 1, 2), (7, 3, 3)):
-        found = train(
-            branched(), **{**settings, "steps": steps, "stages": stages, "workers": workers, "resume": steps > 3}
-        )
+    for steps, stages, workers, schedule in ((3, 2, 2, "zbv"), (5, 1, 2, "1f1b"), (7, 3, 3, "interleaved")):
+        options = {"steps": steps, "stages": stages, "workers": workers, "schedule": schedule, "resume": steps > 3}
+        found = train(branched(), **{**settings, **options})
     assert found.record.weights_sha256 == wanted.record.weights_sha256
     assert found.record.first_step == 5
 
@@ -199,27 +249,27 @@ def test_a_planted_fault_is_seen(fault: str) -> None:
     from samestep.engine.stages import staged
 
     backward, received = staged.StagedPasses._backward_one, staged.StagedPasses._receive_values
-    held: list[Any] = []
+    kept: list[Any] = []
 
-    def without_one(passes: Any, flight: Any) -> Any:
-        found = backward(passes, flight)
+    def without_one(passes: Any, held: Any, flight: Any) -> Any:
+        found = backward(passes, held, flight)
         if passes._step == 2:
             passes._model.parameters[-2].grad = None
         return found
 
-    def swapped(passes: Any) -> Any:
-        if not held:
-            held.append(received(passes))
-            return received(passes)
+    def swapped(passes: Any, *given: Any) -> Any:
+        if not kept:
+            kept.append(received(passes, *given))
+            return received(passes, *given)
         staged.StagedPasses._receive_values = received  # type: ignore[method-assign]
-        return held[0]
+        return kept[0]
 
     def loss(output: Tensor, target: Tensor) -> Tensor:
         """In the worker that computes the loss: in the last stage."""
         kind: Any = staged.StagedPasses
         if fault == "dropped":
             kind._backward_one = without_one
-        elif fault == "swapped" and not held:
+        elif fault == "swapped" and not kept:
             kind._receive_values = swapped
         return functional.cross_entropy(output, target, reduction="none")
 
@@ -251,13 +301,16 @@ class Deciding(nn.Module):
         (helpers.Wide, {"stages": 2, "workers": 1}, "take workers=2$"),
         (helpers.Wide, {"stages": 2, "workers": 16}, "are 8 replicas, and a step has 7 microbatches.*workers=14"),
         (helpers.Wide, {"stages": 9, "workers": 9}, "can be cut in 5 pieces at most.*take stages=5 or less"),
-        (helpers.Wide, {"stages": 2, "cut": "out,layers.2"}, "cut names 2 modules"),
+        (helpers.Wide, {"stages": 2, "cut": "out,layers.2"}, "cut names 2 modules .*and 2 pieces have 1 cuts"),
         (helpers.Wide, {"stages": 2, "cut": "head"}, "can begin with 'head'; it can with layers.1, .*out"),
         (helpers.Wide, {"stages": 3, "workers": 3, "cut": "out,layers.2"}, "not in the order"),
         (helpers.Wide, {"cut": "out"}, "there is one; take stages=2 or more"),
         (helpers.Wide, {"stages": 2, "backprop": "concurrent"}, "do not go together"),
+        (helpers.Wide, {"stages": 2, "chunks": 2}, "schedule='1f1b', in which a stage holds one"),
+        (helpers.Wide, {"stages": 3, "workers": 3, "schedule": "zbv"}, "stages=3 with chunks=2, and.*take stages=2"),
+        (helpers.Mlp, {"stages": 2, "schedule": "interleaved", "chunks": 4}, "take schedule='1f1b'$"),
         (Deciding, {"stages": 2}, "its forward pass cannot be traced"),
-        (helpers.Tied, {"stages": 2, "cut": "second", "precision": "bf16"}, "two stages use the same weight.*fp32"),
+        (helpers.Tied, {"stages": 2, "cut": "second", "precision": "bf16"}, "two pieces use the same weight.*fp32"),
     ],
 )
 def test_mistakes(model: Callable[[], nn.Module], settings: dict[str, Any], says: str) -> None:
@@ -280,7 +333,7 @@ def test_every_built_in_workload(name: str) -> None:
     """In every schedule, alone and with a second replica."""
     settings: dict[str, Any] = {"steps": 5, "evaluate_every": 5}
     wanted = train(catalog.build(name), workers=1, **settings).record
-    for workers, schedule in ((2, "1f1b"), (2, "gpipe"), (4, "1f1b")):
+    for workers, schedule in ((2, "1f1b"), (2, "gpipe"), (2, "interleaved"), (2, "zbv"), (4, "1f1b"), (4, "zbv")):
         found = train(catalog.build(name), workers=workers, stages=2, schedule=schedule, **settings).record
         assert found.weights_sha256 == wanted.weights_sha256, (workers, schedule)
         assert found.evaluations[-1].means == wanted.evaluations[-1].means, (workers, schedule)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from samestep.engine.slots import Slot
 from samestep.plan import rounds, tree
 from samestep.plan.layout import Segment
 
@@ -20,8 +19,8 @@ class RoundPlan:
         segments: What the rank owns.
         contributions: Shared memory, shape (replicas, slots, contribution_size).
         replica: The rank's.
-        slots: The rank's own.
-        private: Numbers of the segments to which its replica's contributions lie in `slots`, not in shared memory.
+        private: Memory, by slot, of the segments to which its replica's contributions do not lie in shared memory, by
+            number.
         num_elements: Elements of the flat vector.
     """
 
@@ -31,20 +30,18 @@ class RoundPlan:
         segments: tuple[Segment, ...],
         contributions: Tensor,
         replica: int,
-        slots: list[Slot],
-        private: Sequence[int],
+        private: Mapping[int, Sequence[Tensor]],
         num_elements: int,
     ) -> None:
         self.local = share.local
         cross = share.cross
-        places = {number: place for place, number in enumerate(private)}
         self._changes = (cross, contributions, num_elements)
         self._sums: list[tuple[list[tuple[Tensor, Tensor]], Tensor]] = []
         for number, segment in enumerate(segments):
 
             def values(operand: tree.Operand, number: int = number, segment: Segment = segment) -> Tensor:
-                if operand.rank == replica and number in places:
-                    return slots[operand.slot].own[places[number]]
+                if operand.rank == replica and number in private:
+                    return private[number][operand.slot]
                 return contributions[operand.rank, operand.slot, segment.start : segment.stop]
 
             additions = [(values(target), values(source)) for target, source in cross.additions]

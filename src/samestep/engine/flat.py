@@ -201,6 +201,11 @@ class FlatModel:
         """What the last backward pass gave, one per parameter of the layout."""
         return [parameter.grad for parameter in self.parameters]
 
+    def set_gradients(self, gradients: Sequence[Tensor | None]) -> None:
+        """What `gradients` has given is there again."""
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+
     def write_squares(self, row: NDArray[np.float64], numbers: Sequence[int]) -> None:
         """Write the squared Euclidean norms of what the last backward pass gave; 0 where it gave nothing.
 

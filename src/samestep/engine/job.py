@@ -192,7 +192,8 @@ def run_regions(job: Job, world_size: int, *, num_copies: int) -> Regions:
     num_scalars = len(job.update.scalars)
     num_stages = job.stages.num_stages if job.stages else 1
     num_replicas = max(1, world_size // num_stages)
-    num_linked = world_size if num_stages > 1 else 0
+    num_linked, num_chunks = (world_size, job.stages.num_chunks) if job.stages else (0, 0)
+    room = job.stages.room if job.stages else 0
     return lay_out(
         [
             ("control", "int64", (CONTROL_WORDS,)),
@@ -209,7 +210,7 @@ def run_regions(job: Job, world_size: int, *, num_copies: int) -> Regions:
             ("copied_decided", "float64", (num_copies, NUM_DECIDED)),
             *((f"best/{name}", dtype, shape) for name, dtype, shape in live_arrays(job) if name in MODEL_ARRAYS),
             ("contributions", job.dtype, (num_replicas, rounds.num_slots(counts, num_replicas), job.contribution_size)),
-            ("links", "int64", (num_linked, 2, 2, SIGNAL_WORDS)),
-            ("link_rooms", "uint8", (num_linked, 2, num_stages + 1, job.stages.room if job.stages else 0)),
+            ("links", "int64", (num_linked, num_chunks, 2, 2, SIGNAL_WORDS)),
+            ("link_rooms", "uint8", (num_linked, num_chunks, 2, num_stages + 1, room)),
         ]
     )

@@ -18,7 +18,6 @@ from samestep.engine.memory import Memory
 from samestep.engine.step import Rank, Stepper
 from samestep.optim.noise import Pair
 from samestep.optim.rounds import Sums
-from samestep.plan import rounds
 from samestep.plan.layout import ALIGNMENT_BYTES, round_up
 from samestep.plan.order import Order
 
@@ -221,9 +220,8 @@ class Loop:
         start = time.perf_counter()
         self.rank.enter(Phase.EVALUATION, self.step)
         table = self.memory["evaluated"].numpy()
-        microbatches = evaluation.microbatches
-        for microbatch in rounds.own(microbatches, self.rank.world_size, self.rank.index):
-            table[microbatch.index] = self.stepper.evaluate(microbatch, self._evaluation_feed)
+        for index, row in self.stepper.evaluate(evaluation.microbatches, self._evaluation_feed):
+            table[index] = row
         self._exchange.evaluated()
         totals = table.sum(axis=0)
         names = ("loss", *self.job.metric_names)

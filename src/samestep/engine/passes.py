@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +23,24 @@ from samestep.engine.randomness import KeyedRandomness
 from samestep.errors import DataError, UsageError
 from samestep.plan.batch import Microbatch
 
+Targets = Callable[[int], Mapping[int, Tensor]]
+"""Where gradients of a piece's next microbatch may go, by the identity of their parameter; others, into new memory."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A microbatch whose gradients lie in the model.
+
+    Args:
+        microbatch: Which.
+        piece: The part of the model that they belong to, counted over what this rank computes.
+        sums: The sum of its losses, and their weight; None where another rank, or piece, knows them.
+    """
+
+    microbatch: Microbatch
+    piece: int
+    sums: tuple[float, float] | None
+
 
 class Passes:
     """Forward and backward passes of a job's microbatches.
@@ -34,6 +53,9 @@ class Passes:
         enter: Told what is done next.
     """
 
+    evaluates_in_stages = False
+    """Whether a replica evaluates a microbatch together, or every rank by itself."""
+
     def __init__(
         self, job: Job, model: FlatModel, loading: Loading, backprop: Ordinary | Concurrent, enter: Enter
     ) -> None:
@@ -44,6 +66,7 @@ class Passes:
         self._autocast = autocast_of(job)
         self._is_training: bool | None = None
         self._step = self._number = 0
+        self._microbatches: Sequence[Microbatch] = ()
         self._batches: Iterator[Batch] = iter(())
 
     def close(self) -> None:
@@ -59,39 +82,45 @@ class Passes:
             microbatches: What this rank computes of it, in order.
             batches: The same, loaded one after the other.
         """
-        if not self._is_training:
-            self._job.model.train()
-            self._is_training = True
-        self._step, self._number, self._batches = step, number, batches
+        self._set_mode(is_training=True)
+        self._step, self._number, self._microbatches, self._batches = step, number, microbatches, batches
 
-    def train(self, microbatch: Microbatch, targets: Mapping[int, Tensor]) -> tuple[float, float] | None:
-        """Leave the next microbatch's gradients in the model.
+    def train(self, targets: Targets) -> Iterator[Done]:
+        """Compute the gradients of the round's microbatches.
 
-        Args:
-            microbatch: Which it is.
-            targets: Where gradients may go, by the identity of their parameter; of all others into new memory.
-
-        Returns:
-            The sum of its losses, and their weight; None where another rank knows them.
+        Yields:
+            A microbatch whose gradients lie in the model, until the next one is asked for.
         """
-        self._backprop.begin(targets)
-        return self._forward_backward(microbatch, self._batches)
+        for microbatch in self._microbatches:
+            self._backprop.begin(targets(0))
+            yield Done(microbatch, 0, self._forward_backward(microbatch, self._batches))
 
-    def evaluate(self, step: int, microbatch: Microbatch, feed: Feed) -> list[float]:
-        """Loss sum and weight of an evaluation microbatch, then sum and weight of each metric."""
-        if self._is_training is not False:
-            self._job.model.eval()
-            self._is_training = False
-        self._model.begin_microbatch()
-        self._randomness.begin(step, -1, microbatch.index)
-        batch = feed.load(0, microbatch.start, microbatch.stop)
-        with torch.no_grad(), self._autocast():
-            output = self._forward(batch, step)
-            loss, weight = self._loss(output, batch)
-            row = [float(loss), float(weight)]
-            for metric in self._job.metrics.values():
-                row.extend(as_sums(metric(output, batch.target), batch.num_samples))
-        self._model.collect_replaced()
+    def evaluate(self, step: int, microbatches: Sequence[Microbatch], feed: Feed) -> Iterator[tuple[int, list[float]]]:
+        """Evaluate microbatches.
+
+        Yields:
+            A microbatch's index; its loss sum and weight, then sum and weight of each metric.
+        """
+        self._set_mode(is_training=False)
+        for microbatch in microbatches:
+            self._model.begin_microbatch()
+            self._randomness.begin(step, -1, microbatch.index)
+            batch = feed.load(0, microbatch.start, microbatch.stop)
+            with torch.no_grad(), self._autocast():
+                row = self._row(self._forward(batch, step), batch)
+            self._model.collect_replaced()
+            yield microbatch.index, row
+
+    def _set_mode(self, *, is_training: bool) -> None:
+        if self._is_training is not is_training:
+            self._job.model.train(is_training)
+            self._is_training = is_training
+
+    def _row(self, output: Any, batch: Batch) -> list[float]:
+        loss, weight = self._loss(output, batch)
+        row = [float(loss), float(weight)]
+        for metric in self._job.metrics.values():
+            row.extend(as_sums(metric(output, batch.target), batch.num_samples))
         return row
 
     def _forward_backward(self, microbatch: Microbatch, batches: Iterator[Batch]) -> tuple[float, float]:

@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from samestep import torch_private
 from samestep.errors import UsageError
 from samestep.plan import keys
+from samestep.plan.pipeline import Drawn
 
 _MODEL_KEY = keys.name_key("model initialisation")
 
@@ -69,15 +70,16 @@ class KeyedRandomness:
         self._generator.manual_seed(self._base)
 
     @property
-    def num_drawn(self) -> int:
-        """Modules inside of the model that may have drawn since the microbatch began, each counted at every call."""
-        return self._open[0][1] if self._open else 0
+    def drawn(self) -> Drawn:
+        """What modules inside of the model have done since the microbatch began."""
+        return Drawn(self._open[0][1] if self._open else 0, tuple(self._calls))
 
-    def skip(self, num_drawn: int) -> None:
-        """Go on as if so many modules had been run since the microbatch began."""
-        if num_drawn:
-            self._open[:] = [[self._base, num_drawn]]
-            self._generator.manual_seed(keys.mix(self._base, num_drawn))
+    def skip(self, drawn: Drawn) -> None:
+        """Go on as if this had been done since the microbatch began."""
+        self._calls = list(drawn.calls)
+        if drawn.num_modules:
+            self._open[:] = [[self._base, drawn.num_modules]]
+            self._generator.manual_seed(keys.mix(self._base, drawn.num_modules))
 
     def close(self) -> None:
         """Take the hooks off."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -23,15 +23,15 @@ from samestep.engine.helpers import hands_for
 from samestep.engine.job import LOSS, SAMPLES, WEIGHT, Job
 from samestep.engine.loading import Loading
 from samestep.engine.part import Part
-from samestep.engine.passes import Passes
-from samestep.engine.slots import make_slots
+from samestep.engine.passes import Done, Passes
+from samestep.engine.pieces import Piece
 from samestep.engine.stages.links import Neighbours
 from samestep.errors import NonFiniteError
 from samestep.optim import noise, owners
 from samestep.optim.rounds import RoundRequest, Steps, Sums
-from samestep.plan import allotment, rounds, tree
+from samestep.plan import allotment, rounds
 from samestep.plan.batch import Microbatch
-from samestep.plan.layout import BLOCK
+from samestep.plan.layout import BLOCK, Range
 from samestep.plan.pipeline import Team
 
 LOSS_TENSOR = "the loss"
@@ -39,11 +39,12 @@ LOSS_TENSOR = "the loss"
 
 @dataclass(frozen=True)
 class Culprit:
-    """Where something non-finite came from: the microbatch, and the loss or the parameter's gradient."""
+    """Where something non-finite came from: the microbatch, and the loss (place -1) or the parameter's gradient."""
 
     step: int
     microbatch: int
     tensor: str
+    place: int = -1
 
 
 class NonFiniteSums(Exception):
@@ -68,7 +69,7 @@ class Rank:
         team: How the ranks are put together.
         exchange: How it shows the others what it wrote.
         enter: Told what the rank does next.
-        neighbours: The links to other stages; None where there is one stage.
+        neighbours: The links of each of its chunks to others; None where there is one stage.
         num_helpers: Threads beside its training thread, where the ranks agree on it; None: as its cores allow.
     """
 
@@ -76,7 +77,7 @@ class Rank:
     team: Team
     exchange: Exchange
     enter: Enter
-    neighbours: Neighbours | None = None
+    neighbours: tuple[Neighbours, ...] | None = None
     num_helpers: int | None = None
 
     @property
@@ -131,7 +132,7 @@ class Stepper:
         self.parameters: list[Tensor] = list(self.owned.parameters)
         self.gradients = self.owned.gradients
         self._loading = Loading(job, rank.team.num_replicas, self._replica)
-        self._passes, self._part = self._make_passes()
+        self._passes, parts = self._make_passes()
         self._table = memory["table"].numpy()
         self._squares = memory["squares"].numpy()
         self._used_table = memory["used_table"]
@@ -141,22 +142,13 @@ class Stepper:
             for gradient, segment in zip(self.owned.padded_gradients, self._segments, strict=True)
         ]
         self._contributions = memory["contributions"]
-        # What several ranks of a replica add up together lies where all of them reach it.
-        self._private = [n for n, each in enumerate(self._segments) if self._part.holds(each, job.update.layout)]
-        self._slots = make_slots(
-            job.update.layout,
-            [self._segments[number] for number in self._private],
-            [self.owned.padded_gradients[number] for number in self._private],
-            self._contributions[self._replica],
-            job.num_elements,
-            self._part,
-        )
-        places = [(id(parameter), number) for number, parameter in enumerate(self._model.parameters)]
-        self._targets = [{key: slot.whole[n] for key, n in places if n in slot.whole} for slot in self._slots]
+        shared, parameters = self._contributions[self._replica], self._model.parameters
+        self._pieces = [Piece(each, job.update.layout, self.owned, shared, parameters) for each in parts]
+        self._private = {number: memory for piece in self._pieces for number, memory in piece.private.items()}
         self._owns_tracked = rank.index == rank.world_size - 1 and job.buffers.num_tracked > 0
         self._plans: dict[int, RoundPlan] = {}
         self._pending_changes: Tensor | None = None
-        self._pending_others: list[Tensor] = []
+        self._pending_others: list[tuple[Range, Tensor]] = []
         self._is_looked_at = False
         self._lr_factor = 1.0
         self._step = 0
@@ -219,49 +211,53 @@ class Stepper:
                 gradient.mul_(scale)
         self.owned.step(self._lr_factor)
 
-    def evaluate(self, microbatch: Microbatch, feed: Feed) -> list[float]:
-        """Loss sum and weight of an evaluation microbatch, then sum and weight of each metric."""
-        return self._passes.evaluate(self._step, microbatch, feed)
+    def evaluate(self, microbatches: tuple[Microbatch, ...], feed: Feed) -> Iterator[tuple[int, list[float]]]:
+        """This rank's share of an evaluation.
+
+        Yields:
+            A microbatch's index; its loss sum and weight, then sum and weight of each metric.
+        """
+        index, size = self._rank.index, self._rank.world_size
+        if self._passes.evaluates_in_stages:
+            index, size = self._replica, self._rank.team.num_replicas
+        return self._passes.evaluate(self._step, rounds.own(microbatches, size, index), feed)
 
     def _find_culprit(self, step: int, number: int, microbatches: tuple[Microbatch, ...]) -> Culprit | None:
         """Replay this rank's microbatches of a round one by one and look at each."""
-        found = None
+        found: list[Culprit] = []
         for microbatch in self._own(microbatches):
-            self._passes.begin(step, number, [microbatch], self._loading.again(step, microbatch))
-            sums = self._passes.train(microbatch, {})
-            gradients = self._model.gradients()
-            self._model.drop_gradients()
-            if found is None:
-                found = self._culprit(step, microbatch, sums, gradients)
-            if found is not None and self._rank.neighbours is None:
+            if found and self._rank.neighbours is None:
                 break  # other stages go on, and need this one
-        return found
+            self._passes.begin(step, number, [microbatch], self._loading.again(step, microbatch))
+            for done in self._passes.train(lambda piece: {}):
+                found += self._culprits(step, done)
+                self._model.drop_gradients()
+        return min(found, key=lambda culprit: (culprit.microbatch, culprit.place), default=None)
 
-    def _culprit(
-        self, step: int, microbatch: Microbatch, sums: tuple[float, float] | None, gradients: list[Tensor | None]
-    ) -> Culprit | None:
-        if sums is not None and not math.isfinite(sums[0]):
-            return Culprit(step, microbatch.index, LOSS_TENSOR)
-        for number in self._part.parameters:
+    def _culprits(self, step: int, done: Done) -> Iterator[Culprit]:
+        index = done.microbatch.index
+        if done.sums is not None and not math.isfinite(done.sums[0]):
+            yield Culprit(step, index, LOSS_TENSOR)
+        gradients = self._model.gradients()
+        for number in self._pieces[done.piece].part.parameters:
             gradient = gradients[number]
             if gradient is not None and not bool(torch.isfinite(gradient).all()):
                 name = self._job.update.layout.places[number].spec.name
-                return Culprit(step, microbatch.index, f"the gradient of {name}")
-        return None
+                yield Culprit(step, index, f"the gradient of {name}", number)
 
     def _own(self, microbatches: tuple[Microbatch, ...]) -> tuple[Microbatch, ...]:
         return rounds.own(microbatches, self._rank.team.num_replicas, self._replica)
 
-    def _make_passes(self) -> tuple[Passes, Part]:
+    def _make_passes(self) -> tuple[Passes, Sequence[Part]]:
         job, rank = self._job, self._rank
         if rank.neighbours is None:
             whole = part.whole(job.update.layout, job.buffers)
             backprop = backprop_for(self._model.parameters, self._hands)
-            return Passes(job, self._model, self._loading, backprop, rank.enter), whole
+            return Passes(job, self._model, self._loading, backprop, rank.enter), [whole]
         from samestep.engine.stages import staged  # noqa: PLC0415 (torch.fx, where there are stages)
 
         passes = staged.passes_for(job, self._model, self._loading, rank.enter, rank.place, rank.neighbours)
-        return passes, passes.part
+        return passes, passes.parts
 
     def _progress(self, step: int) -> float:
         """Samples seen by the middle of a step, over the samples of the whole run."""
@@ -278,7 +274,6 @@ class Stepper:
                 self._segments,
                 self._contributions,
                 self._replica,
-                self._slots,
                 self._private,
                 self._job.num_elements,
             )
@@ -291,11 +286,10 @@ class Stepper:
         self._passes.begin(step, number, self._own(microbatches), self._loading.batches(step, number))
         is_possible = number == 0 and len(microbatches) > 1
         self._is_looked_at = is_possible and noise.is_looked_at(step, self._job.noise_every)
-        for instruction in plan.local.instructions:
-            if isinstance(instruction, tree.Compute):
-                self._contribute(step, number, microbatches[instruction.microbatch], instruction)
-            else:
-                self._slots[instruction.target].add(self._slots[instruction.source])
+        for piece in self._pieces:
+            piece.begin(plan.local)
+        for done in self._passes.train(lambda piece: self._pieces[piece].targets):
+            self._contribute(step, number, done, self._pieces[done.piece])
         self._rank.enter(Phase.BARRIER_CONTRIBUTIONS, step)
         self._rank.exchange.contributions(step, number, len(microbatches), is_looked_at=self._is_looked_at)
         self._rank.enter(Phase.COMBINE, step)
@@ -338,30 +332,31 @@ class Stepper:
         squares = self._squares[:num_microbatches].sum(axis=1)
         return noise.spread(squares, table[:, WEIGHT], float(table[:, SAMPLES].sum()))
 
-    def _contribute(self, step: int, number: int, microbatch: Microbatch, where: tree.Compute) -> None:
-        sums = self._passes.train(microbatch, {} if where.is_added else self._targets[where.slot])
+    def _contribute(self, step: int, number: int, done: Done, piece: Piece) -> None:
+        """Take up the gradients, and all else, that a microbatch has left in the model."""
         self._rank.enter(Phase.PUBLISH, step)
+        microbatch, part = done.microbatch, piece.part
+        slot, is_added = piece.slot, piece.next.is_added
+        assert piece.next.microbatch == microbatch.index
         if step == 0 and number == 0:
-            chosen = list(self._part.parameters)
+            chosen = list(part.parameters)
             self._used_table[microbatch.index, chosen] = self._model.used_parameters()[chosen]
-        slot = self._slots[where.slot]
         if self._is_looked_at:
-            self._model.write_squares(self._squares[microbatch.index], self._part.parameters)
-        slot.take(self._model.gradients(), is_added=where.is_added)  # may add to what lies there
+            self._model.write_squares(self._squares[microbatch.index], part.parameters)
+        slot.take(self._model.gradients(), is_added=is_added)  # may add to what lies there
         self._model.drop_gradients()
-        self._model.take_buffer_changes(
-            slot.changes, microbatch.num_samples, self._part.tracked, is_added=where.is_added
-        )
+        self._model.take_buffer_changes(slot.changes, microbatch.num_samples, part.tracked, is_added=is_added)
         if microbatch.index == 0 and number == 0:
-            self._pending_others = self._model.take_others(self._part.others)
-        if sums is not None:
-            self._table[microbatch.index] = (*sums, microbatch.num_samples)
+            self._pending_others += zip(part.others, self._model.take_others(part.others), strict=True)
+        if done.sums is not None:
+            self._table[microbatch.index] = (*done.sums, microbatch.num_samples)
+        piece.done()
 
     def _apply_buffers(self) -> None:
         if self._pending_changes is not None:
             self._live["tracked"].add_(self._pending_changes)
             self._pending_changes = None
-        for (start, stop), values in zip(self._part.others, self._pending_others, strict=False):
+        for (start, stop), values in self._pending_others:
             self._live["others"][start:stop].copy_(values)
         self._pending_others = []
 
@@ -385,7 +380,7 @@ class Stepper:
 def non_finite(step: int, culprits: list[Culprit]) -> NonFiniteError:
     """The error that names the first microbatch that brought a non-finite number."""
     if culprits:
-        first = min(culprits, key=lambda culprit: (culprit.microbatch, culprit.tensor != LOSS_TENSOR))
+        first = min(culprits, key=lambda culprit: (culprit.microbatch, culprit.place))
         where = f"{first.tensor} of microbatch {first.microbatch} is not finite"
     else:
         where = "the sum of gradients overflows, though every microbatch's own is finite"

@@ -87,7 +87,8 @@ def survey(job: Job, image: Image) -> tuple[Layer, ...]:
             microbatch = job.batches.microbatches(0)[0]
             try:
                 passes.begin(0, 0, [microbatch], loading.again(0, microbatch))
-                passes.train(microbatch, {})
+                for _ in passes.train(lambda piece: {}):
+                    pass
             finally:
                 passes.close()
                 model.drop_gradients()

@@ -152,14 +152,16 @@ class _Worker:
         finally:
             loop.stepper.close()
 
-    def _neighbours(self, go: Go, patience: Patience) -> Neighbours | None:
+    def _neighbours(self, go: Go, patience: Patience) -> tuple[Neighbours, ...] | None:
         if go.team.num_stages == 1:
             return None
+        assert self._job.stages is not None
         return neighbours(
             self._memory["links"],
             self._memory["link_rooms"],
             rank=go.rank,
-            place=(go.team.stage(go.rank), go.team.num_stages),
+            stage=go.team.stage(go.rank),
+            stages=self._job.stages.stages_of(go.team.num_stages),
             wait=lambda signal: patience.take(signal, lambda: "another stage"),
         )
 

@@ -50,7 +50,7 @@ def owned(flat: FlatLayout, team: Team, stages: Stages | None, *, num_hands: int
     assert stages is not None
     homes = stages.homes[team.num_stages]
     numbers = [homes[place.spec.name] for place in flat.places]
-    return layout.owners_in_stages(flat, numbers, team.num_stages, team.num_replicas)
+    return layout.owners_in_stages(flat, numbers, stages.stages_of(team.num_stages), team.num_replicas)
 
 
 def allot(

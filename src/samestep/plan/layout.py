@@ -168,33 +168,35 @@ def owners(layout: FlatLayout, world_size: int) -> tuple[tuple[Segment, ...], ..
 
 
 def owners_in_stages(
-    layout: FlatLayout, homes: Sequence[int], num_stages: int, num_replicas: int
+    layout: FlatLayout, homes: Sequence[int], stages: Sequence[int], num_replicas: int
 ) -> tuple[tuple[Segment, ...], ...]:
-    """The same where ranks hold stages: a rank owns of its own stage's parameters, so that it touches no others.
+    """The same where ranks hold stages: a rank owns of its own chunks' parameters, so that it touches no others.
 
-    A block with parameters of several stages belongs to the first of these, as a segment of its own.
+    A segment has parameters of one chunk. A block with those of several belongs to the first of these, as a segment of
+    its own.
 
     Args:
         layout: The flat vector.
-        homes: The stage of each of its parameters.
-        num_stages: Stage s of replica r is rank ``r * num_stages + s``.
+        homes: The chunk of each of its parameters.
+        stages: The stage that holds each chunk; stage s of replica r is rank ``r * num_stages + s``.
         num_replicas: Of all stages.
 
     Example:
         >>> specs = [ParameterSpec(name=name, shape=(1500,), group=0, is_whole=False) for name in "ab"]
-        >>> [[(s.start, s.stop) for s in each] for each in owners_in_stages(flat_layout(specs), [0, 1], 2, 1)]
+        >>> [[(s.start, s.stop) for s in each] for each in owners_in_stages(flat_layout(specs), [0, 1], [0, 1], 1)]
         [[(0, 1024), (1024, 2048)], [(2048, 3072)]]
     """
+    num_stages = max(stages) + 1
     pieces: list[list[Segment]] = [[] for _ in range(num_stages)]
     whole: list[list[Segment]] = [[] for _ in range(num_stages)]
     places = {place.spec.name: home for place, home in zip(layout.places, homes, strict=True)}
     for segment in layout.segments:
         if segment.place is not None:
-            whole[places[segment.place.spec.name]].append(segment)
+            whole[stages[places[segment.place.spec.name]]].append(segment)
             continue
         for (home, _), blocks in groupby(_blocks(layout, homes, segment), key=lambda block: block[1]):
             starts = [start for start, _ in blocks]
-            pieces[home].append(Segment(group=segment.group, start=starts[0], stop=starts[-1] + BLOCK))
+            pieces[stages[home]].append(Segment(group=segment.group, start=starts[0], stop=starts[-1] + BLOCK))
     found: list[list[Segment]] = []
     for replica in range(num_replicas):
         for stage in range(num_stages):
@@ -204,13 +206,13 @@ def owners_in_stages(
 
 
 def _blocks(layout: FlatLayout, homes: Sequence[int], segment: Segment) -> list[tuple[int, tuple[int, bool]]]:
-    """The blocks of a segment: start, and the first stage that has a parameter in it and whether others have, too."""
+    """The blocks of a segment: start, and the first chunk that has a parameter in it and whether others have, too."""
     found: dict[int, set[int]] = {start: set() for start in range(segment.start, segment.stop, BLOCK)}
     for place, home in zip(layout.places, homes, strict=True):
         for start in range(place.start // BLOCK * BLOCK, place.stop, BLOCK):
             if start in found:
                 found[start].add(home)
-    return [(start, (min(stages, default=0), len(stages) > 1)) for start, stages in found.items()]
+    return [(start, (min(chunks, default=0), len(chunks) > 1)) for start, chunks in found.items()]
 
 
 def _cut(segments: Sequence[Segment], rank: int, world_size: int) -> list[Segment]:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
-from typing import Literal
+from itertools import pairwise
 
 from samestep.errors import UsageError
-
-Schedule = Literal["gpipe", "1f1b"]
+from samestep.plan import schedules
+from samestep.plan.schedules import Schedule
 
 
 @dataclass(frozen=True)
@@ -46,29 +45,56 @@ class Team:
         return rank % self.num_stages
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Where a network's random numbers stand before one of its operations.
+
+    Args:
+        num_modules: Modules that may have drawn some, each counted at every call.
+        calls: How often each module that may draw was called.
+    """
+
+    num_modules: int
+    calls: tuple[int, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stages:
     """How a network is cut.
 
     Args:
-        num_stages: Pieces.
+        num_stages: Ranks of a replica.
+        num_chunks: Pieces that each of them holds.
         schedule: The order of their passes.
-        cuts: Edges by number of stages, 2 .. num_stages: after a death there may be fewer workers than stages.
-        homes: The stage that every parameter belongs to, by name, likewise.
+        cuts: Edges between all chunks by number of stages, 2 .. num_stages: after a death there may be fewer workers
+            than stages.
+        homes: The chunk that every parameter belongs to, by name, likewise.
         room: Bytes that a message between stages takes at most.
         seconds: Of every operation, as measured.
-        num_drawn: Modules that may have drawn random numbers before every operation.
-        begins: What every stage begins with, where there are `num_stages`.
+        drawn: Where random numbers stand before every operation.
+        begins: What every chunk begins with, where there are `num_stages`.
+        evaluates: Whether the network is evaluated in stages, too.
     """
 
     num_stages: int
+    num_chunks: int
     schedule: Schedule
     cuts: Mapping[int, tuple[int, ...]]
     homes: Mapping[int, Mapping[str, int]]
     room: int
     seconds: tuple[float, ...]
-    num_drawn: tuple[int, ...]
+    drawn: tuple[Drawn, ...]
     begins: tuple[str, ...]
+    evaluates: bool
+
+    def chunks_of(self, stage: int, num_stages: int) -> tuple[int, ...]:
+        """The chunks that a stage of so many holds."""
+        return schedules.chunks_of(self.schedule, num_stages=num_stages, num_chunks=self.num_chunks, stage=stage)
+
+    def stages_of(self, num_stages: int) -> tuple[int, ...]:
+        """The stage of so many that holds each chunk."""
+        numbers = range(num_stages * self.num_chunks)
+        return tuple(schedules.stage_of(self.schedule, num_stages=num_stages, chunk=number) for number in numbers)
 
 
 def team_of(num_workers: int, num_stages: int) -> Team:
@@ -79,42 +105,6 @@ def team_of(num_workers: int, num_stages: int) -> Team:
     """
     num_stages = min(num_stages, num_workers)
     return Team(num_workers // num_stages, num_stages)
-
-
-@dataclass(frozen=True)
-class Action:
-    """A pass of one of a replica's microbatches, counted from 0, through one stage."""
-
-    is_forward: bool
-    number: int
-
-
-def actions(schedule: Schedule, *, num_stages: int, stage: int, num_microbatches: int) -> tuple[Action, ...]:
-    """What a stage does in a round, in order; backward passes always in the order of the microbatches.
-
-    ``gpipe``: all forward passes, then all backward passes (Huang et al., 2019). ``1f1b``: as soon as the first
-    microbatch has come back, one backward pass after every forward pass, so that a stage never holds more than
-    ``num_stages - stage`` microbatches' activations (Narayanan et al., "PipeDream", 2019, without its stale weights).
-
-    >>> "".join("F" if each.is_forward else "B" for each in actions("1f1b", num_stages=2, stage=0, num_microbatches=3))
-    'FFBFBB'
-    """
-    first = num_microbatches if schedule == "gpipe" else min(num_stages - stage, num_microbatches)
-    forward = [Action(is_forward=True, number=number) for number in range(num_microbatches)]
-    backward = [Action(is_forward=False, number=number) for number in range(num_microbatches)]
-    steady = chain.from_iterable(zip(backward, forward[first:], strict=False))
-    return (*forward[:first], *steady, *backward[num_microbatches - first :])
-
-
-def bubble_frac(num_stages: int, num_microbatches: int) -> float:
-    """The share of a round in which a stage has nothing to do, where all stages take equally long.
-
-    The same for ``gpipe`` and ``1f1b``: (P - 1) / (m + P - 1).
-
-    >>> bubble_frac(2, 3)
-    0.25
-    """
-    return (num_stages - 1) / (num_microbatches + num_stages - 1)
 
 
 def balanced(costs: Sequence[float], edges: Sequence[int], num_stages: int) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from samestep.host.cores import num_cores
 from samestep.optim import catalog
 from samestep.optim.rules import BatchChange, Rates
 from samestep.plan.batch import LastBatch, default_microbatch
-from samestep.plan.pipeline import Schedule
+from samestep.plan.schedules import Schedule, check_chunks
 from samestep.run.types import check_types
 
 Workers = int | Literal["auto"]
@@ -129,10 +129,14 @@ class Settings(NumericSettings):
     """Pieces that the network is cut into, one worker each; the workers are a multiple of it."""
 
     schedule: Schedule | None = None
-    """Order of the stages' passes: 1f1b (few activations in memory) or gpipe."""
+    """Order of the stages' passes: 1f1b (few activations in memory), gpipe, interleaved or zbv (shorter waits, with
+    more exchanges)."""
+
+    chunks: int | None = None
+    """Pieces of the network that every stage holds: 2 or more with interleaved (default 2), 2 with zbv, else 1."""
 
     cut: str | None = None
-    """Modules that begin the second, third, ... stage, comma separated; default: measured times are balanced."""
+    """Modules that begin the second, third, ... piece, comma separated; default: measured times are balanced."""
 
     noise_scale: NoiseLooks | None = None
     """One step of so many is looked at for the noise scale, which estimates the critical batch; default 16; or off."""
@@ -196,6 +200,7 @@ class Config:
     backprop: Backprop
     stages: int
     schedule: Schedule
+    chunks: int
     cut: str | None
     noise_scale: NoiseLooks
     evaluate_every: int | None
@@ -211,7 +216,7 @@ class Config:
     profile: Path | None
 
     def __post_init__(self) -> None:
-        for name in ("global_batch", "microbatch", "threads_per_worker", "workers", "stages"):
+        for name in ("global_batch", "microbatch", "threads_per_worker", "workers", "stages", "chunks"):
             _at_least(name, getattr(self, name), 1)
         for name in ("base_batch", "evaluate_every", "width", "depth", "steps", "shuffle_block"):
             if getattr(self, name) is not None:
@@ -245,6 +250,8 @@ class Config:
             raise UsageError(f"deadline_s={self.deadline_s:g} is not a finite number above 0")
         if self.engine == "group" and self.stages > 1:
             raise UsageError(f"stages={self.stages} work in shared memory so far; take engine='shared', or stages=1")
+        if self.stages > 1 or self.chunks > 1:
+            check_chunks(self.schedule, self.chunks)
 
     @property
     def rates(self) -> Rates:
@@ -345,6 +352,8 @@ def resolve(settings: Settings, recipe: Mapping[str, Any]) -> Config:
     if values["microbatch"] is None:
         values["microbatch"] = default_microbatch(values["global_batch"])
     _at_least("microbatch", values["microbatch"], 1)
+    if values["chunks"] is None:
+        values["chunks"] = 2 if values["schedule"] in ("interleaved", "zbv") else 1
     if values["workers"] == "auto":
         most = num_cores() if sys.platform != "win32" else 1
         _at_least("stages", values["stages"], 1)

@@ -10,7 +10,8 @@ from samestep.engine.survey import Layer, survey
 from samestep.host.cores import num_cores
 from samestep.plan.allotment import Allotment, allot
 from samestep.plan.layout import Segment
-from samestep.plan.pipeline import Schedule, team_of
+from samestep.plan.pipeline import team_of
+from samestep.plan.schedules import Schedule
 from samestep.run.config import Backprop, Settings, resolve
 from samestep.run.prepare import Choices, prepare, world_size_of
 from samestep.run.workload import Workload
@@ -34,7 +35,7 @@ class Outline:
         helpers: Threads beside each worker's training thread.
         backprop: How weight gradients are computed.
         schedule: Of the stages' passes; None where there is one stage.
-        stage_begins: What every stage begins with; empty where there is one.
+        stage_begins: What every piece of the network begins with; empty where there is one stage.
         allotments: What each worker does.
         layers: Under concurrent back-propagation: which layers run how; None otherwise.
     """

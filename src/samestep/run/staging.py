@@ -33,6 +33,7 @@ def staged(job: Job, config: Config) -> Stages:
         graph,
         found,
         num_stages=config.stages,
+        num_chunks=config.chunks,
         schedule=config.schedule,
         names=names,
         is_autocast=config.precision == "bf16",

@@ -79,6 +79,64 @@ def test_a_view_is_changed_with_what_it_is_a_view_of() -> None:
     assert found.edges == (3,)
 
 
+class Twice(nn.Module):
+    """Normalises with the same buffers before and behind a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.norm = nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.c(self.norm(self.b(self.norm(self.a(x)))))
+        return scores
+
+
+def test_no_cut_lies_between_two_changes_of_the_same_buffers() -> None:
+    graph, found = looked_at(Twice(), torch.randn(5, 4))
+    assert [graph.name(edge) for edge in found.edges] == ["norm", "c"]
+    assert [graph.name(edge) for edge in looked_at(Twice().eval(), torch.randn(5, 4))[1].edges] == [
+        "norm",
+        "b",
+        "norm",
+        "c",
+    ]
+
+
+class Switching(nn.Module):
+    """Runs another layer when it is evaluated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.a(x) if self.training else self.b(x)
+        return scores
+
+
+class DrawingItself(nn.Module):
+    """Drops out in its own forward pass: in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(self.a(x), 0.5, self.training)
+
+
+def test_what_is_evaluated_otherwise_is_not_evaluated_in_stages() -> None:
+    assert cutting.evaluates(traced(Skipping()))
+    assert not cutting.evaluates(traced(Switching()))
+    model, x = DrawingItself(), torch.randn(2, 4)
+    assert cutting.evaluates(traced(model))
+    graph = traced(model, is_training=False)
+    values = {graph.inputs[0]: x}
+    graph.run(values, 0, len(graph.operations))
+    assert torch.equal(graph.output(values), model.eval()(x))
+
+
 def test_looking_leaves_no_trace() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 2)).eval()
     before = {name: values.clone() for name, values in model.state_dict().items()}
@@ -86,7 +144,7 @@ def test_looking_leaves_no_trace() -> None:
     assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-    assert len(found.seconds) == len(graph.operations) == len(found.num_drawn)
+    assert len(found.seconds) == len(graph.operations) == len(found.drawn)
     assert all(each > 0 for each in found.seconds)
 
 

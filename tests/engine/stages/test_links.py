@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import threading
+from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor
 
 from samestep.engine import signals
-from samestep.engine.signals import SIGNAL_WORDS, Patience
+from samestep.engine.signals import SIGNAL_WORDS, Patience, Signal
 from samestep.engine.stages import links
 from samestep.engine.stages.links import Neighbours, neighbours
 
 
 def pair(num_bytes: int, num_messages: int = 2) -> tuple[Neighbours, Neighbours]:
     """Both ends of the links between two stages."""
-    words = torch.zeros(2, 2, 2, SIGNAL_WORDS, dtype=torch.int64)
-    rooms = torch.zeros(2, 2, num_messages, num_bytes, dtype=torch.uint8)
+    words = torch.zeros(2, 1, 2, 2, SIGNAL_WORDS, dtype=torch.int64)
+    rooms = torch.zeros(2, 1, 2, num_messages, num_bytes, dtype=torch.uint8)
     signals.reset(words)
     patience = Patience(has_own_core=False, check=lambda: None, timeout_s=20.0)
-    first, second = (
-        neighbours(words, rooms, rank=rank, place=(rank, 2), wait=lambda signal: patience.take(signal, lambda: "x"))
+    (first,), (second,) = (
+        neighbours(
+            words, rooms, rank=rank, stage=rank, stages=(0, 1), wait=lambda signal: patience.take(signal, lambda: "x")
+        )
         for rank in (0, 1)
     )
     return first, second
+
+
+def wait(signal: Signal) -> None:
+    """There is nothing to wait for."""
+    assert signal.try_take()
 
 
 TENSORS = {
@@ -95,3 +103,72 @@ def test_a_fast_sender_waits_for_room() -> None:
         assert found.tolist() == [float(number)] * 8
         assert len(sent) <= number + 4
     thread.join()
+
+
+@pytest.mark.parametrize("num_messages", [1, 2, 5])
+def test_what_is_larger_than_a_room_goes_through_several(num_messages: int) -> None:
+    sent = [torch.randn(100, 7), torch.randn(65)[1:].requires_grad_()]
+    first, second = pair(num_bytes=512, num_messages=num_messages)
+    sender, receiver = first.to_behind, second.from_before
+    assert sender is not None
+    assert receiver is not None
+
+    def send() -> None:
+        for _ in range(3):
+            sender.send([*sent, None])
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    for _ in range(3):
+        *found, nothing = receiver.receive(3)
+        assert nothing is None
+        for wanted, tensor in zip(sent, found, strict=True):
+            assert tensor is not None
+            assert torch.equal(tensor, wanted)
+            assert tensor.requires_grad == wanted.requires_grad
+            assert tensor.data_ptr() % 64 == wanted.data_ptr() % 64
+    thread.join()
+
+
+def test_chunks_of_one_rank_hand_over_without_copies() -> None:
+    """The turn of a V: the second and the third chunk are on the second rank."""
+    words = torch.zeros(2, 2, 2, 2, SIGNAL_WORDS, dtype=torch.int64)
+    rooms = torch.zeros(2, 2, 2, 2, 4096, dtype=torch.uint8)
+    signals.reset(words)
+    going, coming = neighbours(words, rooms, rank=1, stage=1, stages=(0, 1, 1, 0), wait=wait)
+    assert going.to_behind is coming.from_before
+    assert going.from_behind is coming.to_before
+    sent = torch.randn(3, 4).requires_grad_() * 2
+    assert going.to_behind is not None
+    assert coming.from_before is not None
+    going.to_behind.send([sent, None])
+    found, nothing = coming.from_before.receive(2)
+    assert nothing is None
+    assert found is not None
+    assert (found.is_leaf, found.requires_grad, found._is_view()) == (True, True, True)
+    assert found.data_ptr() == sent.data_ptr()
+
+
+def test_every_chunk_has_links_of_its_own() -> None:
+    """Two replicas of two stages with two chunks each, in turn: what one sends, only its neighbour gets."""
+    words = torch.zeros(4, 2, 2, 2, SIGNAL_WORDS, dtype=torch.int64)
+    rooms = torch.zeros(4, 2, 2, 2, 4096, dtype=torch.uint8)
+    signals.reset(words)
+    found = [neighbours(words, rooms, rank=n, stage=n % 2, stages=(0, 1, 0, 1), wait=wait) for n in range(4)]
+    for replica in (0, 1):
+        chunks = [found[2 * replica + chunk % 2][chunk // 2] for chunk in range(4)]
+        for number, (before, behind) in enumerate(pairwise(chunks)):
+            assert before.to_behind is not None
+            assert behind.to_before is not None
+            before.to_behind.send([torch.tensor([replica, number])])
+            behind.to_before.send([torch.tensor([replica, -number])])
+    for replica in (0, 1):
+        chunks = [found[2 * replica + chunk % 2][chunk // 2] for chunk in range(4)]
+        for number, (before, behind) in enumerate(pairwise(chunks)):
+            assert behind.from_before is not None
+            assert before.from_behind is not None
+            (values,), (gradients,) = behind.from_before.receive(1), before.from_behind.receive(1)
+            assert values is not None
+            assert gradients is not None
+            assert [values.tolist(), gradients.tolist()] == [[replica, number], [replica, -number]]
+        assert chunks[0].from_before is chunks[0].to_before is chunks[3].to_behind is chunks[3].from_behind is None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from functools import partial, reduce
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,20 @@ Seen = Callable[[Callable[..., Any], Sequence[Any], Mapping[str, Any], Decision,
 """Told of a call in a forward pass: function, arguments, options, what was decided, and the output."""
 
 
+class Takers(Protocol):
+    """Who is given tasks."""
+
+    def give(self, task: Task[Any]) -> None:
+        """Leave a task to them."""
+
+    def finish(self) -> None:
+        """Return when all tasks are done."""
+
+
+Deferred = tuple[Parameters, bool, Task[Parameters]]
+"""A weight and a bias; whether they were cast; and what gives their gradients."""
+
+
 class Ordinary:
     """Back-propagation as torch does it."""
 
@@ -70,13 +84,21 @@ class Concurrent:
         parameters: Those whose gradients may be left to helpers.
         helpers: The threads.
         seen: Told of every call; nobody by default.
+        least_work: Multiplications, below which a layer is left to torch; default: what is worth a thread.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], helpers: Helpers, seen: Seen | None = None) -> None:
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        helpers: Takers,
+        seen: Seen | None = None,
+        least_work: int | None = None,
+    ) -> None:
         self._parameters = {id(parameter): parameter for parameter in parameters}
+        self._least_work = _WORTH_A_THREAD if least_work is None else least_work
         self._shared: set[int] = set()
         self._helpers = helpers
-        self._deferred: list[tuple[Parameters, bool, Task[Parameters]]] = []
+        self._deferred: list[Deferred] = []
         self._targets: dict[int, Tensor] = {}
         self.watch = Watch(self, seen)
         """A context for a forward pass, the layers of which are noticed."""
@@ -104,7 +126,7 @@ class Concurrent:
             return None, Left.FORM
         if call is None:
             return None, Left.FORM
-        if call.work() < _WORTH_A_THREAD:
+        if call.work() < self._least_work:
             return call, Left.SMALL
         return call, self._why_not(call.weight) or (None if call.bias is None else self._why_not(call.bias))
 
@@ -114,6 +136,15 @@ class Concurrent:
         task = Task(partial(call.weight_gradients, gradient, weight, bias))
         self._deferred.append((parameters, call.weight.dtype != parameters[0].dtype, task))
         self._helpers.give(task)
+
+    def take(self) -> list[Deferred]:
+        """What was left to the helpers since the last time; it does not belong to this microbatch any more."""
+        taken, self._deferred = self._deferred, []
+        return taken
+
+    def put(self, taken: Sequence[Deferred]) -> None:
+        """What was taken belongs to this microbatch."""
+        self._deferred += taken
 
     def finish(self) -> bool:
         """Wait for the helpers, and give the parameters their gradients.

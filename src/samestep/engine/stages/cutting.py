@@ -19,10 +19,12 @@ from torch import Tensor, fx, nn
 from samestep import torch_private
 from samestep.engine.randomness import KeyedRandomness
 from samestep.engine.stages import links
-from samestep.engine.stages.graph import Graph, Values
-from samestep.engine.stages.stage import homes, shared
+from samestep.engine.stages.chunk import homes, shared
+from samestep.engine.stages.graph import Graph, Values, traced
 from samestep.errors import UsageError
 from samestep.plan import pipeline
+from samestep.plan.pipeline import Drawn
+from samestep.plan.schedules import Schedule
 
 _FEWEST_ROUNDS, _MOST_ROUNDS, _ENOUGH_S = 3, 30, 0.7
 """Rounds of measuring; between the fewest and the most, none begins when so many seconds have passed."""
@@ -38,13 +40,13 @@ class Measured:
         seconds: Of the forward and backward pass of every operation.
         edges: Where the network can be cut: edge e lies before operation e.
         num_bytes: What crosses each of these edges, in memory.
-        num_drawn: Modules that may have drawn random numbers before every operation.
+        drawn: Where random numbers stand before every operation.
     """
 
     seconds: tuple[float, ...]
     edges: tuple[int, ...]
     num_bytes: Mapping[int, int]
-    num_drawn: tuple[int, ...]
+    drawn: tuple[Drawn, ...]
 
 
 def measured(graph: Graph, inputs: Sequence[Tensor], autocast: Autocast) -> Measured:
@@ -55,24 +57,25 @@ def measured(graph: Graph, inputs: Sequence[Tensor], autocast: Autocast) -> Meas
         inputs: Of a microbatch.
         autocast: What a forward pass runs in.
     """
-    kept = [(buffer, buffer.clone()) for buffer in graph.module.buffers()]
+    kept = {name: (buffer, buffer.clone()) for name, buffer in graph.module.named_buffers()}
     try:
-        values, changed, num_drawn = _run_whole(graph, inputs, autocast)
+        values, changed, drawn = _run_whole(graph, inputs, autocast)
+        shared = _shared_buffers(graph, kept)
         rounds = _rounds(graph, values, changed, autocast)
     finally:
         with torch.no_grad():
-            for buffer, before in kept:
+            for buffer, before in kept.values():
                 buffer.copy_(before)
         for parameter in graph.module.parameters():
             parameter.grad = None
-    edges, drawn = {}, _undetermined(graph, num_drawn)
+    edges, refused = {}, shared | _undetermined(graph, [each.num_modules for each in drawn])
     for edge in range(1, len(graph.operations)):
         crossing = [values[node] for node in graph.crossing(edge)]
         is_between = any(made < edge <= used for made, used in changed)
         are_sent = all(map(_can_cross, crossing))
-        if crossing and are_sent and not is_between and edge not in drawn:
+        if crossing and are_sent and not is_between and edge not in refused:
             edges[edge] = links.num_bytes(crossing)
-    return Measured(tuple(map(median, zip(*rounds, strict=True))), tuple(edges), edges, num_drawn)
+    return Measured(tuple(map(median, zip(*rounds, strict=True))), tuple(edges), edges, drawn)
 
 
 def _can_cross(value: Any) -> bool:
@@ -82,10 +85,10 @@ def _can_cross(value: Any) -> bool:
 
 def _run_whole(
     graph: Graph, inputs: Sequence[Tensor], autocast: Autocast
-) -> tuple[dict[fx.Node, Any], list[tuple[int, int]], tuple[int, ...]]:
-    """All values; who changes a value in place: (operation that made it, operation that changes it); `num_drawn`."""
+) -> tuple[dict[fx.Node, Any], list[tuple[int, int]], tuple[Drawn, ...]]:
+    """All values; who changes a value in place: (operation that made it, operation that changes it); `drawn`."""
     values: Values = dict(zip(graph.inputs, inputs, strict=True))
-    changed, num_drawn = [], []
+    changed, drawn = [], []
     randomness = KeyedRandomness(graph.module, 0)
     randomness.begin(0, 0, 0)
     made: dict[int, int] = {}  # by memory: a view is changed with what it is a view of
@@ -93,7 +96,7 @@ def _run_whole(
         for number, operation in enumerate(graph.operations):
             tensors = [each for node in operation.all_input_nodes for each in _tensors(values[node])]
             before = [tensor._version for tensor in tensors]
-            num_drawn.append(randomness.num_drawn)
+            drawn.append(randomness.drawn)
             graph.run(values, number, number + 1)
             for tensor in _tensors(values[operation]):
                 made.setdefault(tensor.untyped_storage().data_ptr(), number)
@@ -103,7 +106,7 @@ def _run_whole(
                 if tensor._version != version
             ]
     randomness.close()
-    return dict(values), changed, tuple(num_drawn)
+    return dict(values), changed, tuple(drawn)
 
 
 def _undetermined(graph: Graph, num_drawn: Sequence[int]) -> set[int]:
@@ -112,6 +115,17 @@ def _undetermined(graph: Graph, num_drawn: Sequence[int]) -> set[int]:
     for number in graph.drawing:
         found |= {edge for edge in range(number + 1, len(num_drawn)) if num_drawn[edge] == num_drawn[number]}
     return found
+
+
+def _shared_buffers(graph: Graph, kept: Mapping[str, tuple[Tensor, Tensor]]) -> set[int]:
+    """Edges between two uses of a buffer that the forward pass has changed: the second one begins with the change."""
+    uses: dict[str, list[int]] = {}
+    for name, (buffer, before) in kept.items():
+        if not torch.equal(graph.module.get_buffer(name), before):
+            uses[name] = [
+                n for n in range(len(graph.operations)) if any(each is buffer for each in graph.buffers(n, n + 1))
+            ]
+    return {edge for numbers in uses.values() if numbers for edge in range(numbers[0] + 1, numbers[-1] + 1)}
 
 
 def _rounds(
@@ -165,7 +179,8 @@ def cut(
     found: Measured,
     *,
     num_stages: int,
-    schedule: pipeline.Schedule,
+    num_chunks: int = 1,
+    schedule: Schedule,
     names: Sequence[str],
     is_autocast: bool,
 ) -> pipeline.Stages:
@@ -174,25 +189,20 @@ def cut(
     Args:
         graph: The network.
         found: What is known of it.
-        num_stages: Pieces.
+        num_stages: Of a replica.
+        num_chunks: Pieces that each of them holds.
         schedule: The order of their passes.
-        names: Modules that begin the second, third, ... stage; empty: the measured times are balanced.
+        names: Modules that begin the second, third, ... piece; empty: the measured times are balanced.
         is_autocast: Whether operations run in another dtype than the parameters'.
 
     Raises:
         UsageError: It cannot be cut into so many, or not there; the line says what would work.
     """
-    most = len(found.edges) + 1
-    if num_stages > most:
-        where = f"in {most} pieces at most" if found.edges else "nowhere"
-        raise UsageError(
-            f"stages={num_stages}, and this network can be cut {where} (it has {len(graph.operations)} operations, and "
-            f"what crosses a cut must be tensors without gaps); take stages={most} or less"
-        )
+    _check_number(graph, found, num_stages, num_chunks)
     counts = range(2, num_stages + 1)
-    cuts = {count: pipeline.balanced(found.seconds, found.edges, count) for count in counts}
+    cuts = {count: pipeline.balanced(found.seconds, found.edges, count * num_chunks) for count in counts}
     if names:
-        cuts[num_stages] = _named(graph, found, num_stages, names)
+        cuts[num_stages] = _named(graph, found, num_stages * num_chunks, names)
     room = max(
         found.num_bytes[edge] + links.num_bytes(shared(graph, edge)) for edges in cuts.values() for edge in edges
     )
@@ -200,20 +210,43 @@ def cut(
         _check_shared(graph, edges, is_autocast=is_autocast)
     return pipeline.Stages(
         num_stages=num_stages,
+        num_chunks=num_chunks,
         schedule=schedule,
+        evaluates=evaluates(graph),
         cuts=cuts,
         homes={count: homes(graph, edges) for count, edges in cuts.items()},
         room=room,
         seconds=found.seconds,
-        num_drawn=found.num_drawn,
+        drawn=found.drawn,
         begins=tuple(graph.name(edge) for edge in (0, *cuts[num_stages])),
     )
 
 
-def _named(graph: Graph, found: Measured, num_stages: int, names: Sequence[str]) -> tuple[int, ...]:
-    if len(names) != num_stages - 1:
+def evaluates(graph: Graph) -> bool:
+    """Whether the network can be cut at the same edges when it is evaluated: it runs the same operations."""
+    try:
+        return graph.resembles(traced(graph.module, is_training=False))
+    except UsageError:
+        return False
+
+
+def _check_number(graph: Graph, found: Measured, num_stages: int, num_chunks: int) -> None:
+    most = len(found.edges) + 1
+    if num_stages * num_chunks <= most:
+        return
+    where = f"in {most} pieces at most" if found.edges else "nowhere"
+    asked = f"stages={num_stages}" if num_chunks == 1 else f"stages={num_stages} with chunks={num_chunks}"
+    wayout = f"stages={most // num_chunks} or less" if num_chunks == 1 or most >= 2 * num_chunks else "schedule='1f1b'"
+    raise UsageError(
+        f"{asked}, and this network can be cut {where} (it has {len(graph.operations)} operations, and "
+        f"what crosses a cut must be tensors without gaps); take {wayout}"
+    )
+
+
+def _named(graph: Graph, found: Measured, num_pieces: int, names: Sequence[str]) -> tuple[int, ...]:
+    if len(names) != num_pieces - 1:
         raise UsageError(
-            f"cut names {len(names)} modules ({', '.join(names)}), and stages={num_stages} has {num_stages - 1} cuts"
+            f"cut names {len(names)} modules ({', '.join(names)}), and {num_pieces} pieces have {num_pieces - 1} cuts"
         )
     modules = {name: edge for edge in reversed(found.edges) for name in _prefixes(graph.operations[edge])}
     missing = next((name for name in names if name not in modules), None)
@@ -238,21 +271,21 @@ def _prefixes(operation: fx.Node) -> list[str]:
 
 
 def _check_shared(graph: Graph, edges: Sequence[int], *, is_autocast: bool) -> None:
-    """Of a weight that several stages use, only the last of them may use it more than once; with autocast, none may.
+    """Of a weight that several pieces use, only the last of them may use it more than once; with autocast, none may.
 
-    Its gradient is a sum over its uses in the order of the backward pass, and goes from stage to stage. Autocast adds
+    Its gradient is a sum over its uses in the order of the backward pass, and goes from piece to piece. Autocast adds
     in the dtype of the one copy that it keeps for all uses.
     """
     if is_autocast and any(shared(graph, edge) for edge in edges):
         raise UsageError(
-            "two stages use the same weight, and precision='bf16' adds the gradients of its uses in bfloat16 where one "
-            "worker holds both; take precision='fp32', or cut so that one stage has all its uses"
+            "two pieces use the same weight, and precision='bf16' adds the gradients of its uses in bfloat16 where one "
+            "worker holds both; take precision='fp32', or cut so that one piece has all its uses"
         )
     for number, ranges in enumerate(pipeline.ranges(edges, len(graph.operations))):
         later = {id(each) for each in graph.parameters(ranges[1], len(graph.operations))}
         used: list[nn.Parameter] = [each for each in graph.parameters(*ranges) if id(each) in later]
         if len({id(each) for each in used}) < len(used):
             raise UsageError(
-                f"stage {number} uses a weight more than once that a later stage uses too, and the order of the sum "
+                f"piece {number} uses a weight more than once that a later one uses too, and the order of the sum "
                 "would change; cut elsewhere, or take fewer stages"
             )

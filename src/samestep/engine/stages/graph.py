@@ -81,6 +81,10 @@ class Graph:
             if operation.op == "call_module":
                 yield from self._module_of(operation).buffers()
 
+    def resembles(self, other: Graph) -> bool:
+        """Whether another graph is the same chain, but for constants: so it is cut at the same edges."""
+        return _shape(self) == _shape(other)
+
     def name(self, number: int) -> str:
         """What an operation is called: the module's name where it is one."""
         operation = self.operations[number]
@@ -107,8 +111,8 @@ class Graph:
         return getattr(self.module.get_submodule(path), name)
 
 
-def traced(module: nn.Module) -> Graph:
-    """The chain of a module's operations.
+def traced(module: nn.Module, *, is_training: bool = True) -> Graph:
+    """The chain of a module's operations, in training or in evaluation.
 
     Raises:
         UsageError: It cannot be traced.
@@ -116,7 +120,7 @@ def traced(module: nn.Module) -> Graph:
     if module._forward_hooks or module._forward_pre_hooks:
         raise UsageError("the network has hooks on itself, and stages run its parts alone; put them on its layers")
     was_training = module.training
-    module.train()
+    module.train(is_training)
     try:
         return _traced(module)
     finally:
@@ -146,6 +150,12 @@ def _chain(module: nn.Module, graph: fx.Graph) -> Graph:
         tuple(node for node in nodes if node.op not in ("placeholder", "output")),
         next(node.args[0] for node in nodes if node.op == "output"),
     )
+
+
+def _shape(graph: Graph) -> tuple[Any, ...]:
+    numbers = {node: number for number, node in enumerate((*graph.inputs, *graph.operations))}
+    chain = [(node.op, node.target, [numbers[each] for each in node.all_input_nodes]) for node in graph.operations]
+    return chain, fx.map_arg(graph.result, numbers.__getitem__)
 
 
 class _Tracer(fx.Tracer):

@@ -1,4 +1,4 @@
-"""Links: how tensors travel between neighbouring stages of one machine, through shared memory.
+"""Links: how tensors travel between neighbouring chunks, through the shared memory of one machine.
 
 A link has one sender and one receiver and room for a few messages, which are used in turn. What arrives has the values,
 the layout and the alignment of what was sent: the bits of what is computed from it depend on all three.
@@ -7,8 +7,10 @@ the layout and the alignment of what was sent: the bits of what is computed from
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -40,12 +42,14 @@ def span(tensor: Tensor) -> int:
     return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
-def num_bytes(tensors: Sequence[Tensor]) -> int:
+def num_bytes(tensors: Sequence[Tensor | None]) -> int:
     """Room for a message of such tensors, whatever boundary they start at."""
-    return sum(
-        _HEADER_WORDS * 8 + 2 * ALIGNMENT_BYTES + round_up(each.element_size() * max(each.numel(), span(each)), 64)
-        for each in tensors
-    )
+    found = ALIGNMENT_BYTES
+    for each in tensors:
+        found += _HEADER_WORDS * 8
+        if each is not None:
+            found += 2 * ALIGNMENT_BYTES + round_up(each.element_size() * max(each.numel(), span(each)), 64)
+    return found
 
 
 def can_travel(tensor: Tensor) -> bool:
@@ -54,13 +58,23 @@ def can_travel(tensor: Tensor) -> bool:
     return tensor.dtype in _DTYPES and tensor.dim() <= _MOST_DIMENSIONS and not has_gaps and not tensor.is_sparse
 
 
+class Line(Protocol):
+    """One direction between two chunks."""
+
+    def send(self, tensors: Sequence[Tensor | None]) -> None: ...
+
+    def receive(self, count: int) -> list[Tensor | None]: ...
+
+
 @dataclass
 class Link:
     """One direction between two ranks.
 
+    A message that is larger than a room goes through several of them.
+
     Args:
-        filled: Raised by the sender, once a message.
-        emptied: Raised by the receiver, once a message.
+        filled: Raised by the sender, once a room.
+        emptied: Raised by the receiver, once a room.
         rooms: Memory of the messages, shape (messages, bytes), uint8.
         wait: Returns when a signal could be taken.
     """
@@ -73,70 +87,134 @@ class Link:
 
     def send(self, tensors: Sequence[Tensor | None]) -> None:
         """Copy tensors into the next room; wait for it where all are full."""
-        if self._number >= len(self.rooms):
-            self.wait(self.emptied)
-        room = self.rooms[self._number % len(self.rooms)]
-        self._number += 1
-        at = 0
-        for tensor in tensors:
-            at = _write(room, at, tensor)
-        self.filled.post()
+        size = num_bytes(tensors)
+        if size <= self.rooms.shape[1]:
+            self._write_all(self._free_room(), tensors, 0)
+            self.filled.post()
+            return
+        message = _memory(size, 0)
+        self._write_all(message, tensors, size)
+        for part in torch.split(message, self.rooms.shape[1]):
+            self._free_room()[: len(part)].copy_(part)
+            self.filled.post()
 
     def receive(self, count: int) -> list[Tensor | None]:
         """Wait for the next message; its tensors in memory of their own."""
+        room = self._full_room()
+        size = int(room[:8].view(torch.int64)[0])
+        if size == 0:
+            found = self._read_all(room, count)
+            self.emptied.post()
+            return found
+        message = _memory(size, 0)
+        for number, part in enumerate(torch.split(message, self.rooms.shape[1])):
+            part.copy_((room if number == 0 else self._full_room())[: len(part)])
+            self.emptied.post()
+        return self._read_all(message, count)
+
+    def _free_room(self) -> Tensor:
+        if self._number >= len(self.rooms):
+            self.wait(self.emptied)
+        return self._next_room()
+
+    def _full_room(self) -> Tensor:
         self.wait(self.filled)
+        return self._next_room()
+
+    def _next_room(self) -> Tensor:
         room = self.rooms[self._number % len(self.rooms)]
         self._number += 1
+        return room
+
+    @staticmethod
+    def _write_all(room: Tensor, tensors: Sequence[Tensor | None], size: int) -> None:
+        """Write a message behind its size, which is 0 where it fits into one room."""
+        room[:8].view(torch.int64)[0] = size
+        at = ALIGNMENT_BYTES
+        for tensor in tensors:
+            at = _write(room, at, tensor)
+
+    @staticmethod
+    def _read_all(room: Tensor, count: int) -> list[Tensor | None]:
         found: list[Tensor | None] = []
-        at = 0
+        at = ALIGNMENT_BYTES
         for _ in range(count):
             tensor, at = _read(room, at)
             found.append(tensor)
-        self.emptied.post()
+        return found
+
+
+@dataclass
+class Handover:
+    """One direction between two chunks of the same rank: nothing is copied."""
+
+    _messages: deque[list[Tensor | None]] = field(default_factory=deque)
+
+    def send(self, tensors: Sequence[Tensor | None]) -> None:
+        """Hand tensors over without their graphs."""
+        self._messages.append([None if each is None else _leaf(each) for each in tensors])
+
+    def receive(self, count: int) -> list[Tensor | None]:
+        """The next message."""
+        found = self._messages.popleft()
+        assert len(found) == count
         return found
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """A stage's links.
+    """A chunk's links.
 
     Args:
-        from_before: Values from the stage before; None for the first stage.
+        from_before: Values from the chunk before; None for the first chunk.
         to_before: Their gradients, back.
-        from_behind: Gradients from the stage behind; None for the last stage.
+        from_behind: Gradients from the chunk behind; None for the last chunk.
         to_behind: Values for it.
     """
 
-    from_before: Link | None
-    to_before: Link | None
-    from_behind: Link | None
-    to_behind: Link | None
+    from_before: Line | None
+    to_before: Line | None
+    from_behind: Line | None
+    to_behind: Line | None
 
 
 def neighbours(
-    words: Tensor, rooms: Tensor, *, rank: int, place: tuple[int, int], wait: Callable[[Signal], None]
-) -> Neighbours:
-    """The links of a rank.
+    words: Tensor, rooms: Tensor, *, rank: int, stage: int, stages: Sequence[int], wait: Callable[[Signal], None]
+) -> tuple[Neighbours, ...]:
+    """The links of a rank, for each of its chunks.
 
     Args:
-        words: Signals of what every rank receives, shape (ranks, 2, 2, SIGNAL_WORDS): values and gradients; filled and
-            emptied.
-        rooms: Memory of it, shape (ranks, 2, messages, bytes), uint8.
-        rank: This rank; the stage behind is the next one.
-        place: Number of its stage, and of how many.
+        words: Signals of what every rank receives for each of its chunks, shape (ranks, chunks, 2, 2, SIGNAL_WORDS):
+            values and gradients; filled and emptied.
+        rooms: Memory of it, shape (ranks, chunks, 2, messages, bytes), uint8.
+        rank: This rank.
+        stage: Which it holds; the stages of a replica are ranks in a row.
+        stages: The stage that holds each chunk of the network.
         wait: Returns when a signal could be taken.
     """
+    lines: dict[tuple[int, int], Line] = {}
 
-    def link(receiver: int, direction: int) -> Link:
-        filled, emptied = (signal_in(each) for each in words[receiver, direction])
-        return Link(filled, emptied, rooms[receiver, direction], wait)
+    def line(sender: int, receiver: int, direction: int) -> Line | None:
+        if not (0 <= sender < len(stages) and 0 <= receiver < len(stages)):
+            return None
+        if (receiver, direction) not in lines:
+            if stages[sender] == stages[receiver]:
+                lines[receiver, direction] = Handover()
+            else:
+                place = rank - stage + stages[receiver], stages[:receiver].count(stages[receiver])
+                filled, emptied = (signal_in(each) for each in words[place][direction])
+                lines[receiver, direction] = Link(filled, emptied, rooms[place][direction], wait)
+        return lines[receiver, direction]
 
-    has_before, has_behind = place[0] > 0, place[0] < place[1] - 1
-    return Neighbours(
-        from_before=link(rank, _VALUES) if has_before else None,
-        to_before=link(rank - 1, _GRADIENTS) if has_before else None,
-        from_behind=link(rank, _GRADIENTS) if has_behind else None,
-        to_behind=link(rank + 1, _VALUES) if has_behind else None,
+    return tuple(
+        Neighbours(
+            from_before=line(chunk - 1, chunk, _VALUES),
+            to_before=line(chunk, chunk - 1, _GRADIENTS),
+            from_behind=line(chunk + 1, chunk, _GRADIENTS),
+            to_behind=line(chunk, chunk + 1, _VALUES),
+        )
+        for chunk, number in enumerate(stages)
+        if number == stage
     )
 
 
@@ -173,6 +251,12 @@ def _read(room: Tensor, at: int) -> tuple[Tensor | None, int]:
     tensor = values.as_strided(shape, strides) if math.prod(shape) else values.new_empty(shape)
     # It has to stay a view: of other leaves autocast keeps one copy for all uses, of an inner value it makes several.
     return tensor.requires_grad_(wants_gradient), round_up(at + size, ALIGNMENT_BYTES)
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    """The same memory without a graph: a view, as `_read` gives it."""
+    values = tensor.detach()
+    return values.as_strided(values.shape, values.stride()).requires_grad_(tensor.requires_grad)
 
 
 def _memory(size: int, shift: int) -> Tensor:

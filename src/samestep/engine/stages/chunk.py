@@ -1,4 +1,4 @@
-"""One stage of a network: which operations, parameters and buffers are its own, and what crosses to its neighbours."""
+"""One chunk of a network: which operations, parameters and buffers are its own, and what crosses to its neighbours."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from samestep.plan.layout import FlatLayout, Range
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A stage.
+class Chunk:
+    """Consecutive operations of a network; a stage holds one chunk, or several.
 
     Args:
         graph: The network.
         start: Its first operation.
         stop: One past its last.
-        part: Its parameters and buffers. What no operation uses belongs to the last stage; a weight that several
-            stages use belongs to the first of them.
-        incoming: Values that the stage before gives.
-        outgoing: Values that the stage behind needs.
-        shared_before: Parameters whose gradients go on to the stage before.
-        shared_behind: Parameters whose gradients come from the stage behind.
+        part: Its parameters and buffers. What no operation uses belongs to the last chunk; a weight that several
+            chunks use belongs to the first of them.
+        incoming: Values that the chunk before gives.
+        outgoing: Values that the chunk behind needs.
+        shared_before: Parameters whose gradients go on to the chunk before.
+        shared_behind: Parameters whose gradients come from the chunk behind.
     """
 
     graph: Graph
@@ -53,12 +53,12 @@ class Stage:
         return self.is_last or any(node in needed for node in self.graph.inputs)
 
 
-def stage_of(graph: Graph, edges: Sequence[int], number: int, layout: FlatLayout, buffers: BufferPlan) -> Stage:
-    """A stage of a network that is cut at some edges."""
+def chunk_of(graph: Graph, edges: Sequence[int], number: int, layout: FlatLayout, buffers: BufferPlan) -> Chunk:
+    """A chunk of a network that is cut at some edges."""
     length = len(graph.operations)
     start, stop = pipeline.ranges(edges, length)[number]
     is_last = stop == length
-    return Stage(
+    return Chunk(
         graph,
         start,
         stop,
@@ -71,7 +71,7 @@ def stage_of(graph: Graph, edges: Sequence[int], number: int, layout: FlatLayout
 
 
 def homes(graph: Graph, edges: Sequence[int]) -> dict[str, int]:
-    """The stage that every parameter belongs to, by name: the first that uses it; the last where none does."""
+    """The chunk that every parameter belongs to, by name: the first that uses it; the last where none does."""
     ranges = pipeline.ranges(edges, len(graph.operations))
     found: dict[int, int] = {}
     for number, (start, stop) in enumerate(ranges):
