@@ -27,7 +27,7 @@ from samestep.plan.layout import check_world_size
 from samestep.plan.order import Order
 from samestep.plan.pipeline import check_team
 from samestep.run import weights
-from samestep.run.config import Config, Settings
+from samestep.run.config import Config, Device, Settings
 from samestep.run.evaluate import judge_for, parse_target
 from samestep.run.workload import Target, Workload
 
@@ -76,6 +76,7 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         UsageError: Something cannot be done as asked.
         DataError: The data are missing or hold what no network can learn from.
     """
+    _check_device(config.device)
     data = _load(workload)
     switches = numerics.read(config.threads_per_worker)
     with numerics.applied(switches), randomness.preserved():
@@ -128,6 +129,13 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
 
         job = replace(job, stages=staging.staged(job, config))
     return Prepared(job, _first_image(job), partial(_numerics, job, loss, choices, config))
+
+
+def _check_device(device: Device) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device='cuda': torch {torch.__version__} finds no GPU on this machine; take device='cpu'")
+    if device == "cuda":
+        raise UsageError("device='cuda': training on a GPU is not built yet; take device='cpu'")
 
 
 def _update(model: nn.Module, parameters: Mapping[str, Tensor], config: Config, choices: Choices) -> state.UpdatePlan:

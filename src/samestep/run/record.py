@@ -59,7 +59,7 @@ class Record:
 
     Args:
         workload: Its name.
-        engine: "solo" (the caller's process) or "shared" (worker processes).
+        engine: "solo" (the caller's process), "shared" (worker processes) or "group" (ranks of torch.distributed).
         workers: How many.
         config: The resolved configuration.
         numerics: What decides the bits.
@@ -72,6 +72,7 @@ class Record:
         wall_s: Seconds from the call to the end.
         startup_s: Seconds from the call to the start of the first step.
         peak_memory_bytes: Of all processes together, proportional shares added; None where the system does not tell.
+        sent_bytes: Under the group engine: what this rank has sent, by exchange.
         weights_sha256: The digest of the trained weights.
         last_loss: Loss of the last step.
         end: "finished" or "stopped".
@@ -92,6 +93,7 @@ class Record:
     wall_s: float = 0.0
     startup_s: float | None = None
     peak_memory_bytes: int | None = None
+    sent_bytes: dict[str, int] | None = None
     weights_sha256: str = ""
     last_loss: float | None = None
     end: str = ""
@@ -172,6 +174,7 @@ class Record:
             "evaluations": [asdict(record) for record in self.evaluations],
             "step_table": self.steps.as_lists(),
             "noise_scale": self.pairs.as_dict() if self.pairs is not None else None,
+            "sent_bytes": self.sent_bytes,
             "breakdown": asdict(self.breakdown) if self.breakdown else None,
         }
         return {**self.summary(), **own}

@@ -373,6 +373,7 @@ class Session:
                 f"stopped by {signal.Signals(self._signal).name} at step {image.step}; {saved}", self._signal
             )
         record = self.record
+        record.sent_bytes = dict(self._engine.wire.sent) if self.others is not None else None
         record.breakdown = breakdown(self._engine.events())
         record.num_samples = job.batches.samples_before(image.step)
         record.last_loss = float(image.decided[LAST_LOSS]) if image.step else None

@@ -28,8 +28,9 @@ from samestep.errors import SamestepError, ToldElsewhere, UsageError, WorkerErro
 _TICK_S = 0.02
 _STORE_TIMEOUT_S = 10.0
 """For a single question to the store."""
-_HEARING_S = 5.0
+_HEARING_S = 10.0
 """How long a rank that cannot begin waits for the cards of those before it, which may have to speak in its place."""
+_SPEAKING_S = 1.0
 _OPEN = "samestep/open"
 
 
@@ -68,11 +69,15 @@ class Meeting:
         self._own = replace(self._own, **said)
         try:
             self.cards = self._open() if self.place.rank == 0 else self._join()
+        except SamestepError:
+            raise
         except (distributed.DistStoreError, RuntimeError) as error:
             raise self._lost_store(error) from None
         troubled = cards.first_error(self.cards)
         if troubled is not None:
-            raise ToldElsewhere(2)
+            if self.place.rank == 0:
+                self._stay(_HEARING_S)
+            self._leave()
         text = cards.difference(self.cards)
         if text is not None:
             self._say(UsageError(text))
@@ -88,7 +93,7 @@ class Meeting:
         first = cards.first_error(self.cards)
         if first is None or first.rank == self.place.rank:
             raise error
-        raise ToldElsewhere(2)
+        self._leave()
 
     def connect(self) -> Wire:
         """Connections to all other ranks.
@@ -155,6 +160,7 @@ class Meeting:
         if not self.store.check([f"{name}/all"]):
             return None
         found = cards.from_text(self.store.get(f"{name}/all").decode())
+        self.store.set(f"{name}/seen/{self.place.rank}", "")
         is_stale = all(card.nonce != self._own.nonce for card in found) and cards.first_error(found) is None
         return None if is_stale else found
 
@@ -164,6 +170,7 @@ class Meeting:
             self.store.set(_OPEN, self.name)
             self.store.set(f"{self.name}/all", cards.as_text([self._own]))
             self.cards = [self._own]
+            self._stay(limit_s)
             return
         until = time.monotonic() + limit_s
         while time.monotonic() < until and not self.cards:
@@ -173,12 +180,20 @@ class Meeting:
     def _say(self, error: SamestepError) -> NoReturn:
         """All ranks know: the first says it, and the others leave it the time to."""
         if self.place.rank == 0:
-            self.store.set(f"{self.name}/said", "")
+            self._stay(_HEARING_S)
             raise error
-        until = time.monotonic() + _HEARING_S
-        while time.monotonic() < until and not self.store.check([f"{self.name}/said"]):
+        self._leave()
+
+    def _stay(self, limit_s: float) -> None:
+        """The store ends with its host: that one waits until the others have read what is in it."""
+        until = time.monotonic() + limit_s
+        keys = [f"{self.name}/seen/{rank}" for rank in range(1, self.place.world_size)]
+        while time.monotonic() < until and not all(self.store.check([key]) for key in keys):
             time.sleep(_TICK_S)
-        time.sleep(0.2)
+
+    def _leave(self) -> NoReturn:
+        """Another rank speaks; torchrun ends all as soon as one has ended, so it gets the time to."""
+        time.sleep(_SPEAKING_S)
         raise ToldElsewhere(2)
 
     def _key(self, rank: int) -> str:

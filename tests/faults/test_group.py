@@ -1,0 +1,212 @@
+"""Ranks of the group engine that die, hang, are stopped, or were not started alike: one says so, and all end."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from samestep.engine.group.meeting import listen
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
+
+NETS = Path(__file__).with_name("nets.py")
+SLEEPY = f"{NETS}:sleepy"
+LIMIT_S = 60.0
+
+
+class Ranks:
+    """Ranks of one run, each a command of its own, as torchrun would start them."""
+
+    def __init__(self) -> None:
+        with listen("127.0.0.1", 0) as free:
+            self.port = free.getsockname()[1]
+        self.started: list[subprocess.Popen[str]] = []
+
+    def start(
+        self, arguments: Sequence[Sequence[str]], variables: Sequence[Mapping[str, str]] | None = None, prefix: str = ""
+    ) -> None:
+        """One rank for each list of arguments."""
+        world_size = len(arguments)
+        for rank, words in enumerate(arguments):
+            own = {"RANK": rank, "WORLD_SIZE": world_size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": self.port}
+            texts = {name: str(value) for name, value in own.items()} | dict(variables[rank] if variables else {})
+            process = subprocess.Popen(
+                [sys.executable, "-m", "samestep", "train", *words],
+                env={**os.environ, **texts},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            self.started.append(process)
+
+    def wait_for(self, text: str) -> None:
+        """Until rank 0 has said it."""
+        stream = self.started[0].stderr
+        assert stream is not None
+        for line in stream:
+            if text in line:
+                return
+        raise AssertionError(f"rank 0 ended before it said {text!r}")
+
+    def ends(self) -> list[tuple[int, str, str]]:
+        """Exit code, stdout and what was said on stderr of every rank."""
+        found = []
+        for process in self.started:
+            out, err = process.communicate(timeout=LIMIT_S)
+            found.append((process.returncode, out, err))
+        return found
+
+    def complaints(self) -> tuple[list[int], list[str]]:
+        """Exit codes, and the lines that begin with our name, of all ranks."""
+        ends = self.ends()
+        for _, _, err in ends:
+            assert "Traceback" not in err, err
+        return [end[0] for end in ends], [
+            line.removeprefix("samestep: ")
+            for *_, err in ends
+            for line in err.splitlines()
+            if line.startswith("samestep: ")
+        ]
+
+    def close(self) -> None:
+        for process in self.started:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def ranks() -> Iterator[Ranks]:
+    found = Ranks()
+    yield found
+    found.close()
+
+
+def digest(out: str) -> str:
+    return next(line.split()[-1] for line in out.splitlines() if line.startswith("weights sha256"))
+
+
+def test_ranks_by_variables_train_the_same_and_only_the_first_speaks(ranks: Ranks) -> None:
+    ranks.start([["digits-mlp", "--steps", "20"]] * 2)
+    (code, out, _), (other_code, other_out, other_err) = ranks.ends()
+    assert (code, other_code, other_out, other_err) == (0, 0, "", "")
+    alone = subprocess.run(
+        [sys.executable, "-m", "samestep", "train", "digits-mlp", "--steps", "20", "--workers", "1"],
+        capture_output=True, text=True, check=True, timeout=LIMIT_S,
+    )  # fmt: skip
+    assert digest(out) == digest(alone.stdout)
+
+
+@pytest.mark.parametrize(
+    ("other", "text"),
+    [
+        (["--seed", "1"], "the ranks do not agree on seed: it is 0 on rank 0"),
+        pytest.param(["--microbatch", "16"], "the ranks do not agree on microbatch: it is 8", marks=pytest.mark.soak),
+    ],
+)
+def test_ranks_that_were_not_started_alike(ranks: Ranks, other: list[str], text: str) -> None:
+    ranks.start([["digits-mlp"], ["digits-mlp", *other]])
+    codes, lines = ranks.complaints()
+    assert codes == [2, 2]
+    assert len(lines) == 1
+    assert lines[0].startswith(text)
+
+
+@pytest.mark.soak
+def test_another_code_of_the_model_is_found(ranks: Ranks, tmp_path: Path) -> None:
+    files = [tmp_path / "a.py", tmp_path / "b.py"]
+    files[0].write_text(NETS.read_text())
+    files[1].write_text(NETS.read_text().replace("return self.net(inputs)", "return self.net(inputs) * 1.5"))
+    assert files[0].read_text() != files[1].read_text()
+    for file in files:
+        (tmp_path / file.stem).mkdir()
+        file.rename(tmp_path / file.stem / "nets.py")
+    ranks.start([[f"{tmp_path / name / 'nets.py'}:short"] for name in ("a", "b")])
+    codes, lines = ranks.complaints()
+    assert codes == [2, 2]
+    assert len(lines) == 1
+    assert lines[0].startswith("the ranks do not agree on the code of the model")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_rank_that_cannot_begin_says_why(ranks: Ranks, rank: int, data_folder: Path) -> None:
+    """As where one host has not the data, or a bad setting."""
+    words = [["fashion-mlp", "--steps", "2"], ["fashion-mlp", "--steps", "2"]]
+    ranks.start(
+        words,
+        [{"SAMESTEP_DATA": "/nowhere" if each == rank else str(data_folder)} for each in (0, 1)],
+    )
+    codes, lines = ranks.complaints()
+    assert codes == [2, 2]
+    assert len(lines) == 1
+    assert "/nowhere" in lines[0]
+
+
+def test_a_rank_that_does_not_come_is_named(ranks: Ranks) -> None:
+    ranks.start([["digits-mlp", "--deadline-s", "3"]], [{"WORLD_SIZE": "2"}])
+    codes, lines = ranks.complaints()
+    assert codes == [1]
+    assert lines[0].startswith("rank 1 did not come within 3 s; here are rank 0")
+
+
+def test_a_wrong_address(ranks: Ranks) -> None:
+    ranks.start([["digits-mlp", "--deadline-s", "2"]], [{"RANK": "1", "WORLD_SIZE": "2"}])
+    codes, lines = ranks.complaints()
+    assert codes == [2]
+    assert "nobody answers at 127.0.0.1" in lines[0]
+
+
+def test_a_port_in_use(ranks: Ranks) -> None:
+    with listen("127.0.0.1", 0) as taken:
+        ranks.start([["digits-mlp"]], [{"WORLD_SIZE": "2", "MASTER_PORT": str(taken.getsockname()[1])}])
+        codes, lines = ranks.complaints()
+    assert codes == [2]
+    assert "cannot listen on 127.0.0.1" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("number", "deadline"),
+    [(signal.SIGKILL, "60"), pytest.param(signal.SIGSTOP, "3", marks=pytest.mark.soak)],
+)
+def test_a_rank_that_dies_or_hangs_is_named(ranks: Ranks, number: int, deadline: str) -> None:
+    ranks.start([[SLEEPY, "--deadline-s", deadline]] * 2)
+    ranks.wait_for("after step 20")
+    ranks.started[1].send_signal(number)
+    start = time.monotonic()
+    _, err = ranks.started[0].communicate(timeout=LIMIT_S)
+    assert time.monotonic() - start < 30
+    assert ranks.started[0].returncode == 1
+    assert "Traceback" not in err
+    line = err.splitlines()[-1]
+    assert re.match(r"samestep: step \d+: the exchange of [a-z]+ ended after .* s without rank 1 \(", line)
+    assert re.search(r"which gives no sign of life and was last in [a-z ]+ of step \d+\. Here: rank 0 \(", line)
+
+
+def test_a_stop_saves_on_every_machine_and_others_go_on_from_the_newest_state(ranks: Ranks, tmp_path: Path) -> None:
+    alone = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}  # each is a machine of its own
+    ranks.start([[SLEEPY, "--checkpoint", str(tmp_path / str(rank))] for rank in range(2)], [alone] * 2)
+    ranks.wait_for("after step 20")
+    ranks.started[1].send_signal(signal.SIGTERM)
+    codes, _ = ranks.complaints()
+    assert codes == [0, 143]
+    states = [list((tmp_path / str(rank)).glob("step-*.json")) for rank in range(2)]
+    assert [len(found) for found in states] == [1, 1]
+    assert states[0][0].name == states[1][0].name
+    # The first machine is lost, and two new ones have come: only rank 1 has a state.
+    again = Ranks()
+    folders = [tmp_path / name for name in ("new", "1", "newer")]
+    again.start([[SLEEPY, "--resume", "--checkpoint", str(folder)] for folder in folders], [alone] * 3)
+    (code, out, err), *others = again.ends()
+    again.close()
+    assert (code, [other[0] for other in others]) == (0, [0, 0])
+    assert f"from step {int(states[1][0].stem[5:])}" in err
+    command = [sys.executable, "-m", "samestep", "train", SLEEPY, "--workers", "1"]
+    undisturbed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT_S)
+    assert digest(out) == digest(undisturbed.stdout)

@@ -1,0 +1,259 @@
+"""The group engine: ranks without shared memory train the same network, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from samestep.engine.loop import EvaluationRecord
+from samestep.errors import NonFiniteError, UsageError
+from samestep.run.train import Result, train
+from samestep.run.workload import Workload
+from tests import helpers
+from tests.helpers import Cnn, Everything, Lstm, Tied, Wide
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
+
+# Short last batches, M = 7 with a shorter last microbatch; the last step has one microbatch where a batch has 27.
+COMMON: dict[str, Any] = {"global_batch": 27, "microbatch": 4, "steps": 7, "noise_scale": 1}
+EVERYTHING: dict[str, Any] = {
+    **COMMON, "optimizer": "muon", "lr": 0.02, "sam_radius": 0.05, "clip_norm": 0.5, "weight_decay": 0.01,
+    "lr_schedule": "cosine", "lr_warmup": 0.3, "evaluate_every": 3,
+}  # fmt: skip
+
+
+def everything() -> Workload:
+    return helpers.workload(Everything, train=helpers.samples(76), evaluation=helpers.samples(20))
+
+
+def masked() -> Workload:
+    loss = nn.CrossEntropyLoss(weight=torch.tensor([0.5, 1.0, 2.0, 3.0, 0.25]), ignore_index=3)
+    return helpers.workload(lambda: Tied(has_unused=True), loss=loss, train=helpers.samples(ignored=3))
+
+
+def double() -> Workload:
+    return helpers.workload(helpers.double(Lstm), train=helpers.samples(dtype=torch.float64))
+
+
+def convolution() -> Workload:
+    return helpers.workload(Cnn, train=helpers.samples(77), evaluation=helpers.samples(9))
+
+
+def wide() -> Workload:
+    return helpers.workload(Wide)
+
+
+CASES: dict[str, tuple[Callable[[], Workload], dict[str, Any]]] = {
+    "everything": (everything, EVERYTHING),
+    "whole tensors, masks, unused": (masked, {**COMMON, "optimizer": "adafactor", "lr": 0.02, "microbatch": 5}),
+    "float64": (double, {**COMMON, "optimizer": "adamw", "lr": 0.02, "clip_norm": 0.1}),
+    "few microbatches at the end": (
+        convolution,
+        {**COMMON, "microbatch": 6, "optimizer": "adamw", "evaluate_every": 2},
+    ),
+    "averages": (convolution, {**COMMON, "optimizer": "schedulefreeadamw", "lr": 0.02, "evaluate_every": 2}),
+    "helpers": (wide, {**COMMON, "optimizer": "adamw", "backprop": "concurrent"}),
+    "dropped last batch": (everything, {**COMMON, "optimizer": "lamb", "lr": 0.01, "last_batch": "drop"}),
+}
+TOLD = ["everything", "averages"]
+"""Cases that every change runs; the others are in the soak."""
+
+
+def summary(result: Result) -> tuple[Any, ...]:
+    """All that must not depend on the engine, of one run."""
+    record, best = result.record, result.best_state
+    assert record.end == "finished"
+    assert record.pairs is not None
+    return (
+        record.weights_sha256,
+        [(step.step, step.loss, step.gradient_norm) for step in record.steps],
+        [(evaluation.step, dict(evaluation.means), evaluation.is_best) for evaluation in record.evaluations],
+        None if best is None else {name: values.tolist() for name, values in best.items()},
+        record.pairs.as_dict(),
+    )
+
+
+def same_bits(case: str, workers: int) -> None:
+    build, settings = CASES[case]
+    wanted = train(build(), **settings, workers=1)
+    found = train(build(), **settings, workers=workers, engine="group")
+    assert found.record.engine == "group"
+    assert summary(found) == summary(wanted)
+
+
+@pytest.mark.parametrize("case", TOLD)
+def test_same_bits(case: str) -> None:
+    same_bits(case, 2)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("workers", [1, 2, 3, 4])
+@pytest.mark.parametrize("case", CASES)
+def test_same_bits_in_every_case(case: str, workers: int) -> None:
+    same_bits(case, workers)
+
+
+@pytest.mark.soak
+def test_another_seed_differs() -> None:
+    digests = {
+        train(everything(), **EVERYTHING, workers=2, engine="group", seed=s).record.weights_sha256 for s in (0, 1)
+    }
+    assert len(digests) == 2
+
+
+@pytest.mark.soak
+def test_a_callback_stops_all_ranks_at_the_same_step() -> None:
+    heard: list[int] = []
+
+    def stop_at_4(record: EvaluationRecord) -> bool:
+        heard.append(record.step)
+        return record.step == 4
+
+    settings: dict[str, Any] = {**EVERYTHING, "evaluate_every": 2, "callbacks": (stop_at_4,)}
+    digests = []
+    for ways in ({"workers": 1}, {"workers": 3, "engine": "group"}):
+        heard.clear()
+        record = train(everything(), **settings, **ways).record
+        assert (record.end, heard, len(record.steps)) == ("stopped", [2, 4], 4)
+        digests.append(record.weights_sha256)
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("optimizer", ["muon", pytest.param("adamw", marks=pytest.mark.soak)])
+def test_a_run_goes_on_on_another_engine(tmp_path: Path, optimizer: str) -> None:
+    settings: dict[str, Any] = {**EVERYTHING, "optimizer": optimizer, "steps": 60}
+    wanted = train(everything(), **settings, workers=1)
+    ways: list[dict[str, Any]] = [{"workers": 2, "engine": "group"}, {"workers": 1}]
+    if optimizer == "adamw":
+        ways.append({"workers": 3, "engine": "group"})
+    for number, way in enumerate(ways):
+        folder = tmp_path / "state"
+        found = train(everything(), **settings, **way, checkpoint=folder, checkpoint_every_s=0.001, resume=number > 0)
+        assert found.record.weights_sha256 == wanted.record.weights_sha256
+        assert found.record.evaluations[-1].means == wanted.record.evaluations[-1].means
+        assert [each.step for each in found.record.evaluations] == [each.step for each in wanted.record.evaluations]
+        headers = sorted(folder.glob("step-*.json"))
+        assert len(headers) == 3, "no checkpoint was written on the way"
+        headers[-1].unlink()  # the next one goes on from the one before
+        assert number == 0 or 0 < found.record.first_step < 60
+
+
+class _Cursed(nn.Module):
+    """Turns to infinity where a sample is large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = helpers.Mlp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.net(x)
+        return scores / (x.max() < 2.5)
+
+
+@pytest.mark.parametrize("sam_radius", [None, 0.05])
+def test_what_is_not_finite_is_named_as_on_one_worker(sam_radius: float | None) -> None:
+    texts, states = [], []
+    for ways in ({"workers": 1}, {"workers": 2, "engine": "group"}):
+        made: list[nn.Module] = []
+
+        def build(made: list[nn.Module] = made) -> nn.Module:
+            made.append(_Cursed())
+            return made[-1]
+
+        with pytest.raises(NonFiniteError) as caught:
+            train(helpers.workload(build), **COMMON, **ways, optimizer="adamw", lr=0.02, sam_radius=sam_radius)
+        texts.append(str(caught.value))
+        states.append({name: values.tolist() for name, values in made[-1].state_dict().items()})
+    assert texts[0] == texts[1]
+    assert states[0] == states[1]
+
+
+class _Large(nn.Module):
+    """300,000 parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(12, 16_384)
+        self.out = nn.Linear(16_384, helpers.NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.out(self.hidden(x).relu())
+        return scores
+
+
+STEP = ("contributions", "norms", "update")
+
+
+@pytest.mark.parametrize("workers", [2, pytest.param(4, marks=pytest.mark.soak)])
+def test_a_rank_sends_no_more_than_the_best_all_reduce(workers: int) -> None:
+    settings: dict[str, Any] = {
+        "global_batch": 32,
+        "microbatch": 4,
+        "last_batch": "drop",
+        "clip_norm": 1.0,
+        "lr": 0.01,
+        "steps": 6,
+    }
+    result = train(helpers.workload(_Large), **settings, optimizer="sgd", workers=workers, engine="group")
+    sent = result.record.sent_bytes
+    assert sent is not None
+    num_bytes = sum(4 * parameter.numel() for parameter in result.model.parameters())
+    least = 2 * (workers - 1) / workers * num_bytes
+    assert least < sum(sent[name] for name in STEP) / 6 < 1.02 * least
+
+
+@pytest.mark.soak
+def test_what_other_numbers_of_ranks_cost() -> None:
+    """Three ranks: eight microbatches make blocks of 2, 3 and 3, and so 2, 2 and 2 nodes instead of one each."""
+    settings: dict[str, Any] = {
+        "global_batch": 32,
+        "microbatch": 4,
+        "last_batch": "drop",
+        "lr": 0.01,
+        "steps": 6,
+        "optimizer": "sgd",
+    }
+    result = train(helpers.workload(_Large), **settings, workers=3, engine="group")
+    num_bytes = sum(4 * parameter.numel() for parameter in result.model.parameters())
+    sent = result.record.sent_bytes
+    assert sent is not None
+    assert sent["contributions"] / 6 == pytest.approx(2 / 3 * num_bytes, rel=0.02)  # rank 0: nodes (0, 2)
+    assert sent["update"] / 6 == pytest.approx(2 / 3 * num_bytes, rel=0.02)
+
+
+class _Broken(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = helpers.Mlp()
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls == 5:
+            raise RuntimeError("a bug of the person's")
+        scores: Tensor = self.net(x)
+        return scores
+
+
+def test_what_a_model_raises_is_told_once() -> None:
+    with pytest.raises(RuntimeError, match="a bug of the person's"):
+        train(helpers.workload(_Broken), **COMMON, workers=2, engine="group")
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"workers": 8}, "workers=8 is more than the 7 microbatches"),
+        ({"workers": 2, "stages": 2}, "stages=2 work in shared memory so far"),
+        ({"workers": 2, "deadline_s": 0.0}, "deadline_s=0 is not a finite number above 0"),
+        ({"workers": 2, "device": "cuda"}, "device='cuda'"),
+    ],
+)
+def test_what_cannot_be_done(settings: dict[str, Any], text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        train(wide(), **COMMON, **settings, engine="group")
