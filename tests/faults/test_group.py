@@ -189,6 +189,7 @@ def test_a_rank_that_dies_or_hangs_is_named(ranks: Ranks, number: int, deadline:
     assert re.search(r"which gives no sign of life and was last in [a-z ]+ of step \d+\. Here: rank 0 \(", line)
 
 
+@pytest.mark.soak
 def test_a_stop_saves_on_every_machine_and_others_go_on_from_the_newest_state(ranks: Ranks, tmp_path: Path) -> None:
     alone = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}  # each is a machine of its own
     ranks.start([[SLEEPY, "--checkpoint", str(tmp_path / str(rank))] for rank in range(2)], [alone] * 2)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from torch import Tensor, nn
@@ -143,6 +144,19 @@ def test_a_run_goes_on_on_another_engine(tmp_path: Path, optimizer: str) -> None
         assert number == 0 or 0 < found.record.first_step < 60
 
 
+def test_on_one_machine_nobody_listens_but_on_the_loopback_interface() -> None:
+    found = set()
+
+    def look(record: EvaluationRecord) -> None:
+        own = psutil.Process()
+        for process in (own, *own.children()):
+            found.update((c.laddr.ip, process == own) for c in process.net_connections("tcp") if c.status == "LISTEN")
+
+    settings = {**EVERYTHING, "evaluate_every": 7, "callbacks": (look,)}
+    train(everything(), **settings, workers=2, engine="group")
+    assert found == {("127.0.0.1", True), ("127.0.0.1", False)}
+
+
 class _Cursed(nn.Module):
     """Turns to infinity where a sample is large."""
 
@@ -187,6 +201,9 @@ class _Large(nn.Module):
 
 
 STEP = ("contributions", "norms", "update")
+DIVIDES: dict[str, Any] = {
+    "global_batch": 32, "microbatch": 4, "last_batch": "drop", "optimizer": "sgd", "lr": 0.01, "steps": 6,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("workers", [2, pytest.param(4, marks=pytest.mark.soak)])

@@ -1,0 +1,112 @@
+"""Ranks on several hosts: the same bits; a host that is cut off or slow; a host that torchrun's agent starts again."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults import hosts
+from tests.faults.hosts import Host
+
+WHY_NOT = hosts.why_not()
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.soak,
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(WHY_NOT is not None, reason=f"no hosts here: {WHY_NOT}"),
+]
+
+SLEEPY = f"{Path(__file__).with_name('nets.py')}:sleepy"
+LIMIT_S = 90.0
+PORT = "29517"
+
+
+class Started:
+    """Ranks on hosts, two hosts if not told otherwise."""
+
+    def __init__(self, machines: list[Host]) -> None:
+        self.machines = machines
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def start(self, words: list[str], *, per_host: int = 1) -> None:
+        world_size = per_host * len(self.machines)
+        for rank in range(world_size):
+            host = self.machines[rank // per_host]
+            variables = {
+                "RANK": rank, "WORLD_SIZE": world_size, "MASTER_ADDR": self.machines[0].address, "MASTER_PORT": PORT,
+                "LOCAL_RANK": rank % per_host, "LOCAL_WORLD_SIZE": per_host,
+            }  # fmt: skip
+            process = subprocess.Popen(
+                host.command([sys.executable, "-m", "samestep", "train", *words]),
+                env={**os.environ, **{name: str(value) for name, value in variables.items()}},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            self.processes.append(process)
+
+    def wait_for(self, text: str) -> None:
+        stream = self.processes[0].stderr
+        assert stream is not None
+        assert any(text in line for line in stream)
+
+    def end(self, rank: int) -> tuple[int, str, str]:
+        out, err = self.processes[rank].communicate(timeout=LIMIT_S)
+        return self.processes[rank].returncode, out, err
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def started() -> Iterator[Started]:
+    with hosts.hosts(2) as machines:
+        found = Started(machines)
+        yield found
+        found.close()
+
+
+def digest(out: str) -> str:
+    return next(line.split()[-1] for line in out.splitlines() if line.startswith("weights sha256"))
+
+
+def test_two_hosts_of_two_ranks_train_the_same(started: Started) -> None:
+    started.start(["digits-mlp", "--steps", "20"], per_host=2)
+    code, out, err = started.end(0)
+    assert (code, [started.end(rank)[0] for rank in (1, 2, 3)]) == (0, [0, 0, 0]), err
+    alone = [sys.executable, "-m", "samestep", "train", "digits-mlp", "--steps", "20", "--workers", "1"]
+    undisturbed = subprocess.run(alone, capture_output=True, text=True, check=True, timeout=LIMIT_S)
+    assert digest(out) == digest(undisturbed.stdout)
+
+
+def test_a_host_that_is_cut_off_is_named_on_the_one_that_has_the_store(started: Started) -> None:
+    started.start([SLEEPY, "--deadline-s", "4"])
+    started.wait_for("after step 20")
+    started.machines[1].cut()
+    start = time.monotonic()
+    code, _, err = started.end(0)
+    assert (code, time.monotonic() - start < 20) == (1, True)
+    assert re.search(r"without rank 1 \(.*gives no sign of life", err.splitlines()[-1]), err
+    code, _, err = started.end(1)  # it cannot know more than that rank 0 and the store are gone
+    assert code == 1
+    assert "without rank 0 (" in err.splitlines()[-1]
+
+
+def test_a_slow_link_changes_no_bit(started: Started) -> None:
+    for machine in started.machines:
+        machine.slow("10mbit")
+    started.start(["digits-mlp", "--steps", "20"])
+    code, out, err = started.end(0)
+    assert (code, started.end(1)[0]) == (0, 0), err
+    alone = [sys.executable, "-m", "samestep", "train", "digits-mlp", "--steps", "20", "--workers", "1"]
+    undisturbed = subprocess.run(alone, capture_output=True, text=True, check=True, timeout=LIMIT_S)
+    assert digest(out) == digest(undisturbed.stdout)
