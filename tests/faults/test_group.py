@@ -186,7 +186,7 @@ def test_a_rank_that_dies_or_hangs_is_named(ranks: Ranks, number: int, deadline:
     assert "Traceback" not in err
     line = err.splitlines()[-1]
     assert re.match(r"samestep: step \d+: the exchange of [a-z]+ ended after .* s without rank 1 \(", line)
-    assert re.search(r"which gives no sign of life and was last in [a-z ]+ of step \d+\. Here: rank 0 \(", line)
+    assert re.search(r"which gives no sign of life; its last was from [a-z ]+ of step \d+\. Here: rank 0 \(", line)
 
 
 @pytest.mark.soak
@@ -211,3 +211,26 @@ def test_a_stop_saves_on_every_machine_and_others_go_on_from_the_newest_state(ra
     command = [sys.executable, "-m", "samestep", "train", SLEEPY, "--workers", "1"]
     undisturbed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT_S)
     assert digest(out) == digest(undisturbed.stdout)
+
+
+@pytest.mark.soak
+def test_torchrun_starts_ranks_again_and_they_go_on(tmp_path: Path) -> None:
+    fault = f"rank=1,step=150,phase=forward,marker={tmp_path / 'died'}"
+    state = ["--checkpoint", str(tmp_path / "state"), "--checkpoint-every-s", "0.3"]
+    torchrun = [str(Path(sys.executable).with_name("torchrun")), "--standalone", "--nproc-per-node", "2"]
+    found = subprocess.run(
+        [*torchrun, "--max-restarts", "1", "-m", "samestep", "train", SLEEPY, *state],
+        env={**os.environ, "SAMESTEP_FAULTS": fault},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=LIMIT_S,
+    )
+    assert (tmp_path / "died").exists()
+    assert "without rank 1 (" in found.stderr
+    step = re.search(r"on 2 workers, from step (\d+)", found.stderr)
+    assert step is not None
+    assert 100 < int(step[1]) <= 150
+    command = [sys.executable, "-m", "samestep", "train", SLEEPY, "--workers", "1"]
+    undisturbed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT_S)
+    assert digest(found.stdout) == digest(undisturbed.stdout)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.faults import hosts
@@ -75,6 +76,10 @@ def started() -> Iterator[Started]:
         found.close()
 
 
+def _lives(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
 def digest(out: str) -> str:
     return next(line.split()[-1] for line in out.splitlines() if line.startswith("weights sha256"))
 
@@ -108,5 +113,46 @@ def test_a_slow_link_changes_no_bit(started: Started) -> None:
     code, out, err = started.end(0)
     assert (code, started.end(1)[0]) == (0, 0), err
     alone = [sys.executable, "-m", "samestep", "train", "digits-mlp", "--steps", "20", "--workers", "1"]
+    undisturbed = subprocess.run(alone, capture_output=True, text=True, check=True, timeout=LIMIT_S)
+    assert digest(out) == digest(undisturbed.stdout)
+
+
+def test_a_host_is_lost_and_the_other_goes_on_alone(tmp_path: Path) -> None:
+    """torchrun with one to two machines, each with a folder of its own; the second one is cut off and killed."""
+    with hosts.hosts(2) as machines:
+        agents = []
+        for number, host in enumerate(machines):
+            torchrun = [
+                str(Path(sys.executable).with_name("torchrun")), "--nnodes", "1:2", "--nproc-per-node", "1",
+                "--max-restarts", "3", "--rdzv-backend", "c10d", "--rdzv-id", "lost", "--local-addr", host.address,
+                "--rdzv-endpoint", f"{machines[0].address}:{PORT}", "--rdzv-conf",
+                f"is_host={int(number == 0)},last_call_timeout=3,keep_alive_interval=1,keep_alive_max_attempt=3",
+            ]  # fmt: skip
+            state = ["--checkpoint", str(tmp_path / str(number)), "--checkpoint-every-s", "0.2", "--resume"]
+            words = ["-m", "samestep", "train", SLEEPY, "--deadline-s", "5", *state]
+            agents.append(
+                subprocess.Popen(
+                    host.command([*torchrun, *words]), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+                )
+            )
+        try:
+            stream = agents[0].stderr
+            assert stream is not None
+            assert any("after step 60" in line for line in stream)
+            machines[1].cut()
+            agents[1].kill()
+            out, err = agents[0].communicate(timeout=LIMIT_S)
+        finally:
+            for agent in agents:
+                agent.kill()
+                agent.communicate()
+    deadline = time.monotonic() + LIMIT_S  # the rank whose agent was killed ends by its own deadline
+    while any(str(tmp_path) in " ".join(each.cmdline()) for each in psutil.process_iter() if _lives(each)):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    step = re.search(r"on 1 worker, from step (\d+)", err)
+    assert step is not None, err
+    assert int(step[1]) >= 40
+    alone = [sys.executable, "-m", "samestep", "train", SLEEPY, "--workers", "1"]
     undisturbed = subprocess.run(alone, capture_output=True, text=True, check=True, timeout=LIMIT_S)
     assert digest(out) == digest(undisturbed.stdout)

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from samestep.engine.job import Image
-from samestep.errors import StateError
+from samestep.errors import StateError, UsageError
 from samestep.host.files import make_folder, write_atomically
 
 _FORMAT = 1
@@ -63,6 +63,16 @@ def owned(folder: Path) -> Iterator[None]:
 def exists(folder: Path) -> bool:
     """Whether a folder holds checkpoints."""
     return any(folder.glob("step-*.json"))
+
+
+def check_empty(folder: Path) -> None:
+    """Refuse to mix runs.
+
+    Raises:
+        UsageError: The folder holds checkpoints.
+    """
+    if exists(folder):
+        raise UsageError(f"{folder} holds checkpoints of a run; go on from them with resume, or name another folder")
 
 
 def write(folder: Path, image: Image, numerics: Mapping[str, Any], history: Mapping[str, Any]) -> Path:

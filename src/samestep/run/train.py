@@ -23,7 +23,7 @@ from samestep.engine.job import LAST_LOSS, Image, Job
 from samestep.engine.loop import EvaluationRecord, StepRecord
 from samestep.engine.shared import Shared
 from samestep.engine.solo import Solo
-from samestep.errors import Interrupted, ToldElsewhere, UsageError
+from samestep.errors import Interrupted, ToldElsewhere, WorkerError
 from samestep.host import files
 from samestep.host.cores import num_cores
 from samestep.optim.build import ParameterGroups
@@ -113,7 +113,10 @@ def run(
                 choices = replace(choices, trace=stack.enter_context(profile.traced(config.profile)))
             if config.checkpoint is not None and not stack.enter_context(ranks.owned(config.checkpoint, others)):
                 config = replace(config, checkpoint=None, resume=False)
-            _check_folders(config)
+            if config.checkpoint is not None and not config.resume:
+                checkpoint.check_empty(config.checkpoint)
+            if config.out is not None:
+                files.make_folder(config.out, "the run's record")
             crew, members = None, None
             if config.engine == "shared":
                 crew = stack.enter_context(hired(config.workers, config.threads_per_worker))
@@ -132,16 +135,6 @@ def run(
             progress, callbacks = Silent(), ()
         session = Session(workload, config, prepared, world_size, tuple(callbacks), progress, start_s, loggers, others)
         return session.run(crew)
-
-
-def _check_folders(config: Config) -> None:
-    """Refuse to mix runs, and make the folder of the record."""
-    if config.checkpoint is not None and checkpoint.exists(config.checkpoint) and not config.resume:
-        raise UsageError(
-            f"{config.checkpoint} holds checkpoints of a run; go on from them with resume, or name another folder"
-        )
-    if config.out is not None:
-        files.make_folder(config.out, "the run's record")
 
 
 @dataclass
@@ -203,6 +196,9 @@ class Session:
                         {"name": self.workload.name, "config": self.record.config, "first_step": image.step}
                     )
                     self.record.end = self._engine.run()
+            except (WorkerError, ToldElsewhere):
+                self._save_what_survived()
+                raise
             finally:
                 self.progress.stop()
                 self._give_model_back()
@@ -321,6 +317,13 @@ class Session:
     def _history(self, image: Image) -> dict[str, Any]:
         """What a run wants to remember beside its state."""
         return {"evaluations": [asdict(record) for record in self.record.evaluations if record.step <= image.step]}
+
+    def _save_what_survived(self) -> None:
+        """Another rank is lost: the newest snapshot is here, too, and may be what the others go on from."""
+        if self._writer is not None:
+            self._writer.result()
+        if self._is_marked and self.config.checkpoint is not None:
+            self._save(self._engine.current())
 
     def _give_model_back(self) -> None:
         """Whatever happened, the module ends with parameters of its own and the newest whole values."""

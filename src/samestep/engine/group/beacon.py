@@ -153,4 +153,4 @@ def _last_word(sign: Sign | None, is_silent: bool) -> str:
     if sign is None:
         return "never gave a sign"
     doing = f"{sign.phase.text} of step {sign.step}"
-    return f"gives no sign of life and was last in {doing}" if is_silent else f"lives and is still in {doing}"
+    return f"gives no sign of life; its last was from {doing}" if is_silent else f"lives and is in {doing}"
