@@ -53,6 +53,7 @@ class Task:
         precision: samestep's.
         channels_last: samestep's.
         backprop: samestep's.
+        engine: samestep's.
         stages: samestep's, and pipelining's.
         schedule: The same.
         cut: The same; for pipelining, the number of the layer that begins the second stage.
@@ -71,6 +72,7 @@ class Task:
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
     backprop: Literal["ordinary", "concurrent"] = "ordinary"
+    engine: Literal["shared", "group"] = "shared"
     stages: int = 1
     schedule: Literal["1f1b", "gpipe"] = "1f1b"
     cut: str | None = None
@@ -138,6 +140,7 @@ def train(task: Task, *, steps: int, trace: Trace | None) -> Result:
         precision=task.precision,
         channels_last=task.channels_last,
         backprop=task.backprop,
+        engine=task.engine,
         stages=task.stages,
         schedule=task.schedule,
         cut=task.cut,

@@ -15,6 +15,7 @@ from samestep.engine.loop import EvaluationRecord
 from samestep.errors import NonFiniteError, UsageError
 from samestep.run.train import Result, train
 from samestep.run.workload import Workload
+from samestep.workloads import catalog
 from tests import helpers
 from tests.helpers import Cnn, Everything, Lstm, Tied, Wide
 
@@ -145,7 +146,7 @@ def test_a_run_goes_on_on_another_engine(tmp_path: Path, optimizer: str) -> None
 
 
 def test_on_one_machine_nobody_listens_but_on_the_loopback_interface() -> None:
-    found = set()
+    found: set[tuple[str, bool]] = set()
 
     def look(record: EvaluationRecord) -> None:
         own = psutil.Process()
@@ -226,7 +227,7 @@ def test_a_rank_sends_no_more_than_the_best_all_reduce(workers: int) -> None:
 
 @pytest.mark.soak
 def test_what_other_numbers_of_ranks_cost() -> None:
-    """Three ranks: eight microbatches make blocks of 2, 3 and 3, and so 2, 2 and 2 nodes instead of one each."""
+    """Three ranks: eight microbatches make blocks of 2, 3 and 3, and so 1, 2 and 2 nodes."""
     settings: dict[str, Any] = {
         "global_batch": 32,
         "microbatch": 4,
@@ -274,3 +275,16 @@ def test_what_a_model_raises_is_told_once() -> None:
 def test_what_cannot_be_done(settings: dict[str, Any], text: str) -> None:
     with pytest.raises(UsageError, match=text):
         train(wide(), **COMMON, **settings, engine="group")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("data_folder")
+@pytest.mark.parametrize("name", catalog.names())
+def test_every_built_in_workload(name: str) -> None:
+    settings: dict[str, Any] = {"steps": 5, "evaluate_every": 5}
+    wanted = train(catalog.build(name), workers=1, **settings).record
+    for workers in (1, 2, 3, 4):
+        found = train(catalog.build(name), workers=workers, engine="group", **settings).record
+        assert found.weights_sha256 == wanted.weights_sha256, workers
+        assert found.evaluations[-1].means == wanted.evaluations[-1].means, workers

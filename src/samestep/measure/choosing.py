@@ -6,10 +6,12 @@ were allowed to change them.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from samestep.engine.group.place import from_environment
 from samestep.errors import UsageError
 from samestep.host.cores import num_cores
 from samestep.measure import interleave, programs
@@ -63,6 +65,11 @@ def choose(
         raise UsageError(
             f"threads_per_worker={settings.threads_per_worker} is set, and allow_threads lets parallel='auto' set it; "
             "give one of them"
+        )
+    if settings.engine == "group" or from_environment(os.environ) is not None:
+        raise UsageError(
+            "parallel='auto' chooses for one machine, and the group engine's ranks may be on several; leave out one of "
+            "them"
         )
     if settings.stages not in (None, 1):
         raise UsageError(

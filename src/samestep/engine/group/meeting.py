@@ -253,16 +253,12 @@ def listen(host: str, port: int) -> socket.socket:
         UsageError: It cannot be had.
     """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, kind, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(1024)
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=1024)
     except OSError as error:
         raise UsageError(
             f"rank 0 cannot listen on {host}:{port} ({error.strerror}); name an address of this machine and a free port"
         ) from None
-    return listening
 
 
 def own_address(place: Place) -> str:

@@ -1,0 +1,131 @@
+"""Ranks that meet in a store, as threads of one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from samestep import torch_private
+from samestep.engine.group import meeting as meetings
+from samestep.engine.group.meeting import Meeting
+from samestep.engine.group.parcels import Parcel, Route
+from samestep.engine.group.place import Place
+from samestep.engine.group.wire import PeerLost, Wire
+from samestep.errors import ToldElsewhere, UsageError, WorkerError
+
+PLACE = Place(rank=0, world_size=2, local_rank=0, local_size=2, host="127.0.0.1", port=0, hosts_store=True)
+
+
+@pytest.fixture
+def both() -> list[Meeting]:
+    """Two ranks at one store."""
+    listening = meetings.listen(PLACE.host, 0)
+    place = replace(PLACE, port=listening.getsockname()[1])
+    first = meetings.connect(place, 5.0, listening)
+    return [first, meetings.connect(replace(place, rank=1, hosts_store=False), 5.0)]
+
+
+def together(*functions: Callable[[], Any]) -> list[Any]:
+    """What each returns, or raises."""
+
+    def caught(function: Callable[[], Any]) -> Any:
+        try:
+            return function()
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(len(functions)) as pool:
+        return list(pool.map(caught, functions))
+
+
+def test_all_get_the_cards_of_all(both: list[Meeting]) -> None:
+    found = together(*(lambda m=m: m.begin(step=m.place.rank, facts={"seed": "0"}) for m in both))
+    assert found[0] == found[1]
+    assert [(card.rank, card.step) for card in found[0]] == [(0, 0), (1, 1)]
+
+
+def test_the_first_says_what_differs(both: list[Meeting]) -> None:
+    found = together(*(lambda m=m: m.begin(facts={"seed": str(m.place.rank)}) for m in both))
+    assert isinstance(found[0], UsageError)
+    assert isinstance(found[1], ToldElsewhere)
+
+
+@pytest.mark.parametrize("troubled", [0, 1])
+def test_who_cannot_begin_says_why_and_the_other_ends(both: list[Meeting], troubled: int) -> None:
+    calls: list[Callable[[], Any]] = [meeting.begin for meeting in both]
+    calls[troubled] = lambda: both[troubled].fail(UsageError("no data"))
+    found = together(*calls)
+    assert str(found[troubled]) == "no data"
+    assert isinstance(found[1 - troubled], ToldElsewhere)
+    assert found[1 - troubled].code == 2
+
+
+def test_where_both_cannot_begin_one_says_why(both: list[Meeting]) -> None:
+    found = together(*(lambda m=m: m.fail(UsageError("no data")) for m in both))
+    assert sorted(type(each).__name__ for each in found) == ["ToldElsewhere", "UsageError"]
+
+
+def test_who_does_not_come_is_named(both: list[Meeting]) -> None:
+    both[0].deadline_s = 0.2
+    with pytest.raises(WorkerError, match=r"rank 1 did not come within 0\.2 s; here are rank 0"):
+        both[0].begin()
+
+
+def test_a_meeting_of_ranks_that_are_gone_does_not_count(both: list[Meeting]) -> None:
+    """torchrun's store keeps what earlier ranks have left in it."""
+    together(*(m.begin for m in both))
+    again = [Meeting(m.place, m.store, 5.0) for m in both]
+    old = both[0].name
+    late, early = together(again[1].begin, again[0].begin)
+    assert again[0].name == again[1].name != old
+    assert {card.nonce for card in late} == {card.nonce for card in early} != {card.nonce for card in both[0].cards}
+
+
+def connected(both: list[Meeting]) -> list[Wire]:
+    together(*(m.begin for m in both))
+    found = together(*(m.connect for m in both))
+    assert all(isinstance(wire, Wire) for wire in found), found
+    return found
+
+
+def test_parcels_are_swapped_and_counted(both: list[Meeting]) -> None:
+    wires = connected(both)
+    mine = [torch.full((30_000,), float(rank)) for rank in range(2)]
+    got = [torch.zeros(30_000) for _ in range(2)]
+
+    def swap(wire: Wire) -> None:
+        other = 1 - wire.rank
+        wire.swap("test", Route({other: Parcel([mine[wire.rank]])}, {other: Parcel([got[wire.rank]])}))
+
+    assert together(*(lambda w=w: swap(w) for w in wires)) == [None, None]
+    assert [float(values.mean()) for values in got] == [1.0, 0.0]
+    assert wires[0].sent["test"] == 120_000
+    said = together(*(lambda w=w: w.gather("words", ["x" * w.rank, None]) for w in wires))
+    assert said == [[["", None], ["x", None]]] * 2
+
+
+def test_who_does_not_answer_in_time_is_named(both: list[Meeting]) -> None:
+    wires = connected(both)
+    wire = Wire(wires[0]._group, 0, 2, deadline_s=0.3)
+    with pytest.raises(PeerLost) as caught:
+        wire.swap("test", Route({}, {1: Parcel([torch.zeros(8)])}))
+    assert (caught.value.peer, caught.value.exchange) == (1, "test")
+    assert 0.2 < caught.value.waited_s < 3.0
+
+
+def test_a_port_that_is_taken_and_an_address_of_others() -> None:
+    with meetings.listen("127.0.0.1", 0) as taken, pytest.raises(UsageError, match=r"cannot listen on 127\.0\.0\.1:"):
+        meetings.listen("127.0.0.1", taken.getsockname()[1])
+    with pytest.raises(UsageError, match=r"rank 0 cannot listen on 203\.0\.113\.1:"):
+        meetings.listen("203.0.113.1", 0)
+
+
+def test_a_part_of_a_store_has_keys_of_its_own(both: list[Meeting]) -> None:
+    torch_private.store_below(both[0].store, "a").set("key", "1")
+    assert both[1].store.check(["a/key"])
+    assert not both[1].store.check(["key"])
