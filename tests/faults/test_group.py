@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
 from samestep.engine.group.meeting import listen
@@ -135,6 +136,7 @@ def test_another_code_of_the_model_is_found(ranks: Ranks, tmp_path: Path) -> Non
     assert lines[0].startswith("the ranks do not agree on the code of the model")
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("rank", [0, 1])
 def test_one_rank_that_cannot_begin_says_why(ranks: Ranks, rank: int, data_folder: Path) -> None:
     """As where one host has not the data, or a bad setting."""
@@ -149,6 +151,7 @@ def test_one_rank_that_cannot_begin_says_why(ranks: Ranks, rank: int, data_folde
     assert "/nowhere" in lines[0]
 
 
+@pytest.mark.soak
 def test_a_rank_that_does_not_come_is_named(ranks: Ranks) -> None:
     ranks.start([["digits-mlp", "--deadline-s", "3"]], [{"WORLD_SIZE": "2"}])
     codes, lines = ranks.complaints()
@@ -156,6 +159,7 @@ def test_a_rank_that_does_not_come_is_named(ranks: Ranks) -> None:
     assert lines[0].startswith("rank 1 did not come within 3 s; here are rank 0")
 
 
+@pytest.mark.soak
 def test_a_wrong_address(ranks: Ranks) -> None:
     ranks.start([["digits-mlp", "--deadline-s", "2"]], [{"RANK": "1", "WORLD_SIZE": "2"}])
     codes, lines = ranks.complaints()
@@ -163,6 +167,7 @@ def test_a_wrong_address(ranks: Ranks) -> None:
     assert "nobody answers at 127.0.0.1" in lines[0]
 
 
+@pytest.mark.soak
 def test_a_port_in_use(ranks: Ranks) -> None:
     with listen("127.0.0.1", 0) as taken:
         ranks.start([["digits-mlp"]], [{"WORLD_SIZE": "2", "MASTER_PORT": str(taken.getsockname()[1])}])
@@ -234,3 +239,65 @@ def test_torchrun_starts_ranks_again_and_they_go_on(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "samestep", "train", SLEEPY, "--workers", "1"]
     undisturbed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT_S)
     assert digest(found.stdout) == digest(undisturbed.stdout)
+
+
+def local(*words: str) -> subprocess.Popen[str]:
+    """Two ranks that samestep starts itself, at work."""
+    command = [sys.executable, "-m", "samestep", "train", SLEEPY, "--engine", "group", "--workers", "2", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert any("after step 20" in line for line in process.stderr)
+    return process
+
+
+@pytest.mark.soak
+def test_ctrl_c_saves_and_the_other_engine_goes_on(tmp_path: Path) -> None:
+    state = ["--checkpoint", str(tmp_path / "state")]
+    process = local(*state)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 130
+    assert err.splitlines()[-1].startswith("samestep: stopped by SIGINT at step ")
+    command = [sys.executable, "-m", "samestep", "train", SLEEPY]
+    found = [
+        subprocess.run([*command, *words], capture_output=True, text=True, check=True, timeout=LIMIT_S).stdout
+        for words in (["--workers", "2", "--resume", *state], ["--workers", "1"])
+    ]
+    assert digest(found[0]) == digest(found[1])
+
+
+@pytest.mark.soak
+def test_a_member_that_dies_is_named_and_one_whose_parent_dies_ends() -> None:
+    process = local()
+    (member,) = psutil.Process(process.pid).children()
+    member.kill()
+    _, err = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 1
+    assert err.splitlines()[-1].startswith("samestep: rank 1 ended (signal 9); step ")
+    process = local()
+    (member,) = psutil.Process(process.pid).children()
+    process.kill()
+    process.communicate()
+    member.wait(timeout=10)
+
+
+@pytest.mark.soak
+def test_from_python_every_rank_gets_the_model(ranks: Ranks, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(
+        "import samestep\nfrom samestep.workloads import catalog\n"
+        "result = samestep.train(catalog.build('digits-mlp'), steps=20)\n"
+        "print(result.is_first, len(result.record.steps), samestep.digest(result.model))\n"
+    )
+    own = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(ranks.port)}
+    for rank in range(2):
+        process = subprocess.Popen(
+            [sys.executable, str(tmp_path / "script.py")],
+            env={**os.environ, **own, "RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        ranks.started.append(process)
+    words = [out.split() for _, out, _ in ranks.ends()]
+    assert [each[:2] for each in words] == [["True", "20"], ["False", "20"]]
+    assert words[0][2] == words[1][2]

@@ -62,8 +62,8 @@ CASES: dict[str, tuple[Callable[[], Workload], dict[str, Any]]] = {
     "helpers": (wide, {**COMMON, "optimizer": "adamw", "backprop": "concurrent"}),
     "dropped last batch": (everything, {**COMMON, "optimizer": "lamb", "lr": 0.01, "last_batch": "drop"}),
 }
-TOLD = ["everything", "averages"]
-"""Cases that every change runs; the others are in the soak."""
+TOLD = ["everything"]
+"""Cases that every change runs; the soak runs all."""
 
 
 def summary(result: Result) -> tuple[Any, ...]:
@@ -145,6 +145,7 @@ def test_a_run_goes_on_on_another_engine(tmp_path: Path, optimizer: str) -> None
         assert number == 0 or 0 < found.record.first_step < 60
 
 
+@pytest.mark.soak
 def test_on_one_machine_nobody_listens_but_on_the_loopback_interface() -> None:
     found: set[tuple[str, bool]] = set()
 
@@ -170,7 +171,7 @@ class _Cursed(nn.Module):
         return scores / (x.max() < 2.5)
 
 
-@pytest.mark.parametrize("sam_radius", [None, 0.05])
+@pytest.mark.parametrize("sam_radius", [pytest.param(None, marks=pytest.mark.soak), 0.05])
 def test_what_is_not_finite_is_named_as_on_one_worker(sam_radius: float | None) -> None:
     texts, states = [], []
     for ways in ({"workers": 1}, {"workers": 2, "engine": "group"}):
@@ -258,6 +259,7 @@ class _Broken(nn.Module):
         return scores
 
 
+@pytest.mark.soak
 def test_what_a_model_raises_is_told_once() -> None:
     with pytest.raises(RuntimeError, match="a bug of the person's"):
         train(helpers.workload(_Broken), **COMMON, workers=2, engine="group")

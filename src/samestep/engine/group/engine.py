@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, NoReturn, Protocol
@@ -207,17 +207,21 @@ class Group:
 
     def _speak_for_all(self, error: Exception) -> NoReturn:
         """Something went wrong in this rank's own work; the first rank to which it happened says so."""
-        store, name, rank = self.meeting.store, self.meeting.name, self.wire.rank
-        store.set(f"{name}/wrong/{rank}", "")
-        time.sleep(_TOGETHER_S)
-        if any(store.check([f"{name}/wrong/{other}"]) for other in range(rank)):
+        with suppress(RuntimeError):  # where the store is gone, everybody speaks
+            self.meeting.store.set(self._wrong(self.wire.rank), "")
+            time.sleep(_TOGETHER_S)
+        if self._is_told(self.wire.rank):
             raise ToldElsewhere(1) from None
         raise error
 
-    def _is_told(self) -> bool:
-        """Whether a rank says why it has left."""
-        store, name = self.meeting.store, self.meeting.name
-        return any(store.check([f"{name}/wrong/{card.rank}"]) for card in self.meeting.cards)
+    def _is_told(self, stop: int) -> bool:
+        """Whether a rank before `stop` says what has gone wrong in its own work."""
+        with suppress(RuntimeError):
+            return any(self.meeting.store.check([self._wrong(rank)]) for rank in range(stop))
+        return False
+
+    def _wrong(self, rank: int) -> str:
+        return f"{self.meeting.name}/wrong/{rank}"
 
     def _explain(self, lost: PeerLost, light: Beacon | None) -> NoReturn:
         """Say on one rank why the run ends."""
@@ -227,7 +231,7 @@ class Group:
         failure = self.members.failure() if self.members is not None else None
         if failure is not None and (not isinstance(failure, WorkerError) or failure.trace):
             raise failure from None
-        if beacon.speaker(self.wire.rank, signs) != self.wire.rank or (signs and self._is_told()):
+        if beacon.speaker(self.wire.rank, signs) != self.wire.rank or (signs and self._is_told(self.wire.world_size)):
             raise ToldElsewhere(1) from None
         text = beacon.explain(lost, self._doing[1], self.wire.rank, self.meeting.cards, signs)
         if failure is not None:

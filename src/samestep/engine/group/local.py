@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import queue
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from samestep.engine.job import Job
 from samestep.engine.launch import WorkerProcess
 from samestep.engine.numerics import Switches
 from samestep.engine.worker import Failure
-from samestep.errors import SamestepError, WorkerError
+from samestep.errors import SamestepError, UsageError, WorkerError
 
 LOOPBACK = "127.0.0.1"
 _NEWS_S = 0.3
@@ -135,7 +136,13 @@ class LocalRanks:
 
 @contextmanager
 def started(world_size: int, intra_op_threads: int) -> Iterator[LocalRanks]:
-    """Members that end with the block."""
+    """Members that end with the block.
+
+    Raises:
+        UsageError: There are to be some, and this system cannot hand memory on to them.
+    """
+    if world_size > 1 and sys.platform == "win32":
+        raise UsageError("several workers need inherited file descriptors, which Windows has not; take workers=1")
     ranks = LocalRanks(world_size, intra_op_threads)
     try:
         yield ranks
