@@ -25,8 +25,8 @@ def test_what_is_sent_arrives_where_it_belongs(sizes: list[int]) -> None:
 
 
 def test_large_pieces_travel_as_they_lie_and_small_ones_together() -> None:
-    large, small = torch.zeros(1 << 15), [torch.zeros(8), torch.zeros(16, dtype=torch.float64)]
+    large, small = torch.zeros(1 << 17), [torch.zeros(8), torch.zeros(16, dtype=torch.float64)]
     found = Parcel([small[0], large, small[1]])
-    assert [len(message) for message in found.messages] == [1 << 17, 32 + 128]
+    assert [len(message) for message in found.messages] == [1 << 19, 32 + 128]
     assert found.messages[0].data_ptr() == large.data_ptr()
     assert Parcel([small[0]]).messages[0].data_ptr() == small[0].data_ptr()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from samestep import torch_private
 
-_SMALL_BYTES = 1 << 16
+_SMALL_BYTES = 1 << 18
 """Smaller pieces travel in one message: a message costs more than it takes to copy so much."""
 
 
