@@ -13,12 +13,12 @@ from torch import Tensor
 
 from samestep.data.feed import Feed
 from samestep.engine.events import Phase
-from samestep.engine.job import EVALUATED_STEP, HAS_STOPPED, LAST_LOSS, MODEL_ARRAYS, Job, live_regions
+from samestep.engine.job import EVALUATED_STEP, HAS_STOPPED, LAST_LOSS, Job, live_regions
 from samestep.engine.memory import Memory
+from samestep.engine.shares import share
 from samestep.engine.step import Rank, Stepper
 from samestep.optim.noise import Pair
 from samestep.optim.rounds import Sums
-from samestep.plan.layout import ALIGNMENT_BYTES, round_up
 from samestep.plan.order import Order
 
 
@@ -116,6 +116,7 @@ class Loop:
         rank = replace(self.rank, barrier=self._barrier)
         self.stepper = Stepper(self.job, rank, self.memory, self.live, is_careful=self.is_careful)
         self._num_copies = len(self.memory["copies"])
+        self._share = share(self.job, self.stepper.owned.segments, is_first=self.rank.index == 0)
         self._last_snapshot_s = self._last_report_s = time.perf_counter()
         self._evaluations = 0
         if self.job.evaluation is not None:
@@ -246,11 +247,18 @@ class Loop:
         return bool(int(self._control[Control.VERDICT]) & 1)
 
     def _keep_best(self) -> None:
-        """Rank 0 copies the model; nobody changes it before rank 0 has arrived at the next barrier."""
+        """Every rank copies its share of the model, and the first one the buffers; it counts when all have copied."""
         if self.rank.index == 0:
             self._control[Control.BEST_STEP] = 0
-            for name in MODEL_ARRAYS:
+        self._barrier()
+        for segment in self.stepper.owned.segments:
+            where = slice(segment.start, segment.stop)
+            self.memory["best/parameters"][where].copy_(self.live["parameters"][where])
+        if self.rank.index == 0:
+            for name in ("tracked", "others"):
                 self.memory[f"best/{name}"].copy_(self.live[name])
+        self._barrier()
+        if self.rank.index == 0:
             self._control[Control.BEST_STEP] = self.step
 
     def _snapshot(self) -> None:
@@ -266,9 +274,8 @@ class Loop:
             self._control[Control.COPY_STEP + number] = 0
         self._barrier()
         source, target = self.memory["live"], self.memory["copies"][number]
-        part = round_up(-(-len(source) // self.rank.world_size), ALIGNMENT_BYTES)
-        start = self.rank.index * part
-        target[start : start + part].copy_(source[start : start + part])
+        for start, stop in self._share:
+            target[start:stop].copy_(source[start:stop])
         self.stepper.owned.write_scalars(self.memory["copied_scalars"][number])
         if self.rank.index == 0:
             for index, value in enumerate(self.decided):
