@@ -36,6 +36,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.backprop
 	$(BIN)/python -m benchmarks.stages
 	$(BIN)/python -m benchmarks.group
+	$(BIN)/python -m benchmarks.stage_memory
 	$(BIN)/python -m benchmarks.accuracy --page
 
 $(VENV)/bin/python:

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from samestep.data.feed import Feed
 from samestep.engine.events import Phase
-from samestep.engine.job import EVALUATED_STEP, HAS_STOPPED, LAST_LOSS, MODEL_ARRAYS, Job, live_regions
+from samestep.engine.job import EVALUATED_STEP, HAS_STOPPED, LAST_LOSS, Job, live_regions
 from samestep.engine.memory import Memory
+from samestep.engine.shares import share
 from samestep.engine.step import Rank, Stepper
 from samestep.optim.noise import Pair
 from samestep.optim.rounds import Sums
-from samestep.plan.layout import ALIGNMENT_BYTES, round_up
 from samestep.plan.order import Order
 
 
@@ -118,6 +118,10 @@ class Loop:
         self._exchange.on_meeting(self._mark)
         self.stepper = Stepper(self.job, self.rank, self.memory, self.live, is_careful=self.is_careful)
         self._num_copies = len(self.memory["copies"])
+        # Of what the ranks share each copies what it owns, and touches nothing else; otherwise all is its own.
+        owned = self.stepper.owned.segments if self._exchange.is_shared else self.job.update.layout.segments
+        self._elements = [(segment.start, segment.stop) for segment in owned]
+        self._bytes = share(self.job, owned, is_first=self.rank.leads)
         self._last_snapshot_s = self._last_report_s = time.perf_counter()
         self._evaluations = 0
         if self.job.evaluation is not None:
@@ -244,11 +248,17 @@ class Loop:
         return self.job.has_callbacks and self._exchange.verdict(self._evaluations, self.check)
 
     def _keep_best(self) -> None:
-        """The leader copies the model; nobody changes it before all have met again."""
+        """Every rank copies its share of the model, the leader the buffers too; it counts when all have copied."""
         if self.rank.leads:
             self._control[Control.BEST_STEP] = 0
-            for name in MODEL_ARRAYS:
+        self._exchange.meet()
+        for start, stop in self._elements:
+            self.memory["best/parameters"][start:stop].copy_(self.live["parameters"][start:stop])
+        if self.rank.leads:
+            for name in ("tracked", "others"):
                 self.memory[f"best/{name}"].copy_(self.live[name])
+        self._exchange.meet()
+        if self.rank.leads:
             self._control[Control.BEST_STEP] = self.step
 
     def _snapshot(self) -> None:
@@ -262,27 +272,20 @@ class Loop:
         number = steps.index(min(steps))
         if self.rank.leads:  # an older or an invalid one is the smallest either way: all ranks take the same
             self._control[Control.COPY_STEP + number] = 0
-        self._copy(number)
+        scalars = self.memory["copied_scalars"][number]
+        if not self._exchange.is_shared:
+            scalars.fill_(math.nan)
+            self.stepper.owned.write_scalars(scalars)
+        self._exchange.state(scalars)
+        source, target = self.memory["live"], self.memory["copies"][number]
+        for start, stop in self._bytes:
+            target[start:stop].copy_(source[start:stop])
+        if self._exchange.is_shared:
+            self.stepper.owned.write_scalars(scalars)
         if self.rank.leads:
             for index, value in enumerate(self.decided):
                 self.memory["copied_decided"][number, index] = value
         self._unmarked = (number, self.step)
-
-    def _copy(self, number: int) -> None:
-        """Copy the live state into a snapshot: this rank's share of it, or all where nobody else does it."""
-        source, target = self.memory["live"], self.memory["copies"][number]
-        scalars = self.memory["copied_scalars"][number]
-        if self._exchange.is_shared:
-            self._exchange.meet()
-            part = round_up(-(-len(source) // self.rank.world_size), ALIGNMENT_BYTES)
-            share = slice(self.rank.index * part, (self.rank.index + 1) * part)
-            target[share].copy_(source[share])
-            self.stepper.owned.write_scalars(scalars)
-            return
-        scalars.fill_(math.nan)
-        self.stepper.owned.write_scalars(scalars)
-        self._exchange.state(scalars)
-        target.copy_(source)
 
     def _mark(self) -> None:
         """All ranks have met: a snapshot that was copied before counts from here on, for all have copied."""
