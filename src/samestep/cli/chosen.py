@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -53,6 +53,7 @@ def choose(
         for line in packs.lines(packed):
             teller.line(line)
     network = networks.choose(packed, model=model, width=settings.width, depth=settings.depth)
+    network = replace(network, base_width=settings.base_width, base_depth=settings.base_depth)
     return Chosen(partial(from_data.workload, packed, network), network)
 
 
@@ -76,4 +77,5 @@ def workload_of(name: str, settings: NumericSettings) -> Workload:
 
     if ".py:" in name:
         return files.load(name)
-    return catalog.build(name, width=settings.width, depth=settings.depth)
+    sizes = {each: getattr(settings, each) for each in ("width", "depth", "base_width", "base_depth")}
+    return catalog.build(name, **sizes)

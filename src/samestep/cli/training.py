@@ -118,6 +118,7 @@ def predict(
     out: Annotated[Path | None, Parameter(help="CSV file to write; default: stdout.")] = None,
     width: int | None = None,
     depth: int | None = None,
+    base_width: int | None = None,
 ) -> int:
     """Answer with trained weights: one line of CSV per sample.
 
@@ -130,13 +131,14 @@ def predict(
     from samestep.workloads import answers  # noqa: PLC0415
 
     if Path(workload).is_dir():
-        if input is None or len(input) != 1 or (weights, width, depth) != (None, None, None):
+        if input is None or len(input) != 1 or any((weights, width, depth, base_width)):
             raise UsageError(f"{workload} is a run: give one --input to answer for, and nothing else but --out")
         table = answers.answer(Path(workload), input[0])
     elif weights is None:
         raise UsageError(f"--weights is missing: which weights of {workload} are to answer?")
     else:
-        table = predict_table(chosen.workload_of(workload, NumericSettings(width=width, depth=depth)), weights, input)
+        sizes = NumericSettings(width=width, depth=depth, base_width=base_width)
+        table = predict_table(chosen.workload_of(workload, sizes), weights, input)
     if out is None:
         sys.stdout.write(table)
     else:

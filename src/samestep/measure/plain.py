@@ -12,8 +12,8 @@ from torch import Tensor
 
 from samestep.data.columns import Dataset
 from samestep.engine.events import Enter, Phase
-from samestep.engine.randomness import seed_initialisation
 from samestep.optim import build
+from samestep.run import networks
 from samestep.run.config import Config
 from samestep.run.workload import Workload
 
@@ -28,19 +28,15 @@ class PlainTorch:
 
     def __init__(self, workload: Workload, config: Config) -> None:
         self.data: Dataset = workload.data()
-        seed_initialisation(config.seed)
-        self.model = workload.model().train()
+        model, scaled = networks.network(workload, config)
+        self.model = model.train()
         if config.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._loss, self._config = workload.loss, config
         named = dict(self.model.named_parameters())
-        rates = config.rates
-        parts = build.parts(
-            self.model, config.optimizer, lr=rates.lr, momentum=config.momentum, weight_decay=rates.weight_decay
-        )
         self._optimizers = [
             build.build(part, [{**g, "params": [named[name] for name in g["params"]]} for g in part.groups])
-            for part in parts
+            for part in networks.parts(self.model, config, scaled)
         ]
         self._rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._optimizers]
         self._autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.precision == "bf16")

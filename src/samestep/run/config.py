@@ -24,6 +24,7 @@ Backprop = Literal["ordinary", "concurrent"]
 Engine = Literal["shared", "group"]
 Device = Literal["cpu", "cuda"]
 NoiseLooks = int | Literal["off"]
+_AT_LEAST_1 = ("base_batch", "evaluate_every", "width", "depth", "base_width", "base_depth", "steps", "shuffle_block")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +105,12 @@ class NumericSettings:
 
     depth: int | None = None
     """Depth of the workload's network."""
+
+    base_width: int | None = None
+    """The width that lr and weight_decay were chosen for; initial values and rates follow this width (μP)."""
+
+    base_depth: int | None = None
+    """The depth that they were chosen for; for networks of residual blocks."""
 
     weights: Path | None = None
     """Start from these weights (safetensors)."""
@@ -206,6 +213,8 @@ class Config:
     evaluate_every: int | None
     width: int | None
     depth: int | None
+    base_width: int | None
+    base_depth: int | None
     until: str | None
     checkpoint: Path | None
     checkpoint_every_s: float
@@ -218,7 +227,7 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("global_batch", "microbatch", "threads_per_worker", "workers", "stages", "chunks"):
             _at_least(name, getattr(self, name), 1)
-        for name in ("base_batch", "evaluate_every", "width", "depth", "steps", "shuffle_block"):
+        for name in _AT_LEAST_1:
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)
         if self.noise_scale != "off":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -22,11 +22,12 @@ from samestep.engine.flat import plan_buffers, settle_constants, trainable, writ
 from samestep.engine.job import Evaluation, Image, Job
 from samestep.errors import DataError, UsageError
 from samestep.optim import build, rounds, schedules, state
+from samestep.optim.parametrisation import Parametrisation
 from samestep.plan.batch import BatchPlan
 from samestep.plan.layout import check_world_size
 from samestep.plan.order import Order
 from samestep.plan.pipeline import check_team
-from samestep.run import weights
+from samestep.run import networks, weights
 from samestep.run.config import Config, Device, Settings
 from samestep.run.evaluate import judge_for, parse_target
 from samestep.run.workload import Target, Workload
@@ -62,11 +63,13 @@ class Prepared:
         job: The job.
         image: The state before the first step.
         numerics: By field name; computed when asked for, since it reads all data.
+        lines: What was done to learning rates and initial values, in words.
     """
 
     job: Job
     image: Image
     numerics: Callable[[], dict[str, Any]]
+    lines: tuple[str, ...] = ()
 
 
 def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbacks: bool) -> Prepared:
@@ -80,17 +83,15 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
     data = _load(workload)
     switches = numerics.read(config.threads_per_worker)
     with numerics.applied(switches), randomness.preserved():
-        randomness.seed_initialisation(config.seed)
-        model = workload.model()
-    if not isinstance(model, nn.Module):
-        raise UsageError(f"the model factory returned {type(model).__name__}, not a torch.nn.Module")
+        model, scaled = networks.network(workload, config)
     if config.weights is not None:
         weights.load_into(model, config.weights)
     parameters = trainable(model)
     settle_constants(model)
     dtype = next(iter(parameters.values())).dtype
     loss = _weighted(workload.loss, data.train, config, dtype)
-    update = _update(model, parameters, config, choices)
+    parts = networks.parts(model, config, scaled, optimizer=choices.optimizer, groups=choices.parameter_groups)
+    update = state.plan_update(parts, dict(parameters), is_channels_last=config.channels_last)
     batches = BatchPlan(
         num_samples=data.train.num_samples,
         global_batch=config.global_batch,
@@ -128,7 +129,9 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         from samestep.run import staging  # noqa: PLC0415 (torch.fx, where there are stages)
 
         job = replace(job, stages=staging.staged(job, config))
-    return Prepared(job, _first_image(job), partial(_numerics, job, loss, choices, config))
+    decided_by = partial(_numerics, job, loss, choices, config, scaled)
+    lines = [*config.rate_lines, *(scaled.lines(model) if scaled else [])]
+    return Prepared(job, _first_image(job), decided_by, tuple(lines))
 
 
 def _check_device(device: Device) -> None:
@@ -136,24 +139,6 @@ def _check_device(device: Device) -> None:
         raise UsageError(f"device='cuda': torch {torch.__version__} finds no GPU on this machine; take device='cpu'")
     if device == "cuda":
         raise UsageError("device='cuda': training on a GPU is not built yet; take device='cpu'")
-
-
-def _update(model: nn.Module, parameters: Mapping[str, Tensor], config: Config, choices: Choices) -> state.UpdatePlan:
-    """Who updates what with which optimiser."""
-    if config.base_batch is not None and (choices.optimizer or choices.parameter_groups) is not None:
-        raise UsageError(
-            f"base_batch={config.base_batch} changes the rates of an optimizer by name; with an optimizer or parameter "
-            "groups of your own, give them the rates for this global batch"
-        )
-    parts = build.parts(
-        model,
-        choices.optimizer or config.optimizer,
-        lr=config.rates.lr,
-        momentum=config.momentum,
-        weight_decay=config.rates.weight_decay,
-        groups=choices.parameter_groups,
-    )
-    return state.plan_update(parts, dict(parameters), is_channels_last=config.channels_last)
 
 
 def world_size_of(settings: Settings, config: Config, job: Job) -> int:
@@ -292,7 +277,7 @@ def _check_classes(ignored: int, output: Any, target: Tensor) -> None:
         losses.check_class_targets(target, output.shape[1], ignored)
 
 
-def _numerics(job: Job, loss: Any, choices: Choices, config: Config) -> dict[str, Any]:
+def _numerics(job: Job, loss: Any, choices: Choices, config: Config, scaled: Parametrisation | None) -> dict[str, Any]:
     """What decides the bits; compared when a run is resumed."""
     schedule = choices.lr_schedule or config.lr_schedule
     return {
@@ -305,6 +290,7 @@ def _numerics(job: Job, loss: Any, choices: Choices, config: Config) -> dict[str
         "last_batch": job.batches.last_batch,
         "augment": config.augment,
         "shuffle_block": config.shuffle_block,
+        **({"parametrisation": scaled.as_dict(job.model)} if scaled is not None else {}),
         "optimizer": _optimizer_text(job),
         "rule": str(job.rule),
         "lr_schedule": schedule if isinstance(schedule, str) else _name(schedule),

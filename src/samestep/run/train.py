@@ -177,7 +177,7 @@ class Session:
         )
         if self.config.checkpoint is not None or self.config.out is not None or self.others is not None:
             self._numerics = self.record.numerics = self.prepared.numerics()
-        for line in self.config.rate_lines:
+        for line in self.prepared.lines:
             self.notice(line)
         image = self._resume(self.prepared.image)
         num_here = self.world_size if self.others is None else self.others.place.local_size

@@ -46,6 +46,10 @@ class Workload:
         target: Where training may stop early.
         class_names: Names of the classes, where the target is a class.
         recipe: Defaults of this workload for the settings of a run, by their names (``{"lr": 0.1, "epochs": 5}``).
+        base_model: Builds the same network, as deep as `model`, at the width that the learning rate was chosen for:
+            initial values and learning rates then follow the width of `model` (see `optim.parametrisation`).
+        depth_ratio: How many times as many residual blocks `model` has as the network that the learning rate was chosen
+            for; its blocks say where their branches end (``branch_ends = ("dense.3",)``).
 
     Example:
         >>> import torch
@@ -64,3 +68,5 @@ class Workload:
     target: Target | None = None
     class_names: tuple[str, ...] = ()
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    base_model: Callable[[], nn.Module] | None = None
+    depth_ratio: float = 1.0

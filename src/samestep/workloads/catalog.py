@@ -56,13 +56,22 @@ def names() -> tuple[str, ...]:
     return tuple(entry.name for entry in _ENTRIES)
 
 
-def build(name: str, *, width: int | None = None, depth: int | None = None) -> Workload:
+def build(
+    name: str,
+    *,
+    width: int | None = None,
+    depth: int | None = None,
+    base_width: int | None = None,
+    base_depth: int | None = None,
+) -> Workload:
     """The workload of this name. Its data are read when its `data` is called.
 
     Args:
         name: One of `names()`.
         width: Size of a layer: units, filters of the first block, size of a vector; None is the workload's own.
         depth: Number of hidden layers or blocks; None is the workload's own.
+        base_width: The width that the learning rate was chosen for; None: this one, whatever it is.
+        base_depth: The depth that it was chosen for; None: this one.
 
     Raises:
         UsageError: There is no such workload, or a size is below 1.
@@ -72,12 +81,17 @@ def build(name: str, *, width: int | None = None, depth: int | None = None) -> W
         torch.Size([16, 64])
     """
     entry = _entry(name)
-    for size_name, size in (("width", width), ("depth", depth)):
+    sizes = {"width": width, "depth": depth, "base_width": base_width, "base_depth": base_depth}
+    for size_name, size in sizes.items():
         if size is not None and size < 1:
             raise UsageError(f"{size_name}={size} is below 1; take 1 or more, or leave it out for {name}'s own")
     family = import_module(f"samestep.workloads.{entry.family}")
     workload: Workload = getattr(family, name.replace("-", "_"))(width=width, depth=depth)
-    return workload
+    if base_width is None and base_depth is None:
+        return workload
+    from samestep.workloads import bases  # noqa: PLC0415 (torch)
+
+    return bases.based(workload, base_width=base_width, base_depth=base_depth)
 
 
 def _entry(name: str) -> Entry:

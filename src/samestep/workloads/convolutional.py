@@ -60,6 +60,9 @@ class ResidualBlock(nn.Module):
         stride: 2 halves the image.
     """
 
+    branch_ends = ("residual.4",)
+    """See `optim.parametrisation`."""
+
     def __init__(self, before: int, after: int, *, stride: int) -> None:
         super().__init__()
         self.residual = nn.Sequential(

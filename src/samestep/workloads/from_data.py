@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,13 @@ from samestep.data.columns import Column, Dataset, Rows, Samples, Scale, Stretch
 from samestep.data.pack.manifest import EVALUATION, TRAIN
 from samestep.data.pack.mapped import Mapped
 from samestep.data.pack.reader import Pack
+from samestep.data.pictures import schema as pictures
 from samestep.data.series import schema as series
 from samestep.data.series.schema import ROWS, STARTS, TARGET, VALUES
 from samestep.data.settings import DataSettings
+from samestep.data.table import schema as tables
 from samestep.data.target import Classes, Value
+from samestep.data.tensors import schema as tensors
 from samestep.data.text import schema as texts
 from samestep.data.text.schema import num_windows
 from samestep.errors import DataError
@@ -113,8 +116,16 @@ def workload(pack: Pack, network: Network) -> Workload:
     if TRAIN not in pack.parts:
         raise DataError(f"{pack.folder} holds no samples to train on")
     about = network.about
-    if isinstance(about, texts.Schema):
-        return _text_workload(pack, network, about)
+    made = _text_workload(pack, network, about) if isinstance(about, texts.Schema) else _workload(pack, network, about)
+    if network.base is None:
+        return made
+    depth_ratio = network.depth / (network.base_depth or network.depth)
+    return replace(made, base_model=network.base.build, depth_ratio=depth_ratio)
+
+
+def _workload(
+    pack: Pack, network: Network, about: pictures.Schema | series.Schema | tables.Schema | tensors.Schema
+) -> Workload:
     target = about.target
     metrics: dict[str, Metric] = {"accuracy": accuracy}
     if isinstance(target, Value):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -59,6 +59,8 @@ class Network:
         width: Units of a hidden layer, or filters of the first block.
         depth: Hidden layers, or blocks.
         reading: How new samples are read: settings of the data by name.
+        base_width: The width that the learning rate was chosen for; None: this one.
+        base_depth: The depth that it was chosen for; None: this one.
     """
 
     kind: str
@@ -67,6 +69,8 @@ class Network:
     width: int
     depth: int
     reading: Mapping[str, Any]
+    base_width: int | None = None
+    base_depth: int | None = None
 
     def save(self, folder: Path) -> None:
         """Write it into a run's folder."""
@@ -89,6 +93,13 @@ class Network:
             raise DataError(f"{path} is damaged ({error})") from None
 
     @property
+    def base(self) -> Network | None:
+        """The network of the same depth that the learning rate was chosen for; None where that is not said."""
+        if self.base_width is None and self.base_depth is None:
+            return None
+        return replace(self, width=self.base_width or self.width)
+
+    @property
     def about(self) -> schemas.Schema:
         """What the data are."""
         return schemas.read(self.kind, self.schema)
@@ -97,7 +108,7 @@ class Network:
         """The module, with new weights."""
         about, sizes = self.about, Sizes(self.width, self.depth)
         if isinstance(about, texts.Schema):
-            return _text_net(about, self.model, sizes)
+            return _text_net(about, self.model, sizes, self.base_width)
         if isinstance(about, tables.Schema):
             return _table_net(about, sizes)
         return _array_net(shape_of(about), about.target.num_outputs, self.model, sizes)
@@ -163,11 +174,13 @@ def _array_net(shape: tuple[int, ...], num_outputs: int, model: Model, sizes: Si
     return nn.Sequential(nn.Flatten(), *layers(math.prod(shape), num_classes=num_outputs, **sizes._asdict()))
 
 
-def _text_net(about: texts.Schema, model: Model, sizes: Sizes) -> nn.Module:
+def _text_net(about: texts.Schema, model: Model, sizes: Sizes, base_width: int | None) -> nn.Module:
     num_symbols = len(about.numbers)
     if model == "lstm":
         return SymbolReader(num_symbols=num_symbols, **sizes._asdict())
-    return language_model(num_symbols=num_symbols, context=about.window, dropout=0.1, **sizes._asdict())
+    return language_model(
+        num_symbols=num_symbols, context=about.window, dropout=0.1, base_width=base_width, **sizes._asdict()
+    )
 
 
 def _table_net(about: tables.Schema, sizes: Sizes) -> nn.Module:

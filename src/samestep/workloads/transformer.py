@@ -31,18 +31,21 @@ class Attention(nn.Module):
     Args:
         width: Size of a place's vector, a multiple of `num_heads`.
         num_heads: Heads.
+        base_width: The width that scores are scaled for: √(base_width / width) besides, so that they do not grow with
+            the width (Yang et al. 2021, definition 4.1); None: this one.
     """
 
-    def __init__(self, width: int, *, num_heads: int) -> None:
+    def __init__(self, width: int, *, num_heads: int, base_width: int | None = None) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.score_scale = None if base_width in (None, width) else (base_width * num_heads) ** 0.5 / width
         self.inputs = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape (n, t, width) to the same."""
         query, key, value = self.inputs(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        heads = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        heads = functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=self.score_scale)
         mixed: Tensor = self.output(heads.transpose(1, 2).flatten(start_dim=2))
         return mixed
 
@@ -56,13 +59,16 @@ class Block(nn.Module):
         width: Size of a place's vector.
         num_heads: Heads of the attention.
         dropout: Share of what is added that is left out.
+        base_width: See `Attention`.
     """
 
-    def __init__(self, width: int, *, num_heads: int, dropout: float) -> None:
+    branch_ends = ("attention.1.output", "dense.3")
+    """See `optim.parametrisation`."""
+
+    def __init__(self, width: int, *, num_heads: int, dropout: float, base_width: int | None = None) -> None:
         super().__init__()
-        self.attention = nn.Sequential(
-            nn.LayerNorm(width), Attention(width, num_heads=num_heads), nn.Dropout(dropout)
-        )  # fmt: skip
+        attention = Attention(width, num_heads=num_heads, base_width=base_width)
+        self.attention = nn.Sequential(nn.LayerNorm(width), attention, nn.Dropout(dropout))
         self.dense = nn.Sequential(
             nn.LayerNorm(width),
             nn.Linear(width, 4 * width),
@@ -100,7 +106,9 @@ class Symbols(nn.Module):
         return vectors
 
 
-def language_model(*, num_symbols: int, context: int, width: int, depth: int, dropout: float) -> nn.Sequential:
+def language_model(
+    *, num_symbols: int, context: int, width: int, depth: int, dropout: float, base_width: int | None = None
+) -> nn.Sequential:
     """Codes of shape (n, t) to the scores of each next symbol, shape (n, t, num_symbols).
 
     Args:
@@ -109,6 +117,7 @@ def language_model(*, num_symbols: int, context: int, width: int, depth: int, dr
         width: Size of a place's vector, a multiple of 4 (there are 4 heads).
         depth: Blocks.
         dropout: Share left out of what each half block adds.
+        base_width: See `Attention`.
 
     Raises:
         UsageError: The width cannot be cut into heads.
@@ -116,7 +125,7 @@ def language_model(*, num_symbols: int, context: int, width: int, depth: int, dr
     if width % _NUM_HEADS:
         nearest = width + -width % _NUM_HEADS
         raise UsageError(f"width={width} is not a multiple of {_NUM_HEADS}, the number of heads; the next is {nearest}")
-    blocks = (Block(width, num_heads=_NUM_HEADS, dropout=dropout) for _ in range(depth))
+    blocks = (Block(width, num_heads=_NUM_HEADS, dropout=dropout, base_width=base_width) for _ in range(depth))
     return nn.Sequential(
         Symbols(num_symbols, context=context, width=width), *blocks, nn.LayerNorm(width), nn.Linear(width, num_symbols)
     )
