@@ -15,6 +15,7 @@ from samestep.engine.flat import BufferPlan
 from samestep.engine.losses import SummedLoss
 from samestep.engine.numerics import Switches
 from samestep.engine.signals import SIGNAL_WORDS, num_turns
+from samestep.optim.adascale import NUM_KEPT, AdaScale
 from samestep.optim.rounds import Rule
 from samestep.optim.schedules import Schedule
 from samestep.optim.state import UpdatePlan
@@ -27,12 +28,12 @@ from samestep.plan.regions import Regions, lay_out
 
 Precision = Literal["fp32", "bf16"]
 
-NUM_DECIDED = 5
+NUM_DECIDED = 5 + NUM_KEPT
 """Numbers that a run keeps beside its arrays."""
 
-BEST_VALUE, BEST_STEP, HAS_STOPPED, EVALUATED_STEP, LAST_LOSS = range(NUM_DECIDED)
+BEST_VALUE, BEST_STEP, HAS_STOPPED, EVALUATED_STEP, LAST_LOSS, KEPT = range(6)
 """The best evaluation so far and its step (0: none yet); whether a target or a callback has ended the run; the step of
-the last whole evaluation; the loss of the last step."""
+the last whole evaluation; the loss of the last step; from `KEPT` on, what AdaScale keeps."""
 
 LOSS, WEIGHT, SAMPLES = range(3)
 """Columns of the table of sums."""
@@ -101,6 +102,7 @@ class Job:
     switches: Switches
     has_callbacks: bool
     noise_every: int | None = None
+    gain: AdaScale | None = None
     trace: events.Trace | None = None
     snapshot_every_s: float = 0.5
     wait_timeout_s: float = 600.0

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from samestep.data.feed import Feed
 from samestep.engine.events import Phase
-from samestep.engine.job import EVALUATED_STEP, HAS_STOPPED, LAST_LOSS, Job, live_regions
+from samestep.engine.job import EVALUATED_STEP, HAS_STOPPED, KEPT, LAST_LOSS, Job, live_regions
 from samestep.engine.memory import Memory
 from samestep.engine.shares import share
 from samestep.engine.step import Rank, Stepper
@@ -170,8 +170,9 @@ class Loop:
 
     def _run_step(self) -> None:
         start = time.perf_counter()
-        sums = self.stepper.run(self.step)
-        self.decided = (*self.decided[:LAST_LOSS], sums.loss)
+        gain = self.job.gain
+        sums = self.stepper.run(self.step, 1.0 if gain is None else gain.gain(self.decided[KEPT:]))
+        self.decided = (*self.decided[:LAST_LOSS], sums.loss, *self.decided[KEPT:])
         if self.rank.leads:
             self._control[Control.AFTER] = self._decide_after()
         self.rank.enter(Phase.BARRIER_UPDATE, self.step)
@@ -179,12 +180,13 @@ class Loop:
         self.rank.enter(Phase.BETWEEN, self.step)
         sums = self.stepper.confirm(sums)
         step, self.step = self.step, self.step + 1
+        pair = _pair(step, sums, self.job.batches.num_samples_of(step))
+        if gain is not None:
+            self.decided = (*self.decided[:KEPT], *gain.after(self.decided[KEPT:], pair))
         if self.rank.leads:
             now = time.perf_counter()
-            batches = self.job.batches
-            num_samples = batches.samples_before(step + 1) - batches.samples_before(step)
+            num_samples = self.job.batches.num_samples_of(step)
             assert sums.gradient_norm is not None
-            pair = _pair(step, sums, num_samples)
             self._records.append(StepRecord(step, sums.loss, sums.gradient_norm, num_samples, now - start, pair))
             if step == 0:
                 self._warn_unused()

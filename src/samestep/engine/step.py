@@ -160,8 +160,12 @@ class Stepper:
         self._loading.close()
         self._hands.close()
 
-    def run(self, step: int) -> Sums:
+    def run(self, step: int, gain: float = 1.0) -> Sums:
         """Run one step up to and including this rank's update; a barrier and `confirm` must follow.
+
+        Args:
+            step: Its number.
+            gain: Every learning rate is multiplied with it, besides the schedule.
 
         Returns:
             The first round's sums; the gradient's norm is None where nobody has waited for it yet.
@@ -170,7 +174,7 @@ class Stepper:
             NonFiniteSums: On all ranks, with the parameters as they were before the step.
         """
         self._step = step
-        self._lr_factor = self._job.schedule(self._progress(step))
+        self._lr_factor = self._job.schedule(self._progress(step)) * gain
         program = self._job.rule.step(self)
         try:
             first = self._run_rounds(step, program)

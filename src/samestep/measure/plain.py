@@ -12,6 +12,7 @@ from torch import Tensor
 
 from samestep.data.columns import Dataset
 from samestep.engine.events import Enter, Phase
+from samestep.errors import UsageError
 from samestep.optim import build
 from samestep.run import networks
 from samestep.run.config import Config
@@ -27,6 +28,11 @@ class PlainTorch:
     """
 
     def __init__(self, workload: Workload, config: Config) -> None:
+        if config.batch_rule == "adascale":
+            raise UsageError(
+                "batch_rule='adascale' sets the rate by what every step finds, and plain torch has nothing like it to "
+                "compare with; take linear here"
+            )
         self.data: Dataset = workload.data()
         model, scaled = networks.network(workload, config)
         self.model = model.train()

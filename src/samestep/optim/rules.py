@@ -14,6 +14,8 @@ as much as before (Wang and Aitchison 2024). Limits: both rules are derived for 
 it no rate makes up for the steps that are missing (Shallue et al. 2018). The full square-root rule of Malladi et al.
 also moves Adam's averages, ``1 - beta`` × k, which for beta1 = 0.9 leaves 0 .. 1 at k = 10: we leave them alone.
 
+A further rule, whose rate follows what every step finds, is in `adascale`.
+
 References:
     Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014.
     Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", 2017.
@@ -26,6 +28,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from samestep.errors import UsageError
 from samestep.optim.catalog import Entry, RuleName
@@ -33,7 +36,7 @@ from samestep.optim.catalog import Entry, RuleName
 _LARGEST_LINEAR = 8192
 """Goyal et al. 2017, figure 1: ImageNet's error stays up to this batch, and rises beyond."""
 
-_WORDS: dict[RuleName, str] = {"linear": "linear", "sqrt": "square-root"}
+_WORDS: dict[str, str] = {"linear": "linear", "sqrt": "square-root"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +69,7 @@ class BatchChange:
 
     base_batch: int
     global_batch: int
-    rule: RuleName
+    rule: RuleName | Literal["adascale"]
 
     def __post_init__(self) -> None:
         if self.base_batch < 1:
@@ -74,9 +77,9 @@ class BatchChange:
 
     @property
     def lr_factor(self) -> float:
-        """What the learning rate is multiplied with."""
+        """What the learning rate is multiplied with, from the beginning on; what AdaScale adds, every step finds."""
         ratio = self.global_batch / self.base_batch
-        return {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}[self.rule]
+        return {"linear": ratio, "sqrt": math.sqrt(ratio)}.get(self.rule, 1.0)
 
     def decay_factor(self, *, decays_by_rate: bool) -> float:
         """What the weight decay is multiplied with.
@@ -84,7 +87,7 @@ class BatchChange:
         Args:
             decays_by_rate: Whether a step shrinks the weights by learning rate × weight decay.
         """
-        if self.rule == "none" or not decays_by_rate:
+        if self.rule in ("none", "adascale") or not decays_by_rate:
             return 1.0
         return self.global_batch / self.base_batch / self.lr_factor
 
@@ -99,6 +102,10 @@ class BatchChange:
         change = f"global_batch {self.base_batch:,} → {self.global_batch:,}"
         if self.rule == "none":
             return [f"{change}: learning rate and weight decay as they were, by the rule none"]
+        if self.rule == "adascale":
+            ratio = self.global_batch / self.base_batch
+            gain = f"learning rate × 1 to {ratio:.4g}, as every step finds by AdaScale"
+            return [f"{change}: {gain}; weight decay, momentum and lr_warmup as they were"]
         text = f"{change}: learning rate × {self.lr_factor:.4g} by the {_WORDS[self.rule]} rule"
         kept = "momentum and lr_warmup as they were"
         factor = self.decay_factor(decays_by_rate=entry.decays_by_rate)

@@ -170,7 +170,9 @@ def _image(step: int, arrays: Mapping[str, Tensor], empty: Image) -> Image:
     best = {name.removeprefix("best/"): values for name, values in arrays.items() if name.startswith("best/")}
     for name, values in live.items():
         assert values.shape == empty.arrays[name].shape, name  # the numerics hold the model's shapes
-    return Image(step, live, arrays.get("scalars", empty.scalars), arrays["decided"], best)
+    decided = empty.decided.clone()
+    decided[: len(arrays["decided"])] = arrays["decided"]  # older ones have fewer
+    return Image(step, live, arrays.get("scalars", empty.scalars), decided, best)
 
 
 def _short(value: Any) -> str:

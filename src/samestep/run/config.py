@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from samestep.errors import UsageError
 from samestep.host.cores import num_cores
-from samestep.optim import catalog
+from samestep.optim import adascale, catalog
 from samestep.optim.rules import BatchChange, Rates
 from samestep.plan.batch import LastBatch, default_microbatch
 from samestep.plan.schedules import Schedule, check_chunks
@@ -18,7 +18,7 @@ from samestep.run.types import check_types
 
 Workers = int | Literal["auto"]
 LrSchedule = Literal["constant", "linear", "cosine"]
-BatchRule = Literal["auto", "linear", "sqrt", "none"]
+BatchRule = Literal["auto", "linear", "sqrt", "adascale", "none"]
 Precision = Literal["fp32", "bf16"]
 Backprop = Literal["ordinary", "concurrent"]
 Engine = Literal["shared", "group"]
@@ -59,7 +59,7 @@ class NumericSettings:
     """The global batch that lr and weight_decay were chosen for; they follow this run's batch by a rule."""
 
     batch_rule: BatchRule | None = None
-    """How they follow: auto (what suits the optimiser), linear, sqrt or none."""
+    """How they follow: auto (what suits the optimiser), linear, sqrt, adascale or none."""
 
     lr_schedule: LrSchedule | None = None
     """How the learning rate falls with the samples seen."""
@@ -261,6 +261,7 @@ class Config:
             raise UsageError(f"stages={self.stages} work in shared memory so far; take engine='shared', or stages=1")
         if self.stages > 1 or self.chunks > 1:
             check_chunks(self.schedule, self.chunks)
+        adascale.check(**{name: getattr(self, name) for name in adascale.CHECKED})
 
     @property
     def rates(self) -> Rates:
@@ -287,7 +288,9 @@ class Config:
 
     @property
     def noise_every(self) -> int | None:
-        """One step of so many is looked at for the noise scale; None: none is."""
+        """One step of so many is looked at for the noise scale; None: none is. AdaScale has to see every step."""
+        if self.batch_rule == "adascale":
+            return 1
         return None if self.noise_scale == "off" else self.noise_scale
 
     def as_dict(self) -> dict[str, Any]:

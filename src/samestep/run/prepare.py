@@ -22,6 +22,7 @@ from samestep.engine.flat import plan_buffers, settle_constants, trainable, writ
 from samestep.engine.job import Evaluation, Image, Job
 from samestep.errors import DataError, UsageError
 from samestep.optim import build, rounds, schedules, state
+from samestep.optim.adascale import AdaScale
 from samestep.optim.parametrisation import Parametrisation
 from samestep.plan.batch import BatchPlan
 from samestep.plan.layout import check_world_size
@@ -123,6 +124,7 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         switches=switches,
         has_callbacks=has_callbacks,
         noise_every=config.noise_every,
+        gain=_gain(config, batches),
         trace=choices.trace,
     )
     if config.stages > 1:
@@ -244,6 +246,15 @@ def _rule(config: Config) -> rounds.Rule:
     return rounds.Plain(clip_norm=config.clip_norm)
 
 
+def _gain(config: Config, batches: BatchPlan) -> AdaScale | None:
+    if config.batch_rule != "adascale":
+        return None
+    assert config.base_batch is not None, "checked with the settings"
+    return AdaScale(
+        base_batch=config.base_batch, global_batch=config.global_batch, num_training_samples=batches.num_samples
+    )
+
+
 def _weighted(loss: Any, samples: Samples, config: Config, dtype: torch.dtype) -> Any:
     """The loss with balanced class weights, where they are asked for."""
     if config.class_weights is None:
@@ -293,6 +304,7 @@ def _numerics(job: Job, loss: Any, choices: Choices, config: Config, scaled: Par
         **({"parametrisation": scaled.as_dict(job.model)} if scaled is not None else {}),
         "optimizer": _optimizer_text(job),
         "rule": str(job.rule),
+        **({"gain": str(job.gain)} if job.gain is not None else {}),
         "lr_schedule": schedule if isinstance(schedule, str) else _name(schedule),
         "lr_warmup": config.lr_warmup,
         "scheduled_steps": None if schedule == "constant" and not config.lr_warmup else job.num_steps,

@@ -19,7 +19,7 @@ from samestep.engine import flat
 from samestep.engine.breakdown import breakdown
 from samestep.engine.crew import Crew, hired
 from samestep.engine.group.local import started
-from samestep.engine.job import LAST_LOSS, Image, Job
+from samestep.engine.job import KEPT, LAST_LOSS, Image, Job
 from samestep.engine.loop import EvaluationRecord, StepRecord
 from samestep.engine.shared import Shared
 from samestep.engine.solo import Solo
@@ -379,6 +379,8 @@ class Session:
         record.sent_bytes = dict(self._engine.wire.sent) if self.others is not None else None
         record.breakdown = breakdown(self._engine.events())
         record.num_samples = job.batches.samples_before(image.step)
+        if job.gain is not None:
+            self.notice(job.gain.sentence(tuple(image.decided[KEPT:].tolist()), image.step))
         record.last_loss = float(image.decided[LAST_LOSS]) if image.step else None
         record.weights_sha256 = weights.digest(job.model)
         best = self._best_state(image)

@@ -92,6 +92,11 @@ def task_of(workload: Workload, settings: Settings) -> Task:
             f"sam_radius={config.sam_radius:g}: plain torch has no sharpness-aware step to compare with; "
             "leave it out, or leave --against out"
         )
+    if config.batch_rule == "adascale":
+        raise UsageError(
+            "batch_rule='adascale': plain torch has no rate that follows what every step finds to compare with; take "
+            "linear, or leave --against out"
+        )
     job = prepare(workload, config, Choices(), has_callbacks=False).job
     return Task(job=job, loss=_with_class_weights(workload, config, job), unweighted_loss=workload.loss)
 
