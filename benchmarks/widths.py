@@ -186,8 +186,8 @@ def page(found: Mapping[str, Result]) -> str:
     what = f"{first['seeds']} seeds, {first['steps']} steps of {_BATCH}, {_ROWS:,} rows; mean loss of the last tenth"
     lines = ["# The best learning rate over width and depth", "", *results.header(list(found.values()), what=what), ""]
     lines.append(
-        "Adam, and SGD with momentum 0.9; linear decay. The best rate lies between those that were tried (factors of 2), "
-        "by a parabola. Rates are those of the base network (the first row): μP changes them from there. The noise "
+        "Adam, and SGD with momentum 0.9; linear decay. The best rate lies between those that were tried (factors of "
+        "2), by a parabola. Rates are those of the base network (the first row): μP changes them from there. The noise "
         "scale, in samples, is that of the later half at the best rate."
     )
     for axis, sizes in SIZES.items():

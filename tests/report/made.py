@@ -232,6 +232,7 @@ def _finished(cell: Cell, run: halving.Run) -> Finished:
         num_samples=steps * batch,
         step_s=0.001 + 1e-5 * batch,
         wall_s=0.5,
+        noise_scale=batch + 100.0 * run.seed if optimizer == "adamw" else None,
     )
 
 

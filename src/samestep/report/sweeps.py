@@ -237,6 +237,7 @@ def _bends(curves: Sequence[Found]) -> Table:
                 text.clean(curve.optimizer),
                 text.UNKNOWN if curve.perfect_until is None else f"{curve.perfect_until:,}",
                 text.estimate(fit.critical_batch) if fit.critical_batch else f"not known: {fit.reason}",
+                text.UNKNOWN if curve.noise_scale is None else f"{curve.noise_scale:,.0f}",
                 text.estimate(fit.least_steps) if fit.least_steps else text.UNKNOWN,
                 *(times.get(number, text.UNKNOWN) for number in columns),
             ]
@@ -247,13 +248,14 @@ def _bends(curves: Sequence[Found]) -> Table:
             "optimiser",
             "perfect scaling up to",
             "critical batch",
+            "noise scale",
             "least steps",
             *(text.count(number, "worker") for number in columns),
         ],
         rows=rows,
         note="Perfect: steps × batch within 1.25 × that of the smallest batch. Critical batch and least steps: fitted "
-        "to S (1 + B_crit / B). Predicted: the fastest batch, from step times on one worker with nothing exchanged; at "
-        "least so long.",
+        "to S (1 + B_crit / B). Noise scale: what it predicts of the critical batch, the median over batches. Times: "
+        "predicted for the fastest batch, from step times on one worker with nothing exchanged; at least so long.",
         is_text=True,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import statistics
 from typing import Any
 
 import pytest
@@ -169,3 +170,28 @@ def test_a_record_that_lacks_a_field(record: dict[str, Any], field: str) -> None
     body = {name: value for name, value in record.items() if name != field}
     with pytest.raises(UsageError, match="the record of a sweep lacks something"):
         analyse(body)
+
+
+def test_the_noise_scale_stands_beside_the_fitted_critical_batch(record: dict[str, Any], findings: Findings) -> None:
+    found = curve(findings, "adamw")
+    for each in found.cells:
+        told = [
+            run["noise_scale"]
+            for run in record["runs"]
+            if (run["optimizer"], run["batch"], run["stage"], run["trial"])
+            == ("adamw", each.batch, "report", found_trial(record, each))
+            and run["steps"] == each.budget
+        ]
+        assert each.noise_scale == pytest.approx(statistics.median(told))
+    scales = [each.noise_scale for each in found.cells if each.steps is not None and each.noise_scale is not None]
+    assert found.noise_scale == pytest.approx(statistics.median(scales))
+    assert f", predicted by the noise scale {found.noise_scale:,.0f}" in findings.sentences[0]
+    assert curve(findings, "sgd").noise_scale is None
+    assert "noise scale" not in findings.sentences[1]
+
+
+def test_a_record_without_noise_scales_is_read(record: dict[str, Any]) -> None:
+    old = copy.deepcopy(record)
+    for run in old["runs"]:
+        del run["noise_scale"]
+    assert curve(analyse(old), "adamw").noise_scale is None

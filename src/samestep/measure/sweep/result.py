@@ -42,6 +42,7 @@ class CellResult:
         step_s: Median time of a step on one worker, while other runs went on beside it.
         best: The value of the target's metric that is nearest to the goal: on the reported part where fresh seeds were
             run, otherwise on the choosing part.
+        noise_scale: Of the runs that are reported, their median; None where none of them told one.
         num_trials: Settings that were tried.
         num_failed: Runs that failed.
         failure: What the first of them said.
@@ -60,6 +61,7 @@ class CellResult:
     time_s: Estimate | None
     step_s: float | None
     best: float | None
+    noise_scale: float | None
     num_trials: int
     num_failed: int
     failure: str | None
@@ -89,6 +91,8 @@ class Curve:
         cells: By batch, ascending.
         perfect_until: The largest batch up to which scaling is perfect; None where the target was never reached.
         fit: The critical batch.
+        noise_scale: What it is predicted to be by the gradients' noise: the median over the batches that reached the
+            target, in samples; None where it was told at none.
         step_time: On one worker; None where no step was timed.
         predictions: One for each number of workers; empty where the target was never reached.
     """
@@ -97,6 +101,7 @@ class Curve:
     cells: tuple[CellResult, ...]
     perfect_until: int | None
     fit: Fit
+    noise_scale: float | None
     step_time: StepTime | None
     predictions: tuple[Prediction, ...]
 
@@ -190,11 +195,22 @@ def _cell(
         time_s=to_target([one.step_s or 0.0 for one in fresh]),
         step_s=float(np.median(times)) if times else None,
         best=halving.best_of([one.outcome for one in read], goal),
+        noise_scale=_middle([one.noise_scale for one in fresh]),
         num_trials=climbed.kept[0],
         num_failed=len(failures),
         failure=failures[0] if failures else None,
         edge=_edge(points[move.trial].lr, [point.lr for point in points.values()]) if move.trial is not None else "",
     )
+
+
+def _middle(values: Sequence[float | None]) -> float | None:
+    """The median of those that are known.
+
+    >>> _middle([1.0, None, 4.0, 2.0]), _middle([None])
+    (2.0, None)
+    """
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if known else None
 
 
 def _edge(chosen: float, tried: Sequence[float]) -> str:
@@ -228,6 +244,7 @@ def _curve(optimizer: str, cells: Sequence[CellResult], microbatch: int | None) 
         cells=tuple(cells),
         perfect_until=critical.perfect_until(reached),
         fit=critical.fit({one.batch: one.values for one in cells if one.steps is not None}),
+        noise_scale=_middle([one.noise_scale for one in cells if one.steps is not None]),
         step_time=step_time,
         predictions=_predictions(reached, step_time, microbatch) if step_time else (),
     )
@@ -256,6 +273,8 @@ def _sentence(curve: Curve) -> str:
         said.append(f"critical batch {curve.fit.critical_batch.text(0)}")
     else:
         said.append(f"critical batch not known ({curve.fit.reason})")
+    if curve.noise_scale is not None:
+        said.append(f"predicted by the noise scale {curve.noise_scale:,.0f}")
     return f"{name}: {', '.join(said)}"
 
 

@@ -211,7 +211,18 @@ def _rehearsed(workload: Workload, divided: Parts, subject: Subject, study: Stud
         if cell[1] == study.batches[0]:
             prepare(made, resolved, Choices(), has_callbacks=False)
             config = resolved.as_dict()
-    own = (*trial.SEARCHED, "microbatch", "workers", "until", "evaluate_every", "out", "log", "profile", "checkpoint")
+    own = (
+        *trial.SEARCHED,
+        "microbatch",
+        "workers",
+        "until",
+        "evaluate_every",
+        "out",
+        "log",
+        "profile",
+        "checkpoint",
+        "noise_scale",
+    )
     shared = {name: value for name, value in config.items() if name not in (*own, "checkpoint_every_s", "resume")}
     return {**shared, "microbatch": subject.settings.microbatch}
 

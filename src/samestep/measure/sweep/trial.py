@@ -38,6 +38,9 @@ SEARCHED = (
 _READINGS = 20
 """Evaluations of a run, about: the target is read every 5 % of the budget."""
 
+_LOOKS = 64
+"""Steps of a run that are looked at for its noise scale, about."""
+
 _LEFT_OUT = 3
 """First steps of a run: they pay for what the later ones find ready."""
 
@@ -99,6 +102,7 @@ class Finished:
         rounds_per_step: Dependent forward and backward passes of a step.
         step_s: Median time of a step in seconds, the first three left out; None where there are none.
         wall_s: Seconds of the whole run.
+        noise_scale: Over the later half of the run, in samples; None where it cannot be told.
     """
 
     outcome: Outcome
@@ -108,6 +112,7 @@ class Finished:
     rounds_per_step: int = 1
     step_s: float | None = None
     wall_s: float = 0.0
+    noise_scale: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values."""
@@ -146,7 +151,12 @@ def prepared(workload: Workload, divided: Parts, subject: Subject, trial: Trial)
         weight_decay=point.weight_decay,
         seed=(subject.settings.seed or 0) + run.seed,
     )
-    return made, Settings(**vars(settings), workers=1, evaluate_every=max(1, -(-run.steps // _READINGS)))
+    return made, Settings(
+        **vars(settings),
+        workers=1,
+        evaluate_every=max(1, -(-run.steps // _READINGS)),
+        noise_scale=max(1, run.steps // _LOOKS),
+    )
 
 
 def smoothed(loss: Any, amount: float) -> Any:
@@ -208,6 +218,7 @@ def summary(record: Record, goal: Target, config: Config, wall_s: float) -> Fini
         rounds_per_step=rounds_per_step,
         step_s=float(np.median(times)),
         wall_s=wall_s,
+        noise_scale=record.pairs.noise_scale().value if record.pairs is not None else None,
     )
 
 
@@ -218,6 +229,7 @@ def from_dict(values: Mapping[str, Any]) -> Finished:
         outcome=Outcome(**{name: values[name] for name in ("reached_step", "best", "failure")}),
         evaluations=tuple((step, value) for step, value in values["evaluations"]),
         **{name: values[name] for name in names},
+        noise_scale=values.get("noise_scale"),
     )
 
 
