@@ -63,6 +63,7 @@ class Family:
             most_steps=self.most_steps,
             rows=self.rows,
             has_label_smoothing=self.has_label_smoothing,
+            has_averaging=True,
         )
 
 

@@ -191,6 +191,7 @@ def sweep(**other: Any) -> dict[str, Any]:
         num_choosing=10_000,
         num_reported=10_000,
         has_label_smoothing=False,
+        has_averaging=False,
         seed=0,
     )
     found: dict[tuple[Cell, halving.Run], Finished] = {}

@@ -124,6 +124,7 @@ def sweep(
         int | None, Parameter(help="Training rows used, a sixth of them to choose by; default: all.")
     ] = None,
     label_smoothing: Annotated[bool, Parameter(converter=None, help="Search label smoothing too.")] = False,
+    average_weights: Annotated[bool, Parameter(converter=None, help="Search weight averaging too.")] = False,
     jobs: Annotated[int | None, Parameter(help="Runs side by side; default: one per core.")] = None,
     settings: GivenNumerics = UNSET_NUMERICS,
     config: ConfigFile = None,
@@ -148,6 +149,7 @@ def sweep(
             most_steps=most_steps,
             rows=rows,
             has_label_smoothing=label_smoothing,
+            has_averaging=average_weights,
         )
         planned = study.plan(partial(chosen.workload_of, workload, settings), settings, wishes)
         findings = result.analyse(study.measure(planned, out, teller, jobs=jobs))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from samestep.errors import UsageError
-from samestep.optim import catalog
+from samestep.optim import averaging, catalog
 
 Factory = Callable[[list[dict[str, Any]]], Optimizer]
 """Builds an optimiser over torch parameter groups: dicts with "params" and options of the group's own."""
@@ -56,7 +56,7 @@ def is_element_wise(part: Part, optimizer: Optimizer) -> bool:
     """
     if part.kind is not None:
         return part.kind == "element-wise"
-    return type(optimizer) in _ELEMENT_WISE
+    return type(averaging.inner(optimizer)) in _ELEMENT_WISE
 
 
 def by_name(name: str, **options: Any) -> Factory:
@@ -146,16 +146,33 @@ def parts(
     return (Part(factory, tuple(_named(model, wanted))),)
 
 
+def averaged(part: Part, share: float) -> Part:
+    """A part whose parameters are evaluated as an average over about the last share of the steps.
+
+    Raises:
+        UsageError: The share is not above 0 and at most 1.
+    """
+    if not 0 < share <= 1:
+        raise UsageError(f"averaging={share:g} is a share of the steps: take more than 0, and at most 1")
+    return replace(part, factory=partial(_averaged, part.factory, share))
+
+
+def _averaged(factory: Factory, share: float, groups: list[dict[str, Any]]) -> Optimizer:
+    return averaging.Averaged(factory(groups), share)
+
+
 def build(part: Part, groups: Sequence[Mapping[str, Any]]) -> Optimizer:
     """Call a part's factory; what the caller's class refuses becomes one clear line."""
     try:
         optimizer = part.factory([dict(group) for group in groups])
+    except UsageError:
+        raise
     except Exception as error:
         raise UsageError(f"the optimizer cannot be built: {error}") from error
     if not isinstance(optimizer, Optimizer):
         raise UsageError(f"the optimizer callable returned {type(optimizer).__name__}, not a torch.optim.Optimizer")
     for kind, reason in _REFUSED.items():
-        if isinstance(optimizer, kind):
+        if isinstance(averaging.inner(optimizer), kind):
             raise UsageError(
                 f"optimizer {kind.__name__} cannot be used: {reason}; take one of {', '.join(catalog.names())}"
             )

@@ -61,6 +61,9 @@ class NumericSettings:
     batch_rule: BatchRule | None = None
     """How they follow: auto (what suits the optimiser), linear, sqrt, adascale or none."""
 
+    averaging: float | None = None
+    """Weights are evaluated and saved as their average over about the last share (0..1) of the steps."""
+
     lr_schedule: LrSchedule | None = None
     """How the learning rate falls with the samples seen."""
 
@@ -189,6 +192,7 @@ class Config:
     weight_decay: float
     base_batch: int | None
     batch_rule: BatchRule
+    averaging: float | None
     lr_schedule: LrSchedule
     lr_warmup: float
     clip_norm: float | None

@@ -67,7 +67,7 @@ def parts(
     rates = config.rates
     if scaled is not None:
         groups = scaled.groups(lr=rates.lr, weight_decay=rates.weight_decay)
-    return build.parts(
+    found = build.parts(
         model,
         optimizer or config.optimizer,
         lr=rates.lr,
@@ -75,6 +75,9 @@ def parts(
         weight_decay=rates.weight_decay,
         groups=groups,
     )
+    if config.averaging is None:
+        return found
+    return tuple(build.averaged(part, config.averaging) for part in found)
 
 
 def _drawn(factory: Callable[[], nn.Module], seed: int) -> nn.Module:

@@ -21,7 +21,7 @@ from samestep.engine.events import Trace
 from samestep.engine.flat import plan_buffers, settle_constants, trainable, write_buffers, write_parameters
 from samestep.engine.job import Evaluation, Image, Job
 from samestep.errors import DataError, UsageError
-from samestep.optim import build, rounds, schedules, state
+from samestep.optim import averaging, build, rounds, schedules, state
 from samestep.optim.adascale import AdaScale
 from samestep.optim.parametrisation import Parametrisation
 from samestep.plan.batch import BatchPlan
@@ -303,6 +303,7 @@ def _numerics(job: Job, loss: Any, choices: Choices, config: Config, scaled: Par
         "shuffle_block": config.shuffle_block,
         **({"parametrisation": scaled.as_dict(job.model)} if scaled is not None else {}),
         "optimizer": _optimizer_text(job),
+        **({"averaging": config.averaging} if config.averaging is not None else {}),
         "rule": str(job.rule),
         **({"gain": str(job.gain)} if job.gain is not None else {}),
         "lr_schedule": schedule if isinstance(schedule, str) else _name(schedule),
@@ -355,7 +356,7 @@ def _optimizer_text(job: Job) -> str:
         dummies = [{**group, "params": [nn.Parameter(torch.zeros(4, 4))]} for group in part.groups]
         optimizer = build.build(part, dummies)
         options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-        texts.append(f"{type(optimizer).__name__} {options}")
+        texts.append(f"{type(averaging.inner(optimizer)).__name__} {options}")
     return "; ".join(texts)
 
 

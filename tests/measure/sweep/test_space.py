@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -83,3 +84,14 @@ def test_a_decay_falls_from_one_and_stays(until: float, to: float, at: float, la
     assert decay(0.0) == 1.0
     assert decay(1.0) == pytest.approx(to)
     assert decay(min(at, later)) >= decay(max(at, later)) >= to - 1e-12
+
+
+def test_searching_averaging_moves_no_other_setting() -> None:
+    plain, averaged = (
+        points(space_of("sgd"), 16, has_label_smoothing=True, has_averaging=flag, seed=3) for flag in (False, True)
+    )
+    assert tuple(replace(point, averaging=None) for point in averaged) == plain
+    shares = sorted(point.averaging or 0.0 for point in averaged)
+    assert 0.02 <= shares[0] < 0.03 and 0.4 < shares[-1] <= 0.5
+    assert len({*shares}) == 16
+    assert "averaged over" in averaged[0].text() and "averaged over" not in plain[0].text()

@@ -196,3 +196,9 @@ def test_a_plan_settles_what_is_open() -> None:
 def test_a_plan_that_cannot_be(other: dict[str, Any], text: str) -> None:
     with pytest.raises(UsageError, match=text):
         planned(**other)
+
+
+def test_averaging_is_open_to_all_that_do_not_average_by_themselves() -> None:
+    made = planned(has_averaging=True, optimizers=("sgd", "schedulefreesgd"), trials=2)
+    shares = {cell[0]: [point.averaging for point in made.study.points(cell)] for cell in made.study.cells}
+    assert all(shares["sgd"]) and not any(shares["schedulefreesgd"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from samestep.errors import UsageError
 from samestep.plan import keys
@@ -15,6 +15,7 @@ Range = tuple[float, float]
 _DECAYS_UNTIL: Range = (0.5, 1.0)
 _DECAYS_TO: Range = (1e-3, 1.0)
 _MOST_SMOOTHING = 0.2
+_AVERAGED: Range = (0.02, 0.5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +111,7 @@ class Point:
         momentum: None: the optimiser has no such setting.
         label_smoothing: 0 where it is not searched.
         decay: The learning-rate schedule.
+        averaging: Share of the steps that weights are averaged over; None where it is not searched.
     """
 
     lr: float
@@ -117,6 +119,7 @@ class Point:
     momentum: float | None
     label_smoothing: float
     decay: Decay
+    averaging: float | None = None
 
     def text(self) -> str:
         """As a person reads it.
@@ -127,11 +130,14 @@ class Point:
         """
         momentum = "" if self.momentum is None else f", momentum {self.momentum:.4g}"
         smoothing = f", label smoothing {self.label_smoothing:.2g}" if self.label_smoothing else ""
+        averaging = "" if self.averaging is None else f", averaged over {100 * self.averaging:.2g} % of the steps"
         decay = f", decay to {self.decay.to:.2g} by {100 * self.decay.until:.0f} % of the run"
-        return f"lr {self.lr:.3g}{momentum}, weight decay {self.weight_decay:.2g}{smoothing}{decay}"
+        return f"lr {self.lr:.3g}{momentum}, weight decay {self.weight_decay:.2g}{smoothing}{averaging}{decay}"
 
 
-def points(space: Space, num_trials: int, *, has_label_smoothing: bool, seed: int) -> tuple[Point, ...]:
+def points(
+    space: Space, num_trials: int, *, has_label_smoothing: bool, has_averaging: bool = False, seed: int
+) -> tuple[Point, ...]:
     """Quasi-random points: the first ones of a scrambled Sobol sequence, the same for the same seed.
 
     Learning rate, weight decay and 1 - momentum are uniform in their logarithms, and so is the end of the decay; its
@@ -141,6 +147,7 @@ def points(space: Space, num_trials: int, *, has_label_smoothing: bool, seed: in
         space: The bounds.
         num_trials: How many; a power of two covers the space most evenly.
         has_label_smoothing: Label smoothing is searched between 0 and 0.2.
+        has_averaging: The share of the steps that weights are averaged over is searched between 2 % and 50 %.
         seed: Of the scrambling.
 
     Raises:
@@ -160,7 +167,13 @@ def points(space: Space, num_trials: int, *, has_label_smoothing: bool, seed: in
         raise UsageError(f"trials={num_trials} is below 1: nothing would be tried; take 16, or at least 1")
     # All dimensions are always drawn, so that what is searched besides does not move the other settings.
     rows = qmc.Sobol(d=6, scramble=True, seed=seed % 2**32).random_base2(math.ceil(math.log2(num_trials)))
-    return tuple(_point(space, row.tolist(), has_label_smoothing) for row in rows[:num_trials])
+    found = tuple(_point(space, row.tolist(), has_label_smoothing) for row in rows[:num_trials])
+    if not has_averaging:
+        return found
+    # A sequence of its own, so that what was searched before stays where it was.
+    shares = qmc.Sobol(d=1, scramble=True, seed=keys.key(seed, 1) % 2**32).random_base2(len(rows).bit_length() - 1)
+    averaged = (_between(_AVERAGED, share) for share in shares[:num_trials, 0].tolist())
+    return tuple(replace(point, averaging=share) for point, share in zip(found, averaged, strict=True))
 
 
 def seed_of(seed: int, optimizer: str, batch: int) -> int:

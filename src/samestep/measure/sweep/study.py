@@ -59,6 +59,7 @@ class Wishes:
     most_steps: int | None = None
     rows: int | None = None
     has_label_smoothing: bool = False
+    has_averaging: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,7 @@ class Study:
         num_choosing: Rows that settings are chosen by.
         num_reported: Rows that the numbers are read on.
         has_label_smoothing: It is searched too.
+        has_averaging: Weight averaging is searched too, for optimisers that do not average by themselves.
         seed: Of the points; runs have this and the following ones.
     """
 
@@ -93,6 +95,7 @@ class Study:
     num_choosing: int
     num_reported: int
     has_label_smoothing: bool
+    has_averaging: bool
     seed: int
 
     @property
@@ -116,6 +119,7 @@ def _points(study: Study, cell: Cell) -> tuple[Point, ...]:
         space.space_of(optimizer),
         study.trials,
         has_label_smoothing=study.has_label_smoothing,
+        has_averaging=study.has_averaging and not optimizer.startswith("schedulefree"),
         seed=space.seed_of(study.seed, optimizer, batch),
     )
 
@@ -175,6 +179,7 @@ def plan(build: Callable[[], Workload], settings: NumericSettings, wishes: Wishe
         num_choosing=divided.choosing.num_samples,
         num_reported=divided.reported.num_samples,
         has_label_smoothing=wishes.has_label_smoothing,
+        has_averaging=wishes.has_averaging,
         seed=settings.seed or 0,
     )
     subject = Subject(build=build, settings=settings, goal=goal, rows=wishes.rows)

@@ -31,7 +31,7 @@ from samestep.run.workload import Target, Workload
 
 SEARCHED = (
     *("global_batch", "epochs", "steps", "optimizer"),
-    *("lr", "momentum", "weight_decay", "lr_schedule", "lr_warmup"),
+    *("lr", "momentum", "weight_decay", "averaging", "lr_schedule", "lr_warmup"),
 )
 """Settings that a sweep decides itself."""
 
@@ -149,6 +149,7 @@ def prepared(workload: Workload, divided: Parts, subject: Subject, trial: Trial)
         lr=point.lr,
         momentum=point.momentum,
         weight_decay=point.weight_decay,
+        averaging=point.averaging,
         seed=(subject.settings.seed or 0) + run.seed,
     )
     return made, Settings(
