@@ -63,10 +63,11 @@ def train(
     from samestep import torch_private  # noqa: PLC0415
     from samestep.cli import plans  # noqa: PLC0415
     from samestep.measure.candidates import check_asked  # noqa: PLC0415
-    from samestep.run.config import as_toml, resolve  # noqa: PLC0415
+    from samestep.run.config import resolve  # noqa: PLC0415
     from samestep.run.outline import outline  # noqa: PLC0415
     from samestep.run.prepare import Choices  # noqa: PLC0415
     from samestep.run.progress import for_stderr  # noqa: PLC0415
+    from samestep.run.toml import as_toml  # noqa: PLC0415
     from samestep.run.train import run  # noqa: PLC0415
 
     torch_private.without_compiler_import()

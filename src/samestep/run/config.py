@@ -397,29 +397,6 @@ def make_settings(values: dict[str, Any]) -> Settings:
     return Settings(**values)
 
 
-def as_toml(values: dict[str, Any]) -> str:
-    """Flat values as TOML; what is None is left out.
-
-    >>> print(as_toml({"lr": 0.1, "optimizer": "sgd", "resume": False, "steps": None}))
-    lr = 0.1
-    optimizer = "sgd"
-    resume = false
-    """
-    lines = []
-    for name, value in values.items():
-        if value is None:
-            continue
-        if isinstance(value, bool):
-            text = str(value).lower()
-        elif isinstance(value, str):
-            escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-            text = f'"{escaped}"'
-        else:
-            text = repr(value)
-        lines.append(f"{name} = {text}")
-    return "\n".join(lines)
-
-
 def _first(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
 

@@ -30,13 +30,14 @@ from samestep.optim.build import ParameterGroups
 from samestep.optim.owners import evaluated_parameters
 from samestep.optim.schedules import Schedule
 from samestep.run import checkpoint, critical_batch, profile, ranks, usage, weights
-from samestep.run.config import Config, Settings, as_toml, make_settings, resolve
+from samestep.run.config import Config, Settings, make_settings, resolve
 from samestep.run.loggers.build import build as build_loggers
 from samestep.run.loggers.logger import Guarded, Logger
 from samestep.run.prepare import Choices, Prepared, prepare, world_size_of
 from samestep.run.progress import Progress, Silent
 from samestep.run.record import Record
 from samestep.run.stopping import signals_to
+from samestep.run.toml import as_toml
 from samestep.run.workload import Workload
 
 Callback = Callable[[EvaluationRecord], bool | None]

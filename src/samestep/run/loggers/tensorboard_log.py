@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 
 from samestep.engine.loop import EvaluationRecord, StepRecord
 from samestep.host import files
-from samestep.run.config import as_toml
 from samestep.run.loggers.logger import as_utf8, required
 from samestep.run.loggers.points import Point, Thinned, of_evaluation
+from samestep.run.toml import as_toml
 
 _INTERVAL_S = 0.05
 """At most 20 points a second."""
