@@ -24,6 +24,7 @@ from samestep.cli.app import (
 )
 from samestep.errors import UsageError
 from samestep.run.config import NumericSettings
+from samestep.run.toml import as_toml
 
 
 @app.command
@@ -67,7 +68,6 @@ def train(
     from samestep.run.outline import outline  # noqa: PLC0415
     from samestep.run.prepare import Choices  # noqa: PLC0415
     from samestep.run.progress import for_stderr  # noqa: PLC0415
-    from samestep.run.toml import as_toml  # noqa: PLC0415
     from samestep.run.train import run  # noqa: PLC0415
 
     torch_private.without_compiler_import()
