@@ -55,6 +55,7 @@ class Travelling:
         self._words = torch.zeros(wire.world_size, dtype=torch.int64)
         self._routes: dict[tuple[object, ...], Route] = {}
         self._has_norms = False
+        self._first = 0  # the rank that computes microbatch 0: not rank 0 where a short batch has fewer than ranks
         self._met: Callable[[], None] = lambda: None
         self.rest_s = 0.0
 
@@ -67,6 +68,8 @@ class Travelling:
     def contributions(self, step: int, number: int, num_microbatches: int, *, is_looked_at: bool) -> None:
         key = (num_microbatches, is_looked_at, step == 0 and number == 0)
         self._has_norms = False
+        blocks = blocks_of_microbatches(num_microbatches, self._wire.world_size)
+        self._first = next(rank for rank, (start, stop) in enumerate(blocks) if start < stop)
         self._swap("contributions", ("contributions", *key), lambda: self._contributions(*key))
 
     def norms(self) -> None:
@@ -79,12 +82,7 @@ class Travelling:
     def update(self) -> None:
         control = self._memory["control"]
         self._words[self._wire.rank] = control[Control.AFTER]
-        if self._has_norms:
-            self._show("update", lambda rank: [*self._model_of(rank), self._words[rank : rank + 1]])
-        else:
-            self._show(
-                "update", lambda rank: [*self._model_of(rank), self._words[rank : rank + 1], *self._norms_of(rank)], 1
-            )
+        self._show("update", self._update_of, 2 * self._first + self._has_norms)
         for word in self._words.tolist():
             control[Control.AFTER] |= word
 
@@ -152,14 +150,15 @@ class Travelling:
     def _parameters_of(self, rank: int) -> list[Tensor]:
         return [self._live["parameters"][start:stop] for start, stop in self._runs[rank]]
 
-    def _model_of(self, rank: int) -> list[Tensor]:
-        """What of the model a rank changes in a step: see `Stepper` for who applies the buffers."""
+    def _update_of(self, rank: int) -> list[Tensor]:
+        """What a rank changes at the end of a step; see `Stepper` for who applies the buffers."""
         pieces = self._parameters_of(rank)
         if rank == self._wire.world_size - 1:
             pieces.append(self._live["tracked"])
-        if rank == 0:
+        if rank == self._first:
             pieces.append(self._live["others"])
-        return pieces
+        pieces.append(self._words[rank : rank + 1])
+        return pieces if self._has_norms else [*pieces, *self._norms_of(rank)]
 
     def _state_of(self, rank: int) -> list[Tensor]:
         plan = self._job.update
