@@ -74,7 +74,7 @@ class Task:
     backprop: Literal["ordinary", "concurrent"] = "ordinary"
     engine: Literal["shared", "group"] = "shared"
     stages: int = 1
-    schedule: Literal["1f1b", "gpipe"] = "1f1b"
+    schedule: Literal["1f1b", "gpipe", "interleaved", "zbv"] = "1f1b"
     cut: str | None = None
     keeps_memory: bool = False
     events: Literal["all", "begins"] = "all"

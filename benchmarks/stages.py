@@ -18,6 +18,7 @@ from benchmarks.results import Result
 from benchmarks.rounds import Plan
 from samestep.measure import stats
 from samestep.plan import schedules
+from samestep.plan.schedules import Schedule
 
 _NUM_STAGES, _MICROBATCH, _NUM_LAYERS = 2, 32, 32
 _COUNTS = (2, 4, 8, 16)
@@ -29,6 +30,9 @@ _NAMES = (*(f"m-{count}" for count in _COUNTS), "cuts")
 _ONE, _OURS, _TWIN, _GPIPE, _TORCH, _TORCH_GPIPE, _WORKERS = (
     "one worker", "1f1b", "1f1b-twin", "gpipe", "torch 1f1b", "torch gpipe", "two replicas",
 )  # fmt: skip
+
+_CHUNKED: tuple[Schedule, ...] = ("interleaved", "zbv")
+"""Schedules in which a stage holds two pieces of the network."""
 
 _COLUMNS = (
     "m", "one worker, ms", "1f1b, ms", "gpipe, ms", "bubble", "formula", "within 10 %",
@@ -49,6 +53,7 @@ def tasks(name: str) -> list[Task]:
         torchs = {**common, "kind": "pipelining", "workers": _NUM_STAGES, "cut": str(_NUM_LAYERS // 2)}
         made += [
             (_GPIPE, {**staged, "schedule": "gpipe"}),
+            *((each, {**staged, "schedule": each}) for each in _CHUNKED),
             (_ONE, {**common, "kind": "samestep"}),
             (_WORKERS, {**common, "kind": "samestep", "workers": 2}),
             (_TORCH, torchs),
@@ -77,6 +82,10 @@ def page(found: Mapping[str, Result]) -> str:
         *(_line(count, found[f"m-{count}"]) for count in _COUNTS if f"m-{count}" in found),
         "",
     ]
+    chunked = {count: found[f"m-{count}"] for count in _COUNTS if f"m-{count}" in found}
+    chunked = {count: result for count, result in chunked.items() if set(_CHUNKED) <= families.step_s(result).keys()}
+    if chunked:
+        lines += _chunked_lines(chunked)
     if "cuts" in found:
         lines += _cut_lines(found["cuts"])
     return "\n".join(lines) + "\n"
@@ -96,6 +105,27 @@ def _line(count: int, result: Result) -> str:
         stats.ratio(step_s[_WORKERS], step_s[_OURS]).text(2), stats.ratio(step_s[_TWIN], step_s[_OURS]).text(2),
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
+
+
+def _chunked_lines(found: Mapping[int, Result]) -> list[str]:
+    """The schedules in which a stage holds two pieces, against 1f1b."""
+    lines = [
+        "## Two pieces a stage",
+        "",
+        "| m | schedule | ms | bubble | formula | over 1f1b [95 %] |",
+        "|---|---|---|---|---|---|",
+    ]
+    for count, result in found.items():
+        step_s = families.step_s(result)
+        for each in _CHUNKED:
+            wanted = schedules.bubble_frac(each, num_stages=_NUM_STAGES, num_chunks=2, num_microbatches=count)
+            cells = [
+                str(count), each, f"{np.median(step_s[each]) * 1e3:.3g}",
+                f"{float(np.median(_waiting(result, each))):.3f}", f"{wanted:.3f}",
+                stats.ratio(step_s[each], step_s[_OURS]).text(2),
+            ]  # fmt: skip
+            lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
 
 
 def _cut_lines(result: Result) -> list[str]:

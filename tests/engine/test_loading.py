@@ -54,6 +54,16 @@ def test_steps_are_those_of_the_plan(job: Job, cores: int, steps: range | tuple[
         each.close()
 
 
+def test_no_thread_loads_where_every_core_computes(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "_WORTH_A_THREAD_BYTES", 0)
+    monkeypatch.setattr(loading, "num_cores", lambda: 2)
+    for num_busy, has_thread in ((1, True), (2, False)):  # a replica of two stages is two ranks that compute
+        own = Loading(job, 1, 0, num_busy)
+        next(own.batches(0, 0))
+        assert isinstance(own._stream, Prefetch) == has_thread
+        own.close()
+
+
 def test_further_rounds_and_steps_left_half_read(job: Job, cores: int) -> None:
     own = Loading(job, 1, 0)
     next(own.batches(3, 0))

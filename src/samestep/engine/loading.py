@@ -25,12 +25,14 @@ class Loading:
 
     Args:
         job: Of which data.
-        world_size: Number of ranks.
+        world_size: Number of ranks, or of replicas where each is a few ranks that load the same.
         rank: Which one.
+        num_busy: Ranks that compute, where they are more.
     """
 
-    def __init__(self, job: Job, world_size: int, rank: int) -> None:
+    def __init__(self, job: Job, world_size: int, rank: int, num_busy: int | None = None) -> None:
         self._job, self._world_size, self._rank = job, world_size, rank
+        self._num_busy = num_busy or world_size
         self._feed = Feed(job.samples, job.order)
         self._has_thread = self._is_worth_a_thread()
         self._stream: Iterator[Batch] = iter(())
@@ -90,6 +92,6 @@ class Loading:
         size = self._feed.num_bytes_per_sample
         if size is None:
             return False
-        has_free_core = num_cores() > self._world_size * self._job.switches.intra_op_threads
+        has_free_core = num_cores() > self._num_busy * self._job.switches.intra_op_threads
         share_bytes = size * self._job.batches.num_samples_of(0) // self._world_size
         return self._feed.reads_blocks or (has_free_core and share_bytes >= _WORTH_A_THREAD_BYTES)

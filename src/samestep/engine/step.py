@@ -131,7 +131,7 @@ class Stepper:
         self._segments = self.owned.segments
         self.parameters: list[Tensor] = list(self.owned.parameters)
         self.gradients = self.owned.gradients
-        self._loading = Loading(job, rank.team.num_replicas, self._replica)
+        self._loading = Loading(job, rank.team.num_replicas, self._replica, rank.world_size)
         self._passes, parts = self._make_passes()
         self._table = memory["table"].numpy()
         self._squares = memory["squares"].numpy()

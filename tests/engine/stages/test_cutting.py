@@ -52,6 +52,17 @@ def test_pieces_make_the_whole() -> None:
         assert all(torch.equal(*pair) for pair in zip(graph.output(kept), model(x), strict=True))
 
 
+def test_values_that_nobody_needs_any_more_are_dropped() -> None:
+    model, x = Skipping(), torch.randn(2, 4)
+    graph, _ = looked_at(model, x)
+    values = {graph.inputs[0]: x}
+    graph.run(values, 0, 2, keeps_all=False)
+    assert list(map(str, values)) == texts(graph, 2) == ["a", "b"]
+    graph.run(values, 2, len(graph.operations), keeps_all=False)
+    assert list(map(str, values)) == ["b", "add"]
+    assert all(torch.equal(*pair) for pair in zip(graph.output(values), model(x), strict=True))
+
+
 def test_tuples_and_changes_in_place_do_not_cross() -> None:
     graph, found = looked_at(Lstm(), torch.randn(5, 12))
     inside = [texts(graph, edge) for edge in found.edges]

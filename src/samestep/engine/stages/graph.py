@@ -6,8 +6,9 @@ as they are: so the bits are those of the module. A module that cannot be traced
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -16,6 +17,9 @@ from samestep.errors import UsageError
 
 Values = MutableMapping[fx.Node, Any]
 """What operations and inputs have given, by their node."""
+
+Runner = Callable[[Mapping[fx.Node, Any]], Any]
+"""Computes an operation from the values that it needs."""
 
 _DRAWING = frozenset(
     {
@@ -56,10 +60,20 @@ class Graph:
         wanted = {node for node in needed if node in made}
         return tuple(node for node in made if node in wanted)
 
-    def run(self, values: Values, start: int, stop: int) -> None:
-        """Compute the operations ``start .. stop - 1`` from the values that they need."""
-        for operation in self.operations[start:stop]:
-            values[operation] = self._run_one(operation, values)
+    def run(self, values: Values, start: int, stop: int, *, keeps_all: bool = True) -> None:
+        """Compute the operations ``start .. stop - 1`` from the values that they need.
+
+        Args:
+            values: What there is; what is computed goes there, too.
+            start: First operation.
+            stop: One past the last.
+            keeps_all: Otherwise a value is dropped when no operation needs it any more.
+        """
+        for number in range(start, stop):
+            values[self.operations[number]] = self._runners[number](values)
+            if not keeps_all:
+                for node in self._dropped[number]:
+                    values.pop(node, None)
 
     def output(self, values: Mapping[fx.Node, Any]) -> Any:
         """What the forward pass returns."""
@@ -90,18 +104,31 @@ class Graph:
         operation = self.operations[number]
         return str(operation.target) if operation.op == "call_module" else operation.name
 
-    def _run_one(self, operation: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
-        arguments, options = fx.map_arg((operation.args, operation.kwargs), values.__getitem__)
+    @cached_property
+    def _runners(self) -> tuple[Runner, ...]:
+        """What computes each operation, looked up once."""
+        return tuple(_bound(self._target(operation), operation) for operation in self.operations)
+
+    @cached_property
+    def _dropped(self) -> tuple[tuple[fx.Node, ...], ...]:
+        """By operation: the values that it is the last to use."""
+        last = {node: number for number, each in enumerate(self.operations) for node in (*each.all_input_nodes, each)}
+        found: list[list[fx.Node]] = [[] for _ in self.operations]
+        for node in last.keys() - set(_nodes_in(self.result)):
+            found[last[node]].append(node)
+        return tuple(map(tuple, found))
+
+    def _target(self, operation: fx.Node) -> Callable[..., Any]:
         match operation.op:
             case "call_module":
-                return self._module_of(operation)(*arguments, **options)
+                return self._module_of(operation)
             case "call_method":
-                return getattr(arguments[0], str(operation.target))(*arguments[1:], **options)
+                return _method(str(operation.target))
             case "get_attr":
-                return self._attribute(operation)
+                return partial(self._attribute, operation)  # buffers are replaced from microbatch to microbatch
             case _:
                 assert callable(operation.target)
-                return operation.target(*arguments, **options)
+                return operation.target
 
     def _module_of(self, operation: fx.Node) -> nn.Module:
         return self.module.get_submodule(str(operation.target))
@@ -156,6 +183,31 @@ def _shape(graph: Graph) -> tuple[Any, ...]:
     numbers = {node: number for number, node in enumerate((*graph.inputs, *graph.operations))}
     chain = [(node.op, node.target, [numbers[each] for each in node.all_input_nodes]) for node in graph.operations]
     return chain, fx.map_arg(graph.result, numbers.__getitem__)
+
+
+def _method(name: str) -> Callable[..., Any]:
+    """What calls a method of its first argument."""
+
+    def call(this: Any, *arguments: Any, **options: Any) -> Any:
+        return getattr(this, name)(*arguments, **options)
+
+    return call
+
+
+def _bound(target: Callable[..., Any], operation: fx.Node) -> Runner:
+    """What calls an operation's target with its arguments; most are values only, without constants or options."""
+    nodes = [each for each in operation.args if isinstance(each, fx.Node)]
+    if operation.kwargs or len(nodes) < len(operation.args):
+
+        def general(values: Mapping[fx.Node, Any]) -> Any:
+            arguments, options = fx.map_arg((operation.args, operation.kwargs), values.__getitem__)
+            return target(*arguments, **options)
+
+        return general
+    if len(nodes) == 1:
+        node = nodes[0]
+        return lambda values: target(values[node])
+    return lambda values: target(*[values[node] for node in nodes])
 
 
 class _Tracer(fx.Tracer):

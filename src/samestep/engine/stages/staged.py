@@ -193,7 +193,7 @@ class StagedPasses(Passes):
         if batch is not None:
             values.update(zip(chunk.graph.inputs, inputs_of(self._job, batch), strict=False))
         with watch or nullcontext():
-            chunk.graph.run(values, chunk.start, chunk.stop)
+            chunk.graph.run(values, chunk.start, chunk.stop, keeps_all=False)
         return values
 
     def _batch(self, action: Action) -> Batch | None:
