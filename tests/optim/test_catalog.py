@@ -28,6 +28,7 @@ RATES: dict[str, tuple[float, float]] = {
     "adan": (1, 1),
     "ademamix": (1, 1),
     "asgd": (1, 3),
+    "kfac": (1, 1),
     "lamb": (0.1, 0.03),
     "laprop": (0.3, 0.3),
     "lars": (5, 3),
@@ -160,7 +161,7 @@ def test_a_resumed_run_has_the_bits_of_one_that_never_stopped(name: str, tmp_pat
 
 @every_name()
 def test_biases_and_norms_do_not_decay(name: str) -> None:
-    if name == "rprop":
+    if name in ("rprop", "kfac"):
         pytest.skip("has no weight decay, and says so")
     model = owned.net()
     plain, decayed = (owned.run_cut(owned.make_plan(model, name, weight_decay=d), model, 1) for d in (1e-9, 0.3))
@@ -169,7 +170,9 @@ def test_biases_and_norms_do_not_decay(name: str) -> None:
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize(("name", "workers"), [("lamb", 2), ("soap", 3), ("schedulefreeadamw", 2)])
+@pytest.mark.parametrize(
+    ("name", "workers"), [("kfac", 2), ("kfac", 3), ("lamb", 2), ("soap", 3), ("schedulefreeadamw", 2)]
+)
 def test_real_workers_give_the_same_bits(name: str, workers: int) -> None:
     settings: dict[str, Any] = {
         "optimizer": name, "lr": 0.02, "global_batch": 27, "microbatch": 4, "steps": 12, "evaluate_every": 5,

@@ -16,6 +16,8 @@ from samestep.engine.losses import SummedLoss
 from samestep.engine.numerics import Switches
 from samestep.engine.signals import SIGNAL_WORDS, num_turns
 from samestep.optim.adascale import NUM_KEPT, AdaScale
+from samestep.optim.kfac.rule import DAMPINGS, NUM_COLUMNS
+from samestep.optim.kfac.units import CurvaturePlan
 from samestep.optim.rounds import Rule
 from samestep.optim.schedules import Schedule
 from samestep.optim.state import UpdatePlan
@@ -103,6 +105,7 @@ class Job:
     has_callbacks: bool
     noise_every: int | None = None
     gain: AdaScale | None = None
+    curvature: CurvaturePlan | None = None
     trace: events.Trace | None = None
     snapshot_every_s: float = 0.5
     wait_timeout_s: float = 600.0
@@ -212,7 +215,19 @@ def run_regions(job: Job, world_size: int, *, num_copies: int) -> Regions:
             ("copied_decided", "float64", (num_copies, NUM_DECIDED)),
             *((f"best/{name}", dtype, shape) for name, dtype, shape in live_arrays(job) if name in MODEL_ARRAYS),
             ("contributions", job.dtype, (num_replicas, rounds.num_slots(counts, num_replicas), job.contribution_size)),
+            *_curvature_regions(job, num_replicas, rounds.num_slots(counts, num_replicas)),
             ("links", "int64", (num_linked, num_chunks, 2, 2, SIGNAL_WORDS)),
             ("link_rooms", "uint8", (num_linked, num_chunks, 2, num_stages + 1, room)),
         ]
     )
+
+
+def _curvature_regions(job: Job, num_replicas: int, num_slots: int) -> list[tuple[str, str, tuple[int, ...]]]:
+    """What a step with several directions exchanges besides."""
+    if job.curvature is None:
+        return []
+    return [
+        ("factors", job.dtype, (num_replicas, num_slots, job.curvature.factors.num_elements)),
+        ("directions", job.dtype, (1 + len(DAMPINGS), job.num_elements)),
+        ("small_table", "float64", (job.batches.num_microbatches, NUM_COLUMNS + 1)),
+    ]

@@ -176,6 +176,35 @@ def check_class_targets(target: Tensor, num_classes: int, ignore_index: int) -> 
         )
 
 
+def sampled_targets(loss: SummedLoss, output: Any, target: Tensor, generator: torch.Generator) -> Tensor:
+    """Targets drawn from what the network itself believes; the given ones for losses that are no log-likelihood.
+
+    The covariance of the gradients is then the Fisher matrix (Martens 2014, section 9.1).
+
+    Args:
+        loss: From `summed`.
+        output: The network's answer.
+        target: What of it is passed over stays so.
+        generator: Where the draws come from.
+    """
+    module = loss.module if isinstance(loss, _TorchLoss) else None
+    if isinstance(module, nn.CrossEntropyLoss | nn.NLLLoss):
+        scores = output.detach().movedim(1, -1)
+        chances = scores.exp() if isinstance(module, nn.NLLLoss) else scores.softmax(-1)
+        drawn = torch.multinomial(chances.reshape(-1, chances.shape[-1]), 1, generator=generator)
+        drawn = drawn.view(chances.shape[:-1])
+        if not target.is_floating_point():
+            drawn = torch.where(target == module.ignore_index, target, drawn)
+    elif isinstance(module, nn.MSELoss):
+        noise = torch.randn(output.shape, generator=generator, dtype=output.dtype)
+        drawn = output.detach() + noise * math.sqrt(0.5)
+    elif isinstance(module, nn.BCEWithLogitsLoss):
+        drawn = torch.bernoulli(output.detach().sigmoid(), generator=generator)
+    else:
+        drawn = target
+    return drawn
+
+
 def as_sums(value: Any, num_samples: int) -> tuple[float, float]:
     """A metric's answer as (sum, weight)."""
     if isinstance(value, tuple):

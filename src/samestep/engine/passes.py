@@ -123,6 +123,22 @@ class Passes:
             row.extend(as_sums(metric(output, batch.target), batch.num_samples))
         return row
 
+    def answer(self, microbatch: Microbatch, batch: Batch, parameters: Mapping[str, Tensor]) -> Any:
+        """What the model answers with other parameters, drawing what it drew in the step's first round.
+
+        Buffers are as after the step before; what changes of them is forgotten.
+        """
+        self._randomness.begin(self._step, 0, microbatch.index)
+        self._model.begin_microbatch()
+        with self._autocast(), self._explained(batch.num_samples, self._step):
+            found = torch.func.functional_call(self._job.model, dict(parameters), inputs_of(self._job, batch))
+        self._model.collect_replaced()
+        return found
+
+    def loss(self, output: Any, batch: Batch) -> tuple[Tensor, float]:
+        """Sum of the losses of an answer, and their weight."""
+        return self._loss(output, batch)
+
     def _forward_backward(self, microbatch: Microbatch, batches: Iterator[Batch]) -> tuple[float, float]:
         step, number = self._step, self._number
         self._enter(Phase.DATA, step)

@@ -16,6 +16,7 @@ from samestep.data.feed import Feed
 from samestep.engine import part
 from samestep.engine.backprop.concurrent import backprop_for
 from samestep.engine.combine import RoundPlan
+from samestep.engine.curvature import Curvature
 from samestep.engine.events import Enter, Phase
 from samestep.engine.exchange import Exchange
 from samestep.engine.flat import FlatModel
@@ -28,7 +29,7 @@ from samestep.engine.pieces import Piece
 from samestep.engine.stages.links import Neighbours
 from samestep.errors import NonFiniteError
 from samestep.optim import noise, owners
-from samestep.optim.rounds import RoundRequest, Steps, Sums
+from samestep.optim.rounds import Meeting, RoundRequest, Steps, Sums, TableRequest
 from samestep.plan import allotment, rounds
 from samestep.plan.batch import Microbatch
 from samestep.plan.layout import BLOCK, Range
@@ -146,6 +147,12 @@ class Stepper:
         self._pieces = [Piece(each, job.update.layout, self.owned, shared, parameters) for each in parts]
         self._private = {number: memory for piece in self._pieces for number, memory in piece.private.items()}
         self._owns_tracked = rank.index == rank.world_size - 1 and job.buffers.num_tracked > 0
+        self._curvature: Curvature | None = None
+        if job.curvature is not None:
+            self._curvature = Curvature(
+                job, job.curvature, self._passes, self._loading, self._model, memory, live, rank.world_size, rank.index
+            )
+            self._curvature.segments = list(zip(self._segments, self.owned.padded_gradients, strict=True))
         self._plans: dict[int, RoundPlan] = {}
         self._pending_changes: Tensor | None = None
         self._pending_others: list[tuple[Range, Tensor]] = []
@@ -196,8 +203,16 @@ class Stepper:
             raise SpoiledStateError
         return replace(sums, gradient_norm=norm)
 
+    @property
+    def curvature(self) -> Curvature:
+        """What a rule with several directions works with."""
+        assert self._curvature is not None
+        return self._curvature
+
     def _run_rounds(self, step: int, program: Steps) -> Sums:
-        sums = first = self._round(step, 0, next(program))
+        request = next(program)
+        assert isinstance(request, RoundRequest)
+        sums = first = self._round(step, 0, request)
         for number in count(1):
             self._rank.enter(Phase.UPDATE, step)
             try:
@@ -206,7 +221,14 @@ class Stepper:
                 break
             self._rank.enter(Phase.BARRIER_UPDATE, step)
             self._rank.exchange.parameters()
-            sums = self._round(step, number, request)
+            if isinstance(request, RoundRequest):
+                sums = self._round(step, number, request)
+            elif isinstance(request, TableRequest):
+                small = self.curvature.small_round(step, request)
+                table = small.run(self._own(small.microbatches), step, self._rank.enter, self._rank.exchange.meet)
+                sums = replace(first, table=table)
+            else:
+                assert isinstance(request, Meeting)
         return first
 
     def update(self, scale: float = 1.0) -> None:
@@ -294,6 +316,8 @@ class Stepper:
             piece.begin(plan.local)
         for done in self._passes.train(lambda piece: self._pieces[piece].targets):
             self._contribute(step, number, done, self._pieces[done.piece])
+        if request.has_factors:
+            self.curvature.collect(step, plan.local, microbatches)
         self._rank.enter(Phase.BARRIER_CONTRIBUTIONS, step)
         self._rank.exchange.contributions(step, number, len(microbatches), is_looked_at=self._is_looked_at)
         self._rank.enter(Phase.COMBINE, step)

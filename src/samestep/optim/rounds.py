@@ -10,8 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from samestep.errors import UsageError
@@ -25,10 +27,35 @@ class RoundRequest:
     Args:
         keeps_buffers: Whether this round's changes of buffers count.
         decides_on_norm: Whether the rule looks at the gradient's norm. Where it does not, no rank waits for it.
+        has_factors: Whether the microbatches also give their curvature's factors.
     """
 
     keeps_buffers: bool = True
     decides_on_norm: bool = True
+    has_factors: bool = False
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """No round: the ranks meet, so that all see what each has done."""
+
+
+@dataclass(frozen=True)
+class TableRequest:
+    """A small round: every microbatch gives a few numbers, and all ranks add them up alike.
+
+    Args:
+        kind: What the numbers are: products of the Gauss-Newton matrix with directions, or losses along them.
+        num_columns: How many.
+        coefficients: Of losses: where, shape (num_columns, directions).
+    """
+
+    kind: Literal["products", "losses"]
+    num_columns: int
+    coefficients: NDArray[np.float64] | None = None
+
+
+Request = RoundRequest | Meeting | TableRequest
 
 
 @dataclass(frozen=True)
@@ -39,11 +66,13 @@ class Sums:
         loss: Mean loss over the global batch.
         gradient_norm: Euclidean norm of the mean gradient over all parameters; None where the request did not need it.
         spread: How far the microbatches' gradients lie apart; None where nobody looked.
+        table: Of a small round: its numbers, per unit of the loss's weight, shape (num_columns,).
     """
 
     loss: float
     gradient_norm: float | None
     spread: Spread | None = None
+    table: NDArray[np.float64] | None = None
 
 
 class Owned(Protocol):
@@ -61,7 +90,7 @@ class Owned(Protocol):
         """Let the optimiser update the owned parameters with the gradient times `scale`."""
 
 
-Steps = Generator[RoundRequest, Sums, None]
+Steps = Generator[Request, Sums, None]
 
 
 class Rule(Protocol):

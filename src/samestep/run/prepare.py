@@ -28,7 +28,7 @@ from samestep.plan.batch import BatchPlan
 from samestep.plan.layout import check_world_size
 from samestep.plan.order import Order
 from samestep.plan.pipeline import check_team
-from samestep.run import networks, weights
+from samestep.run import curvature, networks, weights
 from samestep.run.config import Config, Device, Settings
 from samestep.run.evaluate import judge_for, parse_target
 from samestep.run.workload import Target, Workload
@@ -99,6 +99,11 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         microbatch=config.microbatch,
         last_batch=config.last_batch,
     )
+    curved = (
+        curvature.plan(model, config, batches) if choices.optimizer is None and config.optimizer == "kfac" else None
+    )
+    if curved is not None:
+        update = curvature.with_state(update, curved, dtype)
     num_steps = config.steps or max(1, round((config.epochs or 0) * batches.steps_per_epoch))
     job = Job(
         model=model,
@@ -113,7 +118,7 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         metrics=dict(workload.metrics),
         evaluation=_evaluation(data, config, batches),
         judge=judge_for(tuple(workload.metrics), _target(workload, config, data)),
-        rule=_rule(config),
+        rule=_rule(config) if curved is None else curvature.rule(curved),
         schedule=choices.lr_schedule or schedules.by_name(config.lr_schedule, config.lr_warmup),
         num_steps=num_steps,
         seed=config.seed,
@@ -125,6 +130,7 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         has_callbacks=has_callbacks,
         noise_every=config.noise_every,
         gain=_gain(config, batches),
+        curvature=curved,
         trace=choices.trace,
     )
     if config.stages > 1:

@@ -1,0 +1,1 @@
+"""The subspace K-FAC: an optimiser that chooses its own step, over all workers."""

@@ -1,0 +1,137 @@
+"""The rounds of a step of the subspace K-FAC, and the optimiser that takes the step it found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, cast
+
+import numpy as np
+import torch
+from torch.optim import Optimizer
+
+from samestep.optim.kfac import quadratic
+from samestep.optim.rounds import Meeting, Owned, RoundRequest, Steps, TableRequest
+
+DAMPINGS = (1e-2, 1e-3, 1e-4)
+"""λ of the preconditioned gradients: one direction each; how much of each is taken, the quadratic says."""
+
+NUM_DIRECTIONS = len(DAMPINGS) + 1
+"""The last one is the step before."""
+
+_LEAN = 3
+"""η of the average."""
+
+MOST_TRIALS = 5
+"""Rounds of candidates, at most: where the shortest is the best, or none is good, shorter ones are tried."""
+
+NUM_PRODUCTS = quadratic.num_pairs(NUM_DIRECTIONS)
+
+NUM_COLUMNS = max(NUM_PRODUCTS, quadratic.NUM_CANDIDATES + 1)
+"""Numbers that a microbatch gives in one of the small rounds."""
+
+
+class Curvature(Protocol):
+    """What a rank can do about curvature between rounds; each is followed by a meeting of all ranks."""
+
+    def publish(self) -> None:
+        """Show all ranks the owned gradients, and take the round's factors into the running means."""
+
+    def precondition(self) -> None:
+        """Write this rank's share of the directions."""
+
+    def slopes(self) -> quadratic.Values:
+        """g·v of every direction."""
+
+    def choose(self, coefficients: quadratic.Values) -> None:
+        """Put minus the step into the owned gradients, and keep the step as a direction of the next."""
+
+
+class Curved(Owned, Protocol):
+    """The part of the model that this rank owns, and its curvature."""
+
+    @property
+    def curvature(self) -> Curvature: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubspaceKfac:
+    """A gradient and factors; directions; products; candidates; the best one is the step.
+
+    Args:
+        shrink: What the step is multiplied with: below the full batch its gradient is noisy.
+    """
+
+    shrink: float = 1.0
+    num_rounds: ClassVar[int] = 3
+
+    def step(self, owned: Owned) -> Steps:
+        curvature = cast("Curved", owned).curvature
+        yield RoundRequest(has_factors=True)
+        curvature.publish()
+        yield Meeting()
+        curvature.precondition()
+        sums = yield TableRequest(kind="products", num_columns=NUM_PRODUCTS)
+        assert sums.table is not None
+        matrix = quadratic.symmetric(sums.table, NUM_DIRECTIONS)
+        candidates = quadratic.candidates(matrix, curvature.slopes())
+        found, least = np.zeros(NUM_DIRECTIONS), np.inf
+        for _ in range(MOST_TRIALS):
+            trials = np.concatenate([np.zeros((1, NUM_DIRECTIONS)), candidates])
+            sums = yield TableRequest(kind="losses", num_columns=len(trials), coefficients=trials)
+            assert sums.table is not None
+            least = min(least, float(sums.table[0]))
+            number = quadratic.best(sums.table[1:], least)
+            if number is not None:
+                found, least = candidates[number], float(sums.table[1 + number])
+            if number not in (None, quadratic.SHORTEST):
+                break
+            candidates = candidates * quadratic.SHORTER
+        curvature.choose(found * self.shrink)
+        owned.update()
+
+
+class Kfac(Optimizer):
+    """Takes the step that `SubspaceKfac` left, negative, in the place of the gradient; alone it is gradient descent.
+
+    It is judged and saved by an average that leans to the newest parameters (Shamir and Zhang 2013, section 4):
+    ``a_t = (1 - q) a_(t-1) + q w_t`` with ``q = (η + 1) / (t + η)``, about the last quarter of the steps for η = 3.
+
+    Args:
+        params: Parameters, or parameter groups.
+        lr: Part of the step that is taken; 1 is what the rounds found best.
+
+    References:
+        Shamir and Zhang: Stochastic gradient descent for non-smooth optimization, 2013.
+    """
+
+    def __init__(self, params: Iterable[Any], lr: float = 1.0) -> None:
+        if not lr >= 0:
+            raise ValueError(f"Invalid lr: {lr}")
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient; a closure is not used."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                parameter.sub_(parameter.grad.mul(group["lr"]))
+                state = self.state[parameter]
+                if not state:
+                    state["count"], state["average"] = 0, torch.zeros_like(parameter)
+                state["count"] += 1
+                part = (_LEAN + 1) / (state["count"] + _LEAN)
+                state["average"].mul_(1 - part).add_(parameter.mul(part))
+
+    def train(self) -> None:
+        """Nothing: whoever has called `eval` puts the trained parameters back."""
+
+    @torch.no_grad()
+    def eval(self) -> None:
+        """Put the average where the trained parameters are."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if self.state[parameter]:
+                    parameter.copy_(self.state[parameter]["average"])

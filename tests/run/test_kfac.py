@@ -1,0 +1,141 @@
+"""The subspace K-FAC from end to end: the same bits for any W, over layers of every kind; resumed, killed, refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from samestep.data.columns import Rows, Samples
+from samestep.engine.job import Job
+from samestep.errors import UsageError
+from samestep.optim.kfac.units import DECIDED, FACTORS, factor_places
+from samestep.optim.views import view_of
+from samestep.run.train import Result, train
+from tests import helpers
+
+SETTINGS: dict[str, Any] = {"optimizer": "kfac", "global_batch": 27, "microbatch": 4, "seed": 3}
+
+
+class Recurrent(nn.Module):
+    """An LSTM over three rows of four numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(4, 8, batch_first=True)
+        self.out = nn.Linear(8, helpers.NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.out(self.lstm(x.view(-1, 3, 4))[0][:, -1])
+        return scores
+
+
+class Attentive(nn.Module):
+    """A transformer's layer, with dropout, over three rows of four numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True, dropout=0.1)
+        self.out = nn.Linear(12, helpers.NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.out(self.layer(x.view(-1, 3, 4)).flatten(1))
+        return scores
+
+
+def run(build: Any, steps: int = 5, **settings: Any) -> Result:
+    return train(helpers.workload(build, evaluation=helpers.samples(20)), steps=steps, **{**SETTINGS, **settings})
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("build", "workers"),
+    [
+        pytest.param(helpers.Mlp, 2),
+        pytest.param(helpers.Cnn, 3, marks=pytest.mark.soak),
+        pytest.param(Recurrent, 2, marks=pytest.mark.soak),
+        pytest.param(Attentive, 3, marks=pytest.mark.soak),
+    ],
+)
+def test_the_same_bits_on_any_number_of_workers(build: Any, workers: int) -> None:
+    one, several = (run(build, workers=number) for number in (1, workers))
+    assert several.record.weights_sha256 == one.record.weights_sha256
+    assert [step.loss for step in several.record.steps] == [step.loss for step in one.record.steps]
+    assert run(build, workers=1, seed=4).record.weights_sha256 != one.record.weights_sha256
+
+
+@pytest.mark.parametrize("build", [helpers.Mlp, helpers.Cnn, Recurrent, Attentive])
+def test_it_learns_on_layers_of_every_kind(build: Any) -> None:
+    losses = [step.loss for step in run(build, steps=12, workers=1, global_batch=75, microbatch=15).record.steps]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.processes
+def test_a_run_goes_on_with_another_number_of_workers(tmp_path: Path) -> None:
+    whole = run(helpers.Mlp, steps=6, workers=1)
+    run(helpers.Mlp, steps=4, workers=2, checkpoint=tmp_path)
+    again = run(helpers.Mlp, steps=6, workers=1, checkpoint=tmp_path, resume=True)
+    assert again.record.first_step == 4
+    assert again.record.weights_sha256 == whole.record.weights_sha256
+
+
+def linear(num_samples: int, dtype: torch.dtype = torch.float64) -> Samples:
+    inputs = torch.randn(num_samples, 3, generator=helpers.generator(5), dtype=dtype)
+    return Samples(
+        (Rows(values=inputs),), Rows(values=torch.randn(num_samples, 2, generator=helpers.generator(6), dtype=dtype))
+    )
+
+
+def test_the_factors_of_a_linear_layer_are_the_second_moments() -> None:
+    """Mean squared error: A is the inputs' second moment, with a 1 for the bias; G the unit matrix, up to its draws."""
+    work = helpers.workload(helpers.double(lambda: nn.Linear(3, 2)), loss=nn.MSELoss(), train=linear(4000))
+    work = type(work)(**{**vars(work), "metrics": {}})
+    plan = helpers.prepared(work, optimizer="kfac", momentum=None, global_batch=4000, microbatch=500, steps=1)
+    ran = helpers.run(plan)
+    inputs, outputs = _factors(ran.job, ran.image.arrays[FACTORS])
+    values = helpers.load(linear(4000).inputs[0], torch.arange(4000))
+    ones = torch.cat([values, torch.ones(4000, 1, dtype=torch.float64)], 1)
+    assert helpers.relative(inputs, ones.T @ ones / 4000) < 1e-12
+    assert helpers.relative(outputs, torch.eye(2, dtype=torch.float64)) < 0.1  # H = 2 over 2 elements of the mean
+    assert float(ran.image.arrays[DECIDED][0]) == 1
+
+
+def _factors(job: Job, flat: Tensor) -> tuple[Tensor, ...]:
+    assert job.curvature is not None
+    (places,) = factor_places(job.curvature.units, job.curvature.factors)
+    return tuple(view_of(place, flat) for place in places)
+
+
+def test_one_step_solves_a_linear_problem() -> None:
+    """The loss is the quadratic itself: the step leaves little of it, and the second less."""
+    work = helpers.workload(helpers.double(lambda: nn.Linear(3, 2)), loss=nn.MSELoss(), train=linear(200))
+    work = type(work)(**{**vars(work), "metrics": {}})
+    plan = helpers.prepared(work, optimizer="kfac", momentum=None, global_batch=200, microbatch=50, steps=6)
+    heard = helpers.run(plan).heard
+    inputs = helpers.load(linear(200).inputs[0], torch.arange(200))
+    target = helpers.load(linear(200).target, torch.arange(200))
+    design = torch.cat([inputs, torch.ones(200, 1, dtype=torch.float64)], 1)
+    least = float((design @ torch.linalg.lstsq(design, target).solution - target).square().mean())
+    assert heard.losses[1] - least < 0.1 * (heard.losses[0] - least)
+    assert heard.losses[-1] - least < 1e-3 * (heard.losses[0] - least)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"stages": 2, "workers": 2}, "stages=2 do not go together"),
+        ({"engine": "group"}, "engine='group' do not go together"),
+        ({"clip_norm": 1.0}, "clip_norm=1.0 do not go together"),
+        ({"sam_radius": 0.1}, "sam_radius=0.1 do not go together"),
+        ({"precision": "bf16"}, "precision='bf16' do not go together"),
+        ({"momentum": 0.9}, "'kfac' has no option 'momentum'"),
+        ({"weight_decay": 0.1}, "'kfac' has no option 'weight_decay'"),
+    ],
+)
+def test_what_does_not_go_with_it_is_said_in_one_line(settings: dict[str, Any], reason: str) -> None:
+    with pytest.raises(UsageError, match=reason) as caught:
+        run(helpers.Mlp, **{"workers": 1, **settings})
+    assert "\n" not in str(caught.value)
