@@ -106,6 +106,16 @@ class TestPhases:
         assert len(deaths(record)) == 1
         assert record.weights_sha256 == expected.weights_sha256
 
+    @pytest.mark.soak
+    @pytest.mark.parametrize("phase", ["forward", "combine", "decide", "update"])
+    def test_death_in_a_step_of_many_rounds(self, plan_faults: Any, phase: str) -> None:
+        (marker,) = plan_faults((1, 4, phase))
+        expected = samestep.train(nets.short(), workers=1, optimizer="kfac").record
+        record = samestep.train(nets.short(), workers=2, optimizer="kfac").record
+        assert marker.exists(), "nobody died"
+        assert len(deaths(record)) == 1
+        assert record.weights_sha256 == expected.weights_sha256
+
     def test_two_deaths_and_the_replacements_train_on(self, plan_faults: Any) -> None:
         markers = plan_faults((0, 100, "combine"), (1, 400, "forward"))
         record = samestep.train(nets.sleepy(), workers=2).record

@@ -62,6 +62,10 @@ class Entry:
         if option not in accepted:
             raise UsageError(f"optimizer {self.name!r} has no option {option!r}; it has {', '.join(accepted[1:])}")
 
+    def averages(self) -> bool:
+        """Whether it is judged by an average of its own, as the schedule-free ones are."""
+        return callable(getattr(self.load(), "eval", None))
+
     def default_lr(self) -> float:
         """The learning rate that it has where nobody names one."""
         own = self.options.get("lr", inspect.signature(self.load()).parameters["lr"].default)

@@ -99,9 +99,8 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         microbatch=config.microbatch,
         last_batch=config.last_batch,
     )
-    curved = (
-        curvature.plan(model, config, batches) if choices.optimizer is None and config.optimizer == "kfac" else None
-    )
+    is_curved = choices.optimizer is None and config.optimizer == "kfac"
+    curved = curvature.plan(model, config, batches) if is_curved else None
     if curved is not None:
         update = curvature.with_state(update, curved, dtype)
     num_steps = config.steps or max(1, round((config.epochs or 0) * batches.steps_per_epoch))

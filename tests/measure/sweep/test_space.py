@@ -34,7 +34,9 @@ def test_every_cell_has_as_many_points_within_the_bounds(
     assert len(found) == len(set(found)) == num_trials
     for point in found:
         assert bounds.lr[0] <= point.lr <= bounds.lr[1]
-        assert bounds.weight_decay[0] <= point.weight_decay <= bounds.weight_decay[1]
+        assert (point.weight_decay is None) == (bounds.weight_decay is None)
+        if point.weight_decay is not None and bounds.weight_decay is not None:
+            assert bounds.weight_decay[0] <= point.weight_decay <= bounds.weight_decay[1]
         assert (point.momentum is None) == (bounds.one_minus_momentum is None)
         if point.momentum is not None and bounds.one_minus_momentum is not None:
             assert -1e-12 <= point.momentum <= 1 - bounds.one_minus_momentum[0] + 1e-12

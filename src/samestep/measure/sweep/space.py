@@ -24,12 +24,12 @@ class Space:
 
     Args:
         lr: Learning rate.
-        weight_decay: Weight decay.
+        weight_decay: Weight decay; None where the optimiser takes none.
         one_minus_momentum: 1 - momentum; None where the optimiser takes no setting `momentum`.
     """
 
     lr: Range
-    weight_decay: Range
+    weight_decay: Range | None
     one_minus_momentum: Range | None = None
 
     def as_dict(self) -> dict[str, list[float] | None]:
@@ -37,7 +37,7 @@ class Space:
         momentum = self.one_minus_momentum
         return {
             "lr": list(self.lr),
-            "weight_decay": list(self.weight_decay),
+            "weight_decay": None if self.weight_decay is None else list(self.weight_decay),
             "one_minus_momentum": None if momentum is None else list(momentum),
         }
 
@@ -55,6 +55,7 @@ _SPACES: Mapping[str, Space] = {
     "adamax": _ADAM,
     "adamw": Space(lr=(1e-4, 1e-1), weight_decay=_DECOUPLED),
     "asgd": Space(lr=(1e-3, 1e1), weight_decay=_COUPLED),
+    "kfac": Space(lr=(0.25, 1.0), weight_decay=None),
     "lamb": Space(lr=(1e-4, 1.0), weight_decay=_DECOUPLED),
     "lars": Space(lr=(1e-3, 3e1), weight_decay=_COUPLED, one_minus_momentum=(1e-3, 1.0)),
     "muon": Space(lr=(1e-3, 3e-1), weight_decay=_DECOUPLED, one_minus_momentum=(1e-2, 1.0)),
@@ -107,7 +108,7 @@ class Point:
 
     Args:
         lr: Learning rate.
-        weight_decay: Weight decay of weights.
+        weight_decay: Weight decay of weights; None: the optimiser has no such setting.
         momentum: None: the optimiser has no such setting.
         label_smoothing: 0 where it is not searched.
         decay: The learning-rate schedule.
@@ -115,7 +116,7 @@ class Point:
     """
 
     lr: float
-    weight_decay: float
+    weight_decay: float | None
     momentum: float | None
     label_smoothing: float
     decay: Decay
@@ -131,8 +132,9 @@ class Point:
         momentum = "" if self.momentum is None else f", momentum {self.momentum:.4g}"
         smoothing = f", label smoothing {self.label_smoothing:.2g}" if self.label_smoothing else ""
         averaging = "" if self.averaging is None else f", averaged over {100 * self.averaging:.2g} % of the steps"
+        shrinking = "" if self.weight_decay is None else f", weight decay {self.weight_decay:.2g}"
         decay = f", decay to {self.decay.to:.2g} by {100 * self.decay.until:.0f} % of the run"
-        return f"lr {self.lr:.3g}{momentum}, weight decay {self.weight_decay:.2g}{smoothing}{averaging}{decay}"
+        return f"lr {self.lr:.3g}{momentum}{shrinking}{smoothing}{averaging}{decay}"
 
 
 def points(
@@ -187,7 +189,7 @@ def _point(space: Space, row: list[float], has_label_smoothing: bool) -> Point:
     shortest, longest = _DECAYS_UNTIL
     return Point(
         lr=_between(space.lr, lr),
-        weight_decay=_between(space.weight_decay, weight_decay),
+        weight_decay=None if space.weight_decay is None else _between(space.weight_decay, weight_decay),
         momentum=None if span is None else 1.0 - _between(span, momentum),
         label_smoothing=_MOST_SMOOTHING * smoothing if has_label_smoothing else 0.0,
         decay=Decay(until=shortest + (longest - shortest) * until, to=_between(_DECAYS_TO, to)),

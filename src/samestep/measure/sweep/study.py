@@ -20,6 +20,7 @@ from samestep.measure.sweep.parts import Parts
 from samestep.measure.sweep.pool import Pool
 from samestep.measure.sweep.space import Point
 from samestep.measure.sweep.trial import Cell, Finished, Subject, Trial
+from samestep.optim import catalog
 from samestep.run.config import NumericSettings, Settings, resolve
 from samestep.run.prepare import Choices, prepare
 from samestep.run.workload import Workload
@@ -119,7 +120,7 @@ def _points(study: Study, cell: Cell) -> tuple[Point, ...]:
         space.space_of(optimizer),
         study.trials,
         has_label_smoothing=study.has_label_smoothing,
-        has_averaging=study.has_averaging and not optimizer.startswith("schedulefree"),
+        has_averaging=study.has_averaging and not catalog.entry(optimizer).averages(),
         seed=space.seed_of(study.seed, optimizer, batch),
     )
 
