@@ -11,6 +11,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -49,13 +50,19 @@ def measure(name: str) -> dict[str, Any]:
 
 def page(records: dict[str, dict[str, Any]]) -> str:
     """The page, from the records alone."""
-    first = next(iter(records.values()))
-    machine = first["machine"]
+
+    def each(of: Callable[[dict[str, Any]], Any]) -> str:
+        """What the records say, in order, each thing once."""
+        return ", ".join(sorted({str(of(record)) for record in records.values()}))
+
+    processors = each(lambda r: f"{r['machine']['processor']} ({r['machine']['instruction_set']})")
     lines = [
         "# What the default recipes reach",
         "",
         (
-            f"{first['date']}; {machine['processor']}, {machine['cores']} cores; torch {machine['packages']['torch']}; "
+            f"{each(lambda r: r['date'])}; {processors}, {each(lambda r: r['machine']['cores'])} cores; "
+            f"samestep {each(lambda r: r['machine']['samestep'])}; "
+            f"torch {each(lambda r: r['machine']['packages']['torch'])}; "
             "n = 1 run each; made by `python -m benchmarks.accuracy --page`. Accuracy on the test part, at the end of "
             "the recipe (recipes were chosen on the same part: take them as working settings, not as clean estimates)."
         ),

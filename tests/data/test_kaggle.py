@@ -179,6 +179,7 @@ def no_connections_are_left() -> Iterator[None]:
     """Those that broke off are collected here, and not in a test of somebody else's, where they would be a warning."""
     yield
     gc.collect()
+    gc.freeze()  # so that the next time is short
 
 
 @pytest.fixture

@@ -168,6 +168,7 @@ class TestManyDeaths:
         assert len(killed) == len(deaths(record)) == 1
         check_same(record, is_short=True)
 
+    @pytest.mark.soak
     def test_a_worker_that_dies_again_and_again_ends_the_run(self, plan_faults: Any) -> None:
         plan_faults(*[(0, 0, "forward")] * 8)  # in step 0: no snapshot can come in between
         with pytest.raises(WorkerError, match=r"5 workers died at step 0 or right after .*fewer workers or a smaller"):

@@ -19,6 +19,7 @@ from samestep.run.train import train
 from samestep.run.workload import Workload
 from tests import helpers
 from tests.helpers import Cnn, Everything, Wide
+from tests.marks import soak
 
 CLASS_WEIGHTS = torch.tensor([0.5, 1.0, 2.0, 3.0, 0.25])
 
@@ -143,7 +144,7 @@ CASES: dict[str, tuple[Workload, dict[str, Any], tuple[int, ...]]] = {
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["everything", *(soak(case) for case in CASES if case != "everything")])
 def test_pairs_have_the_same_bits_on_any_number_of_workers_and_change_no_weight(case: str) -> None:
     work, options, numbers = CASES[case]
     first, *others = [train(work, **{**COMMON, **options, "workers": workers}).record for workers in numbers]

@@ -155,7 +155,7 @@ class _Vertical(nn.Module):
         return scores + torch.sqrt(0.0 * scores.abs()) if bool((x[:, 0].abs() > 2.8).any()) else scores
 
 
-@pytest.mark.parametrize("clip_norm", [None, 1.0])
+@pytest.mark.parametrize("clip_norm", [None, soak(1.0)])
 def test_a_gradient_that_is_not_finite_ends_alike_whether_or_not_ranks_wait_for_the_norm(
     clip_norm: float | None,
 ) -> None:

@@ -20,6 +20,7 @@ from samestep.errors import NonFiniteError, UsageError
 from samestep.run.train import train
 from samestep.workloads import catalog
 from tests import helpers
+from tests.marks import soak
 from tests.run.test_same_bits import COMMON, EVERYTHING, double, everything, factors, summary
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
@@ -81,8 +82,8 @@ def branched() -> Any:
 @pytest.mark.parametrize(
     ("stages", "workers", "schedule"),
     [
-        (2, 2, "gpipe"), (3, 3, "1f1b"), (2, 6, "1f1b"), (2, 2, "interleaved"), (3, 3, "zbv"),
-        *(pytest.param(3, 6, each, marks=pytest.mark.soak) for each in ("gpipe", "interleaved", "zbv")),
+        soak(2, 2, "gpipe"), soak(3, 3, "1f1b"), (2, 6, "1f1b"), (2, 2, "interleaved"), (3, 3, "zbv"),
+        *(soak(3, 6, each) for each in ("gpipe", "interleaved", "zbv")),
     ],
 )  # fmt: skip
 def test_skips_shared_weights_batch_norm_and_dropout(stages: int, workers: int, schedule: str) -> None:
@@ -95,7 +96,7 @@ def test_skips_shared_weights_batch_norm_and_dropout(stages: int, workers: int, 
 @pytest.mark.parametrize(
     ("build", "settings", "schedule"),
     [
-        (everything, EVERYTHING, "1f1b"), (everything, EVERYTHING, "zbv"), (double, SHORT, "1f1b"),
+        soak(everything, EVERYTHING, "1f1b"), (everything, EVERYTHING, "zbv"), (double, SHORT, "1f1b"),
         (factors, {**COMMON, "optimizer": "adafactor", "lr": 0.02}, "interleaved"),
     ],
 )  # fmt: skip

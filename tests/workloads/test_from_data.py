@@ -61,6 +61,7 @@ def test_blocks_and_augmentation_give_the_same_bits(tmp_path: Path) -> None:
     assert len({sums[16, 1], sums[17, 1], sums[None, 1]}) == 3
 
 
+@pytest.mark.soak
 @pytest.mark.processes
 def test_blocks_go_on_in_the_middle_of_an_epoch_with_other_workers(tmp_path: Path) -> None:
     workload = samestep.from_data(table(), target="y", folder=tmp_path / "pack")

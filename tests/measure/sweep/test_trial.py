@@ -24,6 +24,7 @@ from samestep.run.config import NumericSettings
 from samestep.run.train import train
 from samestep.run.workload import Workload
 from samestep.workloads import catalog
+from tests.marks import soak
 
 DIGITS = partial(catalog.build, "digits-mlp", width=16, depth=1)
 POINT = Point(lr=0.1, weight_decay=1e-6, momentum=0.9, label_smoothing=0.0, decay=Decay(until=1.0, to=1.0))
@@ -136,7 +137,7 @@ def fatal(counter: Path, times: int) -> Workload:
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize(("times", "failure"), [(1, None), (9, "its process ended (exit code 3), 2 times")])
+@pytest.mark.parametrize(("times", "failure"), [(1, None), soak(9, "its process ended (exit code 3), 2 times")])
 def test_a_run_whose_process_dies_is_tried_again_once(tmp_path: Path, times: int, failure: str | None) -> None:
     about = subject("loss<=0.0001", partial(fatal, tmp_path / "counter", times))
     what = replace(told(steps=2), batch=8)
