@@ -17,7 +17,9 @@ from samestep.engine.solo import Solo
 from samestep.run.config import Settings, resolve
 from samestep.run.metrics import accuracy
 from samestep.run.prepare import Choices, Prepared, prepare
+from samestep.run.train import train
 from samestep.run.workload import Workload
+from samestep.workloads import catalog
 
 NUM_CLASSES = 5
 NUM_SAMPLES = 75
@@ -40,6 +42,18 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         scores: Tensor = self.out(self.dropout(self.hidden(x).relu()))
         return scores
+
+
+class Cursed(nn.Module):
+    """Scores that are no numbers where a sample's first one is large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Mlp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.net(x)
+        return scores * float("nan") if bool((x[:, 0].abs() > 2.4).any()) else scores
 
 
 class Wide(nn.Module):
@@ -305,3 +319,13 @@ def relative(found: Tensor, wanted: Tensor) -> float:
 def with_loss(job: Job, loss: Any) -> Job:
     """The job with another summed loss."""
     return replace(job, loss=loss)
+
+
+def check_built_in(name: str, ways: Sequence[dict[str, Any]]) -> None:
+    """A built-in workload gives the same weights and evaluation as on one worker, in each of several ways."""
+    settings: dict[str, Any] = {"steps": 5, "evaluate_every": 5}
+    wanted = train(catalog.build(name), workers=1, **settings).record
+    for way in ways:
+        found = train(catalog.build(name), **settings, **way).record
+        assert found.weights_sha256 == wanted.weights_sha256, way
+        assert found.evaluations[-1].means == wanted.evaluations[-1].means, way

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from samestep.engine.group.meeting import listen
+from tests.faults import one_rank
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
 
@@ -38,24 +39,12 @@ class Ranks:
         world_size = len(arguments)
         for rank, words in enumerate(arguments):
             own = {"RANK": rank, "WORLD_SIZE": world_size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": self.port}
-            texts = {name: str(value) for name, value in own.items()} | dict(variables[rank] if variables else {})
-            process = subprocess.Popen(
-                [sys.executable, "-m", "samestep", "train", *words],
-                env={**os.environ, **texts},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            self.started.append(process)
+            more = variables[rank] if variables else {}
+            self.started.append(one_rank.start([*one_rank.TRAIN, *words], {**own, **more}))
 
     def wait_for(self, text: str) -> None:
         """Until rank 0 has said it."""
-        stream = self.started[0].stderr
-        assert stream is not None
-        for line in stream:
-            if text in line:
-                return
-        raise AssertionError(f"rank 0 ended before it said {text!r}")
+        one_rank.wait_for(self.started[0], text)
 
     def ends(self) -> list[tuple[int, str, str]]:
         """Exit code, stdout and what was said on stderr of every rank."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.faults import hosts
+from tests.faults import hosts, one_rank
 from tests.faults.hosts import Host
 
 WHY_NOT = hosts.why_not()
@@ -44,19 +43,10 @@ class Started:
                 "RANK": rank, "WORLD_SIZE": world_size, "MASTER_ADDR": self.machines[0].address, "MASTER_PORT": PORT,
                 "LOCAL_RANK": rank % per_host, "LOCAL_WORLD_SIZE": per_host,
             }  # fmt: skip
-            process = subprocess.Popen(
-                host.command([sys.executable, "-m", "samestep", "train", *words]),
-                env={**os.environ, **{name: str(value) for name, value in variables.items()}},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            self.processes.append(process)
+            self.processes.append(one_rank.start(host.command([*one_rank.TRAIN, *words]), variables))
 
     def wait_for(self, text: str) -> None:
-        stream = self.processes[0].stderr
-        assert stream is not None
-        assert any(text in line for line in stream)
+        one_rank.wait_for(self.processes[0], text)
 
     def end(self, rank: int) -> tuple[int, str, str]:
         out, err = self.processes[rank].communicate(timeout=LIMIT_S)

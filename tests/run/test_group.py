@@ -159,18 +159,6 @@ def test_on_one_machine_nobody_listens_but_on_the_loopback_interface() -> None:
     assert found == {("127.0.0.1", True), ("127.0.0.1", False)}
 
 
-class _Cursed(nn.Module):
-    """Turns to infinity where a sample is large."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = helpers.Mlp()
-
-    def forward(self, x: Tensor) -> Tensor:
-        scores: Tensor = self.net(x)
-        return scores / (x.max() < 2.5)
-
-
 @pytest.mark.parametrize("sam_radius", [pytest.param(None, marks=pytest.mark.soak), 0.05])
 def test_what_is_not_finite_is_named_as_on_one_worker(sam_radius: float | None) -> None:
     texts, states = [], []
@@ -178,7 +166,7 @@ def test_what_is_not_finite_is_named_as_on_one_worker(sam_radius: float | None) 
         made: list[nn.Module] = []
 
         def build(made: list[nn.Module] = made) -> nn.Module:
-            made.append(_Cursed())
+            made.append(helpers.Cursed())
             return made[-1]
 
         with pytest.raises(NonFiniteError) as caught:
@@ -284,9 +272,4 @@ def test_what_cannot_be_done(settings: dict[str, Any], text: str) -> None:
 @pytest.mark.usefixtures("data_folder")
 @pytest.mark.parametrize("name", catalog.names())
 def test_every_built_in_workload(name: str) -> None:
-    settings: dict[str, Any] = {"steps": 5, "evaluate_every": 5}
-    wanted = train(catalog.build(name), workers=1, **settings).record
-    for workers in (1, 2, 3, 4):
-        found = train(catalog.build(name), workers=workers, engine="group", **settings).record
-        assert found.weights_sha256 == wanted.weights_sha256, workers
-        assert found.evaluations[-1].means == wanted.evaluations[-1].means, workers
+    helpers.check_built_in(name, [{"workers": workers, "engine": "group"} for workers in (1, 2, 3, 4)])

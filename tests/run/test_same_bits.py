@@ -116,16 +116,6 @@ def test_a_module_that_counts_its_processs_calls_is_found_out() -> None:
     assert len(digests) == 2
 
 
-class _Cursed(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = helpers.Mlp()
-
-    def forward(self, x: Tensor) -> Tensor:
-        scores: Tensor = self.net(x)
-        return scores * float("nan") if bool((x[:, 0].abs() > 2.4).any()) else scores
-
-
 def _itself(model: nn.Module) -> nn.Module:
     return model
 
@@ -133,7 +123,7 @@ def _itself(model: nn.Module) -> nn.Module:
 def test_a_nan_ends_alike_on_one_worker_and_on_several() -> None:
     found = []
     for workers in (1, 3):
-        model = _Cursed()
+        model = helpers.Cursed()
         for parameter in model.parameters():
             nn.init.constant_(parameter, 0.01)
         with pytest.raises(NonFiniteError) as error:

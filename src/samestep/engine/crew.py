@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import queue
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from samestep.engine import memory
-from samestep.engine.launch import WorkerProcess
-from samestep.errors import UsageError
+from samestep.engine.launch import WorkerProcess, check_can_start, dismiss
 
 
 class Crew:
@@ -50,10 +48,7 @@ class Crew:
     def keep(self, size: int) -> None:
         """End the workers that a run turned out not to need."""
         spare, self.workers[:] = self.workers[size:], self.workers[:size]
-        for worker in spare:
-            worker.kill()
-        for worker in spare:
-            worker.reap(5.0)
+        dismiss(spare)
 
     def close(self) -> None:
         """End all workers and give the memory back."""
@@ -68,8 +63,7 @@ def hired(size: int, intra_op_threads: int) -> Iterator[Crew | None]:
     if size < 2:
         yield None
         return
-    if sys.platform == "win32":
-        raise UsageError("several workers need inherited file descriptors, which Windows has not; take workers=1")
+    check_can_start()
     crew = Crew(size, intra_op_threads)
     try:
         yield crew

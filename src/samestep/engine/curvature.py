@@ -99,12 +99,8 @@ class Curvature:
         live: The live arrays.
         world_size: Number of ranks.
         rank: Which one.
-
-    Attributes:
         segments: What the rank owns of the flat vector, and the memory of its gradient.
     """
-
-    segments: Sequence[tuple[Segment, Tensor]]
 
     def __init__(
         self,
@@ -117,7 +113,9 @@ class Curvature:
         live: Mapping[str, Tensor],
         world_size: int,
         rank: int,
+        segments: Sequence[tuple[Segment, Tensor]],
     ) -> None:
+        self._segments = segments
         self._job, self._plan, self._passes, self._loading, self._model = job, plan, passes, loading, model
         self._rank, self._world_size = rank, world_size
         self._parameters, self._live = live["parameters"], live
@@ -155,7 +153,7 @@ class Curvature:
 
     def publish(self) -> None:
         """Show all ranks the owned gradients, and take the round's factors into the running means."""
-        for segment, gradient in self.segments:
+        for segment, gradient in self._segments:
             self._directions[0, segment.start : segment.stop].copy_(gradient)
         plan, is_first = self._round_plan(), not bool(self._live[DECIDED][0])
         for number, segment in enumerate(self._owned):
@@ -185,7 +183,7 @@ class Curvature:
     def choose(self, coefficients: Values) -> None:
         """Put minus the step into the owned gradients, and keep the step as a direction of the next."""
         directions = self._all()
-        for segment, gradient in self.segments:
+        for segment, gradient in self._segments:
             step = _combined(coefficients, [each[segment.start : segment.stop] for each in directions])
             torch.neg(step, out=gradient)
             self._live[PREVIOUS][segment.start : segment.stop].copy_(step)

@@ -45,8 +45,8 @@ class Exchange(Protocol):
     def verdict(self, number: int, check: Callable[[], None]) -> bool:
         """The callbacks' answer to evaluation number so and so: whether they stop the run."""
 
-    def state(self, scalars: Tensor) -> None:
-        """Before a snapshot: optimiser state and its numbers (NaN where a rank does not know one), to all."""
+    def state(self, scalars: Tensor, write: Callable[[Tensor], None]) -> None:
+        """Before a snapshot: optimiser state to all, and its numbers; `write` writes those that a rank knows."""
 
     def meet(self) -> None:
         """Nothing but waiting for each other."""
@@ -96,5 +96,6 @@ class Barriers:
             time.sleep(2e-4)
         return bool(int(self._control[self._verdict]) & 1)
 
-    def state(self, scalars: Tensor) -> None:
+    def state(self, scalars: Tensor, write: Callable[[Tensor], None]) -> None:
         self.meet()
+        write(scalars)

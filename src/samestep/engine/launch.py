@@ -19,6 +19,8 @@ from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, BinaryIO
 
+from samestep.errors import UsageError
+
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """What asks a run to stop; the parent decides."""
 
@@ -196,3 +198,21 @@ def listen(channel: Channel) -> queue.SimpleQueue[Any]:
 
     threading.Thread(target=read, daemon=True).start()
     return messages
+
+
+def dismiss(workers: Sequence[WorkerProcess]) -> None:
+    """End processes, all at once; nothing of them is left afterwards."""
+    for worker in workers:
+        worker.kill()
+    for worker in workers:
+        worker.reap(5.0)
+
+
+def check_can_start() -> None:
+    """Refuse to start workers where this system cannot hand memory on to them.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    if sys.platform == "win32":
+        raise UsageError("several workers need inherited file descriptors, which Windows has not; take workers=1")

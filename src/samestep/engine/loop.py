@@ -274,16 +274,10 @@ class Loop:
         number = steps.index(min(steps))
         if self.rank.leads:  # an older or an invalid one is the smallest either way: all ranks take the same
             self._control[Control.COPY_STEP + number] = 0
-        scalars = self.memory["copied_scalars"][number]
-        if not self._exchange.is_shared:
-            scalars.fill_(math.nan)
-            self.stepper.owned.write_scalars(scalars)
-        self._exchange.state(scalars)
+        self._exchange.state(self.memory["copied_scalars"][number], self.stepper.owned.write_scalars)
         source, target = self.memory["live"], self.memory["copies"][number]
         for start, stop in self._bytes:
             target[start:stop].copy_(source[start:stop])
-        if self._exchange.is_shared:
-            self.stepper.owned.write_scalars(scalars)
         if self.rank.leads:
             for index, value in enumerate(self.decided):
                 self.memory["copied_decided"][number, index] = value

@@ -117,7 +117,7 @@ class Passes:
             self._is_training = is_training
 
     def _row(self, output: Any, batch: Batch) -> list[float]:
-        loss, weight = self._loss(output, batch)
+        loss, weight = self.loss(output, batch)
         row = [float(loss), float(weight)]
         for metric in self._job.metrics.values():
             row.extend(as_sums(metric(output, batch.target), batch.num_samples))
@@ -137,7 +137,14 @@ class Passes:
 
     def loss(self, output: Any, batch: Batch) -> tuple[Tensor, float]:
         """Sum of the losses of an answer, and their weight."""
-        return self._loss(output, batch)
+        try:
+            return self._job.loss(output, batch.target, batch.num_samples)
+        except (IndexError, RuntimeError) as error:
+            if self._job.class_check is not None:
+                self._job.class_check(output, batch.target)
+            if "dtype" in str(error) or "scalar type" in str(error):
+                raise DataError(f"the loss does not take these targets ({batch.target.dtype}): {error}") from error
+            raise
 
     def _forward_backward(self, microbatch: Microbatch, batches: Iterator[Batch]) -> tuple[float, float]:
         step, number = self._step, self._number
@@ -152,7 +159,7 @@ class Passes:
         with self._autocast():
             with self._backprop.watch:
                 output = self._forward(batch, step)
-            total, weight = self._loss(output, batch)
+            total, weight = self.loss(output, batch)
         self._enter(Phase.BACKWARD, step)
         torch_private.backward([total], [self._root(total, step)])
         if not self._backprop.finish():
@@ -185,16 +192,6 @@ class Passes:
                     f"a microbatch of step {step} holds one sample, and BatchNorm needs two to normalise; take "
                     "last_batch='drop', or a microbatch that does not leave a single sample over"
                 ) from None
-            raise
-
-    def _loss(self, output: Any, batch: Batch) -> tuple[Tensor, float]:
-        try:
-            return self._job.loss(output, batch.target, batch.num_samples)
-        except (IndexError, RuntimeError) as error:
-            if self._job.class_check is not None:
-                self._job.class_check(output, batch.target)
-            if "dtype" in str(error) or "scalar type" in str(error):
-                raise DataError(f"the loss does not take these targets ({batch.target.dtype}): {error}") from error
             raise
 
 

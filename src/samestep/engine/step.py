@@ -149,10 +149,11 @@ class Stepper:
         self._owns_tracked = rank.index == rank.world_size - 1 and job.buffers.num_tracked > 0
         self._curvature: Curvature | None = None
         if job.curvature is not None:
+            segments = list(zip(self._segments, self.owned.padded_gradients, strict=True))
+            place = rank.world_size, rank.index
             self._curvature = Curvature(
-                job, job.curvature, self._passes, self._loading, self._model, memory, live, rank.world_size, rank.index
+                job, job.curvature, self._passes, self._loading, self._model, memory, live, *place, segments
             )
-            self._curvature.segments = list(zip(self._segments, self.owned.padded_gradients, strict=True))
         self._plans: dict[int, RoundPlan] = {}
         self._pending_changes: Tensor | None = None
         self._pending_others: list[tuple[Range, Tensor]] = []

@@ -33,6 +33,7 @@ class Entry:
         rule: How its learning rate follows the global batch, unless a person says otherwise.
         decays_by_rate: Whether a step shrinks the weights by learning rate × weight decay; otherwise the decay goes
             through the optimiser's own scaling, as part of the gradient.
+        averaging: Share of the steps that the evaluated weights are averaged over, unless a person says otherwise.
         options: What we set otherwise than the class does.
         source: Authors, title, year.
     """
@@ -42,6 +43,7 @@ class Entry:
     kind: Kind = "element-wise"
     rule: RuleName = "sqrt"
     decays_by_rate: bool = False
+    averaging: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
 
@@ -102,7 +104,7 @@ _ENTRIES = (
           source="Pagliardini, Ablin, Grangier, The AdEMAMix Optimizer: Better, Faster, Older, 2024"),
     Entry(name="asgd", origin="torch.optim:ASGD", rule="linear", decays_by_rate=True,
           source="Polyak and Juditsky, Acceleration of Stochastic Approximation by Averaging, 1992"),
-    Entry(name="kfac", origin="samestep.optim.kfac.rule:Kfac", rule="none", options={"lr": 1.0},
+    Entry(name="kfac", origin="samestep.optim.kfac.rule:Kfac", rule="none", averaging=0.25,
           source="Martens, Grosse, Optimizing Neural Networks with Kronecker-factored Approximate Curvature, 2015"),
     Entry(name="lamb", origin="samestep.optim.lamb:LAMB", kind="whole tensor", options=_PAPER_LAMB,
           source="You et al., Large Batch Optimization for Deep Learning: Training BERT in 76 minutes, 2020"),

@@ -45,6 +45,16 @@ def blocks_of_microbatches(num_microbatches: int, world_size: int) -> tuple[Rang
     return tuple(pairwise(edges))
 
 
+def first_rank(num_microbatches: int, world_size: int) -> int:
+    """The rank that computes microbatch 0; with fewer microbatches than ranks, not all have one.
+
+    >>> first_rank(8, 3), first_rank(1, 3)
+    (0, 2)
+    """
+    blocks = blocks_of_microbatches(num_microbatches, world_size)
+    return next(rank for rank, (start, stop) in enumerate(blocks) if start < stop)
+
+
 def check_world_size(world_size: int, num_microbatches: int) -> None:
     """Refuse more workers than there are microbatches to hand out."""
     if world_size < 1:

@@ -302,6 +302,9 @@ class Config:
         return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
 
 
+DEADLINE_S = 600.0
+"""Longest wait for another rank, unless a person says otherwise."""
+
 _DEFAULTS: Mapping[str, Any] = {
     "workers": "auto",
     "global_batch": 256,
@@ -317,7 +320,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "channels_last": False,
     "last_batch": "keep",
     "engine": "shared",
-    "deadline_s": 600.0,
+    "deadline_s": DEADLINE_S,
     "backprop": "ordinary",
     "stages": 1,
     "schedule": "1f1b",

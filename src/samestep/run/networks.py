@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from samestep.engine import randomness
 from samestep.errors import UsageError
-from samestep.optim import build, parametrisation
+from samestep.optim import build, catalog, parametrisation
 from samestep.optim.parametrisation import Parametrisation
 from samestep.run.config import Config
 from samestep.run.workload import Workload
@@ -75,9 +75,10 @@ def parts(
         weight_decay=rates.weight_decay,
         groups=groups,
     )
-    if config.averaging is None:
-        return found
-    return tuple(build.averaged(part, config.averaging) for part in found)
+    share = config.averaging
+    if share is None and optimizer is None:
+        share = catalog.entry(config.optimizer).averaging
+    return found if share is None else tuple(build.averaged(part, share) for part in found)
 
 
 def _drawn(factory: Callable[[], nn.Module], seed: int) -> nn.Module:

@@ -22,7 +22,7 @@ from samestep.engine.loop import Listener
 from samestep.errors import SamestepError, StateError, UsageError
 from samestep.host import provenance
 from samestep.run import checkpoint, weights
-from samestep.run.config import Config, Settings, resolve
+from samestep.run.config import DEADLINE_S, Config, Settings
 
 _WITHOUT_CHECKPOINT_S = 30.0
 """Seconds between snapshots where nobody saves them: they are for the rare step that has to be repeated."""
@@ -114,7 +114,7 @@ def told(settings: Settings) -> Iterator[Ranks | None]:
     if place is None:
         yield None
         return
-    meeting = meetings.connect(place, settings.deadline_s or resolve(Settings(), {}).deadline_s)
+    meeting = meetings.connect(place, settings.deadline_s or DEADLINE_S)
     try:
         yield Ranks(meeting)
     except SamestepError as error:

@@ -20,7 +20,7 @@ from samestep.engine.job import Job
 from samestep.engine.loop import Control
 from samestep.optim.owner import state_views
 from samestep.plan import tree
-from samestep.plan.layout import BLOCK, Range, Segment, blocks_of_microbatches
+from samestep.plan.layout import BLOCK, Range, Segment, blocks_of_microbatches, first_rank
 
 _REST = 20.0
 """A snapshot may take one part in so many of the time."""
@@ -55,7 +55,7 @@ class Travelling:
         self._words = torch.zeros(wire.world_size, dtype=torch.int64)
         self._routes: dict[tuple[object, ...], Route] = {}
         self._has_norms = False
-        self._first = 0  # the rank that computes microbatch 0: not rank 0 where a short batch has fewer than ranks
+        self._first = 0
         self._met: Callable[[], None] = lambda: None
         self.rest_s = 0.0
 
@@ -68,8 +68,7 @@ class Travelling:
     def contributions(self, step: int, number: int, num_microbatches: int, *, is_looked_at: bool) -> None:
         key = (num_microbatches, is_looked_at, step == 0 and number == 0)
         self._has_norms = False
-        blocks = blocks_of_microbatches(num_microbatches, self._wire.world_size)
-        self._first = next(rank for rank, (start, stop) in enumerate(blocks) if start < stop)
+        self._first = first_rank(num_microbatches, self._wire.world_size)
         self._swap("contributions", ("contributions", *key), lambda: self._contributions(*key))
 
     def norms(self) -> None:
@@ -97,8 +96,10 @@ class Travelling:
         assert int(word) >> 1 == number
         return bool(int(word) & 1)
 
-    def state(self, scalars: Tensor) -> None:
+    def state(self, scalars: Tensor, write: Callable[[Tensor], None]) -> None:
         start = time.monotonic()
+        scalars.fill_(torch.nan)
+        write(scalars)
         known = scalars.new_full((self._wire.world_size, len(scalars)), torch.nan)
         known[self._wire.rank] = scalars
         route = self._route(lambda rank: [*self._state_of(rank), known[rank]])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import queue
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,10 +19,10 @@ from samestep.engine.group import meeting as meetings
 from samestep.engine.group.meeting import Meeting
 from samestep.engine.group.place import Place
 from samestep.engine.job import Job
-from samestep.engine.launch import WorkerProcess
+from samestep.engine.launch import WorkerProcess, check_can_start, dismiss
 from samestep.engine.numerics import Switches
 from samestep.engine.worker import Failure
-from samestep.errors import SamestepError, UsageError, WorkerError
+from samestep.errors import SamestepError, WorkerError
 
 LOOPBACK = "127.0.0.1"
 _NEWS_S = 0.3
@@ -67,10 +66,7 @@ class LocalRanks:
         """End those that a run turned out not to need."""
         spare = self.processes[world_size - 1 :]
         del self.processes[world_size - 1 :]
-        for process in spare:
-            process.kill()
-        for process in spare:
-            process.reap(5.0)
+        dismiss(spare)
 
     def meeting(self, job: Job, deadline_s: float) -> Meeting:
         """Tell them their job, and open the meeting.
@@ -82,30 +78,23 @@ class LocalRanks:
         parcel = ship.pack(job, list(trainable(job.model).values()), self._constants)
         listening = meetings.listen(LOOPBACK, 0)
         port = listening.getsockname()[1]
-        place = Place(
-            rank=0,
-            world_size=world_size,
-            local_rank=0,
-            local_size=world_size,
-            host=LOOPBACK,
-            port=port,
-            hosts_store=True,
-        )
-        found = meetings.connect(place, deadline_s, listening)
-        found.check = self.check
-        constants = (self._constants, parcel.constants.num_bytes)
-        for process in self.processes:
-            rank = process.number
-            mine = Place(
+
+        def place(rank: int) -> Place:
+            return Place(
                 rank=rank,
                 world_size=world_size,
                 local_rank=rank,
                 local_size=world_size,
                 host=LOOPBACK,
                 port=port,
-                hosts_store=False,
+                hosts_store=rank == 0,
             )
-            process.send(Setup(mine, deadline_s, parcel.data, constants, job.switches))
+
+        found = meetings.connect(place(0), deadline_s, listening)
+        found.check = self.check
+        constants = (self._constants, parcel.constants.num_bytes)
+        for process in self.processes:
+            process.send(Setup(place(process.number), deadline_s, parcel.data, constants, job.switches))
         return found
 
     def failure(self, wait_s: float = _NEWS_S) -> SamestepError | None:
@@ -141,8 +130,8 @@ def started(world_size: int, intra_op_threads: int) -> Iterator[LocalRanks]:
     Raises:
         UsageError: There are to be some, and this system cannot hand memory on to them.
     """
-    if world_size > 1 and sys.platform == "win32":
-        raise UsageError("several workers need inherited file descriptors, which Windows has not; take workers=1")
+    if world_size > 1:
+        check_can_start()
     ranks = LocalRanks(world_size, intra_op_threads)
     try:
         yield ranks

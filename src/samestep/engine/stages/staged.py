@@ -184,7 +184,7 @@ class StagedPasses(Passes):
                 )
             if chunk.is_last:
                 assert flight.batch is not None
-                flight.total, flight.weight = self._loss(chunk.graph.output(values), flight.batch)
+                flight.total, flight.weight = self.loss(chunk.graph.output(values), flight.batch)
         self._model.collect_replaced()
         flight.sent = [values[node] for node in chunk.outgoing]
 

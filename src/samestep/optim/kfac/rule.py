@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
-import torch
-from torch.optim import Optimizer
+from torch.optim import SGD
 
 from samestep.optim.kfac import quadratic
 from samestep.optim.rounds import Meeting, Owned, RoundRequest, Steps, TableRequest
@@ -18,9 +17,6 @@ DAMPINGS = (1e-2, 1e-3, 1e-4)
 
 NUM_DIRECTIONS = len(DAMPINGS) + 1
 """The last one is the step before."""
-
-_LEAN = 3
-"""η of the average."""
 
 MOST_TRIALS = 5
 """Rounds of candidates, at most: where the shortest is the best, or none is good, shorter ones are tried."""
@@ -91,47 +87,13 @@ class SubspaceKfac:
         owned.update()
 
 
-class Kfac(Optimizer):
+class Kfac(SGD):
     """Takes the step that `SubspaceKfac` left, negative, in the place of the gradient; alone it is gradient descent.
-
-    It is judged and saved by an average that leans to the newest parameters (Shamir and Zhang 2013, section 4):
-    ``a_t = (1 - q) a_(t-1) + q w_t`` with ``q = (η + 1) / (t + η)``, about the last quarter of the steps for η = 3.
 
     Args:
         params: Parameters, or parameter groups.
         lr: Part of the step that is taken; 1 is what the rounds found best.
-
-    References:
-        Shamir and Zhang: Stochastic gradient descent for non-smooth optimization, 2013.
     """
 
     def __init__(self, params: Iterable[Any], lr: float = 1.0) -> None:
-        if not lr >= 0:
-            raise ValueError(f"Invalid lr: {lr}")
-        super().__init__(params, {"lr": lr})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient; a closure is not used."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                parameter.sub_(parameter.grad.mul(group["lr"]))
-                state = self.state[parameter]
-                if not state:
-                    state["count"], state["average"] = 0, torch.zeros_like(parameter)
-                state["count"] += 1
-                part = (_LEAN + 1) / (state["count"] + _LEAN)
-                state["average"].mul_(1 - part).add_(parameter.mul(part))
-
-    def train(self) -> None:
-        """Nothing: whoever has called `eval` puts the trained parameters back."""
-
-    @torch.no_grad()
-    def eval(self) -> None:
-        """Put the average where the trained parameters are."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if self.state[parameter]:
-                    parameter.copy_(self.state[parameter]["average"])
+        super().__init__(params, lr=lr)
