@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from samestep.data.columns import Rows, Samples
+from samestep.engine.curvature import Curvature
 from samestep.engine.job import Job
 from samestep.errors import UsageError
 from samestep.optim.kfac.units import DECIDED, FACTORS, factor_places
 from samestep.optim.views import view_of
+from samestep.plan.batch import Microbatch
 from samestep.run.train import Result, train
 from tests import helpers
 
@@ -121,6 +123,35 @@ def test_one_step_solves_a_linear_problem() -> None:
     least = float((design @ torch.linalg.lstsq(design, target).solution - target).square().mean())
     assert heard.losses[1] - least < 0.1 * (heard.losses[0] - least)
     assert heard.losses[-1] - least < 1e-3 * (heard.losses[0] - least)
+
+
+def test_products_are_those_of_the_dense_gauss_newton_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jᵀ H J of the summed cross-entropy, written out: H of a sample is diag(p) - p pᵀ."""
+    compute, seen = Curvature._products, []
+
+    def watched(self: Curvature, source: int, microbatch: Microbatch) -> Any:
+        entries, weight = compute(self, source, microbatch)
+        (inputs,) = self._batches[microbatch.index].inputs
+
+        def scores(flat: Tensor) -> Tensor:
+            answer: Tensor = torch.func.functional_call(self._job.model, self._named(flat), (inputs,))
+            return answer
+
+        jacobian = torch.func.jacrev(scores)(self._parameters.clone())
+        shares = scores(self._parameters).detach().softmax(1)
+        moved = torch.stack([jacobian @ direction for direction in self._all()], 1)  # samples, directions, classes
+        curved = shares[:, None] * moved - shares[:, None] * (shares[:, None] * moved).sum(2, keepdim=True)
+        dense = torch.einsum("nic,njc->ij", moved, curved)
+        seen.append(helpers.relative(torch.from_numpy(entries), dense[tuple(torch.triu_indices(*dense.shape))]))
+        return entries, weight
+
+    monkeypatch.setattr(Curvature, "_products", watched)
+    train(
+        helpers.workload(helpers.double(helpers.Mlp), train=helpers.samples(dtype=torch.float64)),
+        steps=3, workers=1, **SETTINGS,
+    )  # fmt: skip
+    assert len(seen) > 3
+    assert max(seen) < 1e-10
 
 
 @pytest.mark.parametrize(
