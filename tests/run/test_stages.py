@@ -203,11 +203,13 @@ class Slow(nn.Module):
         return x
 
 
-def test_a_death_in_any_stage_is_a_replay() -> None:
+@pytest.mark.parametrize("schedule", ["1f1b", soak("interleaved"), soak("zbv")])
+def test_a_death_in_any_stage_is_a_replay(schedule: str) -> None:
     """With one worker left there is one stage, until the replacement joins."""
 
     def slow() -> nn.Module:
-        return nn.Sequential(nn.Linear(12, 16), Slow(), nn.Linear(16, helpers.NUM_CLASSES))
+        middle = (nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU())
+        return nn.Sequential(nn.Linear(12, 16), Slow(), *middle, nn.Linear(16, helpers.NUM_CLASSES))
 
     settings = {**SHORT, "steps": 60, "global_batch": 16}
     wanted = train(helpers.workload(slow), **settings)
@@ -222,7 +224,7 @@ def test_a_death_in_any_stage_is_a_replay() -> None:
 
         killer = threading.Thread(target=kill)
         killer.start()
-        found = train(helpers.workload(slow), **{**settings, "workers": 2, "stages": 2})
+        found = train(helpers.workload(slow), **{**settings, "workers": 2, "stages": 2, "schedule": schedule})
         killer.join()
         assert any(" died (" in text for text in found.record.notices)
         assert found.record.weights_sha256 == wanted.record.weights_sha256
