@@ -14,6 +14,7 @@ import torch
 
 from samestep.engine import memory
 from samestep.errors import UsageError
+from samestep.host import anonymous
 from samestep.plan.regions import lay_out
 
 REGIONS = lay_out([("a", "uint8", (3,)), ("b", "float64", (2, 3)), ("c", "int64", (0, 4)), ("d", "float32", (5,))])
@@ -39,7 +40,7 @@ def names() -> set[str]:
 @pytest.mark.parametrize("end", ["leave", "stay"])
 def test_a_child_shares_it_and_no_death_leaves_anything(end: str) -> None:
     before = names()
-    handle = memory.reserve()
+    handle = anonymous.reserve()
     values = memory.create(handle, 8192).tensor("float64", 64, (3,))
     values.copy_(torch.tensor([1.0, 2.0, 3.0]))
     command = [sys.executable, "-c", CHILD, str(handle), end]
@@ -56,7 +57,7 @@ def test_a_child_shares_it_and_no_death_leaves_anything(end: str) -> None:
 
 @pytest.mark.processes
 def test_who_does_not_inherit_the_descriptor_cannot_map_it() -> None:
-    handle = memory.reserve()
+    handle = anonymous.reserve()
     memory.create(handle, 8192)
     command = [sys.executable, "-c", CHILD, str(handle), "leave"]
     done = subprocess.run(command, capture_output=True, check=False)
@@ -67,7 +68,7 @@ def test_who_does_not_inherit_the_descriptor_cannot_map_it() -> None:
 
 @pytest.mark.parametrize("is_private", [True, False])
 def test_regions_are_aligned_zeroed_and_apart(is_private: bool) -> None:
-    handle = None if is_private else memory.reserve()
+    handle = None if is_private else anonymous.reserve()
     found = memory.private(REGIONS.num_bytes) if handle is None else memory.create(handle, REGIONS.num_bytes)
     tensors = found.tensors(REGIONS)
     assert {name: tuple(values.shape) for name, values in tensors.items()} == {
@@ -84,13 +85,13 @@ def test_regions_are_aligned_zeroed_and_apart(is_private: bool) -> None:
 
 def test_nothing_has_a_size_of_its_own() -> None:
     assert memory.private(0).tensors(lay_out([])) == {}
-    handle = memory.reserve()
+    handle = anonymous.reserve()
     memory.create(handle, 0)
     os.close(handle)
 
 
 def test_two_mappings_are_one_memory() -> None:
-    handle = memory.reserve()
+    handle = anonymous.reserve()
     first = memory.create(handle, 4096).tensor("int64", 128, (2,))
     second = memory.attach(handle, 4096).tensor("int64", 128, (2,))
     first[1] = 5
@@ -99,7 +100,7 @@ def test_two_mappings_are_one_memory() -> None:
 
 
 def test_more_than_there_is_is_refused() -> None:
-    handle = memory.reserve()
+    handle = anonymous.reserve()
     with pytest.raises(
         UsageError, match=r"the run needs [\d,]+ MB of shared memory and [\d,]+ MB are free; take fewer"
     ):
@@ -110,7 +111,7 @@ def test_more_than_there_is_is_refused() -> None:
 def test_a_system_without_memfd_gets_an_unlinked_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    handle = memory.reserve()
+    handle = anonymous.reserve()
     assert list(tmp_path.iterdir()) == []
     values = memory.create(handle, 8192).tensor("float32", 0, (4,))
     values.fill_(2.0)

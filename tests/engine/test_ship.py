@@ -20,6 +20,7 @@ from torch import nn
 from samestep.engine import memory, ship
 from samestep.engine.flat import trainable
 from samestep.errors import UsageError
+from samestep.host import anonymous
 from tests.helpers import Tied, generator
 
 LARGE = 5000
@@ -41,7 +42,7 @@ class Sent:
         self.parcel: ship.Parcel | None = None
 
     def __call__(self, thing: Any, placeholders: list[nn.Parameter] | None = None) -> Any:
-        handle = memory.reserve()
+        handle = anonymous.reserve()
         self.handles.append(handle)
         self.parcel = ship.pack(Parts(thing), placeholders or [], handle)
         return ship.unpack(self.parcel.data, memory.attach(handle, self.parcel.constants.num_bytes)).thing
@@ -182,7 +183,8 @@ def test_classes_of_main_travel_to_another_process(tmp_path: Path) -> None:
         "import torch\n"
         "from dataclasses import dataclass\n"
         "from torch import nn\n"
-        "from samestep.engine import memory, ship\n"
+        "from samestep.engine import ship\n"
+        "from samestep.host import anonymous\n"
         "@dataclass\n"
         "class Parts:\n"
         "    model: object\n"
@@ -195,7 +197,7 @@ def test_classes_of_main_travel_to_another_process(tmp_path: Path) -> None:
         "    def forward(self, x):\n"
         "        return SCALE * x * self.table.sum()\n"
         "print('script', flush=True)\n"
-        "handle = memory.reserve()\n"
+        "handle = anonymous.reserve()\n"
         "parcel = ship.pack(Parts(Net(), lambda x: x + 1), [], handle)\n"
         "child = '''\n"
         "import pickle, sys\n"
@@ -224,7 +226,7 @@ def generator_function() -> Iterator[int]:
 
 @pytest.mark.parametrize("kind", ["lock", "file", "generator"])
 def test_what_cannot_be_sent_is_said(kind: str, tmp_path: Path) -> None:
-    handle = memory.reserve()
+    handle = anonymous.reserve()
     with open(tmp_path / "file", "wb") as file:
         things = {"lock": threading.Lock(), "file": file, "generator": generator_function()}
         with pytest.raises(UsageError, match=r"the model \(_Holder\) cannot be sent to workers: .*workers=1") as error:

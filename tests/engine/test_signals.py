@@ -15,6 +15,7 @@ import torch
 from samestep.engine import memory, signals
 from samestep.engine.signals import SIGNAL_WORDS, Barrier, Patience, num_turns
 from samestep.errors import WorkerError
+from samestep.host import anonymous
 from tests.marks import soak
 
 ROUNDS = 60
@@ -53,7 +54,7 @@ for polled in (0, 1):
 
 
 def run_ranks(world_size: int, meeting: str) -> list[int]:
-    handle = memory.reserve()
+    handle = anonymous.reserve()
     whole = memory.create(handle, 65536)
     signals.reset(whole.tensor("int64", 0, (num_turns(world_size), world_size, SIGNAL_WORDS)))
     ranks = []

@@ -144,6 +144,10 @@ def torch_reference(model: nn.Module, plan: UpdatePlan, optimizer: str, dtype: t
     return {name: values.detach() for name, values in parameters.items()}
 
 
+_KEPT_COLUMN_MAJOR = {"soap"}
+"""Its state holds matrices as LAPACK returned them, by columns; ours lie by rows, and MKL may sum those otherwise."""
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_update_equals_torch_on_whole_parameters(name: str) -> None:
     model = net()
@@ -153,7 +157,7 @@ def test_the_update_equals_torch_on_whole_parameters(name: str) -> None:
     whole = {place.spec.name for place in plan.layout.places if place.spec.is_whole}
     assert bool(whole) is (name in WHOLE)
     for key, values in wanted.items():
-        if key in whole:
+        if key in whole and name not in _KEPT_COLUMN_MAJOR:
             assert torch.equal(found[key], values), key
         else:
             assert helpers.relative(found[key], values) < 1e-6, key

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -61,17 +61,23 @@ def train(
         Print how the run would be carried out and stop: workers, microbatches, slices, and which layers run
         concurrently.
     """
-    from samestep import torch_private  # noqa: PLC0415
-    from samestep.cli import plans  # noqa: PLC0415
-    from samestep.measure.candidates import check_asked  # noqa: PLC0415
-    from samestep.run.config import resolve  # noqa: PLC0415
-    from samestep.run.outline import outline  # noqa: PLC0415
-    from samestep.run.prepare import Choices  # noqa: PLC0415
-    from samestep.run.progress import for_stderr  # noqa: PLC0415
-    from samestep.run.train import run  # noqa: PLC0415
+    from samestep.run.ahead import started_ahead  # noqa: PLC0415
 
-    torch_private.without_compiler_import()
-    with redirect_stdout(sys.stderr):  # what the workload's own code prints
+    will_run = parallel is None and not (print_config or print_plan)
+    with (
+        redirect_stdout(sys.stderr),  # what the workload's own code prints
+        started_ahead(settings) if will_run else nullcontext() as ahead,
+    ):
+        from samestep import torch_private  # noqa: PLC0415
+        from samestep.cli import plans  # noqa: PLC0415
+        from samestep.measure.candidates import check_asked  # noqa: PLC0415
+        from samestep.run.config import resolve  # noqa: PLC0415
+        from samestep.run.outline import outline  # noqa: PLC0415
+        from samestep.run.prepare import Choices  # noqa: PLC0415
+        from samestep.run.progress import for_stderr  # noqa: PLC0415
+        from samestep.run.train import run  # noqa: PLC0415
+
+        torch_private.without_compiler_import()
         check_asked(parallel, allow_threads=allow_threads, measure_again=measure_again)
         work = chosen.choose(workload, data, model, about, settings)
         built = work.build()
@@ -81,7 +87,7 @@ def train(
         if print_plan:
             planned = outline(built, settings, Choices())
         elif not print_config:
-            result = run(built, settings, choices=Choices(), progress=for_stderr())
+            result = run(built, settings, choices=Choices(), progress=for_stderr(), ahead=ahead)
             if work.network is not None and settings.out is not None:
                 work.network.save(settings.out)
     if not (print_config or print_plan or result.is_first):

@@ -1,8 +1,7 @@
 """Memory that several processes share and that no crash can leave behind.
 
-The memory never has a name for longer than it takes to open it: on Linux it is a `memfd` (which is not limited by
-the size of ``/dev/shm``), elsewhere a temporary file that is unlinked at once. Workers inherit the descriptor. When
-the last process ends, by whatever death, the kernel frees it.
+Its descriptor has been reserved, see `samestep.host.anonymous`, and workers inherit it. When the last process ends, by
+whatever death, the kernel frees it.
 """
 
 from __future__ import annotations
@@ -11,10 +10,8 @@ import ctypes
 import mmap
 import os
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 import torch
@@ -62,15 +59,6 @@ def private(num_bytes: int) -> Memory:
     raw = torch.zeros(max(num_bytes, 1) + 64, dtype=torch.uint8)
     shift = -raw.data_ptr() % 64
     return Memory(None, raw[shift : shift + max(num_bytes, 1)], num_bytes)
-
-
-def reserve() -> int:
-    """An open descriptor of memory that has no size yet, so that workers can inherit it before its size is known."""
-    if sys.platform == "linux":
-        return os.memfd_create("samestep")
-    handle, path = tempfile.mkstemp(prefix="samestep-")
-    Path(path).unlink()
-    return handle
 
 
 def create(handle: int, num_bytes: int) -> Memory:

@@ -7,6 +7,7 @@ ready. Only snapshots are trusted after a death: a worker may die half-way throu
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -147,6 +148,7 @@ class Shared:
             (self.crew.shared_handle, shared.num_bytes),
             regions,
             job.switches,
+            tuple(sys.path),
         )
         for worker in self.crew.workers:
             worker.send(self._setup)

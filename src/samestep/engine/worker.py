@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ class Setup:
     shared: tuple[int, int]
     regions: Regions
     switches: numerics.Switches
+    module_path: tuple[str, ...]
+    """The parent's sys.path, which may have grown since the worker started."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ def failure_of(error: BaseException) -> Failure:
 
 class _Worker:
     def __init__(self, setup: Setup, channel: Channel) -> None:
+        sys.path[:] = setup.module_path
         numerics.apply(setup.switches)
         self._channel = channel
         self._job: Job = ship.unpack(setup.data, memory.attach(*setup.constants))

@@ -12,11 +12,12 @@ import importlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-from torch.optim import Optimizer
+from typing import TYPE_CHECKING, Any, Literal
 
 from samestep.errors import UsageError
+
+if TYPE_CHECKING:  # the command line reads the names before torch is imported
+    from torch.optim import Optimizer
 
 Kind = Literal["element-wise", "whole tensor"]
 RuleName = Literal["linear", "sqrt", "none"]

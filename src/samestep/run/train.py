@@ -99,8 +99,9 @@ def run(
     choices: Choices,
     callbacks: Sequence[Callback] = (),
     progress: Progress,
+    ahead: Crew | None = None,
 ) -> Result:
-    """`train`, with settings in one piece."""
+    """`train`, with settings in one piece; workers that were started `ahead` are taken where they suit."""
     start_s = time.perf_counter()
     with ExitStack() as stack:
         with ranks.told(settings) as others:
@@ -120,13 +121,13 @@ def run(
                 files.make_folder(config.out, "the run's record")
             crew, members = None, None
             if config.engine == "shared":
-                crew = stack.enter_context(hired(config.workers, config.threads_per_worker))
+                crew = stack.enter_context(hired(config.workers, config.threads_per_worker, ahead))
             elif others is None:
                 members = stack.enter_context(started(config.workers, config.threads_per_worker))
             prepared = prepare(workload, config, choices, has_callbacks=bool(callbacks))
             world_size = world_size_of(settings, config, prepared.job)
         if crew is not None:
-            crew.keep(world_size if world_size > 1 else 0)
+            crew.resize(world_size if world_size > 1 else 0)
         if config.engine == "group":
             prepared = replace(prepared, job=ranks.with_snapshots(prepared.job, config))
         if members is not None:

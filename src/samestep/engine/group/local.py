@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from samestep.engine import memory, ship
+from samestep.engine import ship
 from samestep.engine.flat import trainable
 from samestep.engine.group import meeting as meetings
 from samestep.engine.group.meeting import Meeting
@@ -23,6 +23,7 @@ from samestep.engine.launch import WorkerProcess, check_can_start, dismiss
 from samestep.engine.numerics import Switches
 from samestep.engine.worker import Failure
 from samestep.errors import SamestepError, WorkerError
+from samestep.host import anonymous
 
 LOOPBACK = "127.0.0.1"
 _NEWS_S = 0.3
@@ -50,7 +51,7 @@ class LocalRanks:
 
     def __init__(self, world_size: int, intra_op_threads: int) -> None:
         self._inbox: queue.SimpleQueue[tuple[WorkerProcess, Any]] = queue.SimpleQueue()
-        self._constants = memory.reserve()
+        self._constants = anonymous.reserve()
         self.processes = [
             WorkerProcess(
                 rank,
