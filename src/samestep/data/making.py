@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from samestep.data import arrays, kaggle, schemas, unpacked
+from samestep.data import arrays, hub, kaggle, schemas, unpacked
 from samestep.data.pack import manifest, reader, writer
 from samestep.data.pack.manifest import EVALUATION, TRAIN
 from samestep.data.pack.reader import Pack
 from samestep.data.pack.writer import Tell, Writer
 from samestep.data.pictures import found
-from samestep.data.settings import READING, TABLE_ENDINGS, TEXT_ENDINGS, DataSettings, is_hugging_face
+from samestep.data.settings import READING, TABLE_ENDINGS, TEXT_ENDINGS, DataSettings
 from samestep.errors import DataError, UsageError
 from samestep.host import files
 from samestep.version import __version__
@@ -149,10 +149,11 @@ def _make(path: Path, evaluation: Path | None, settings: DataSettings, place: Wr
     if _is_text(path, settings):
         return _make_text(path, settings, place, tell)
     if _is_pictures(path):
-        return _make_pictures(path, settings, place, tell)
+        return _make_pictures(found.find(path, settings.target), settings, place, tell)
     if arrays.is_idx(path) or path.suffix in arrays.ENDINGS:
         return _make_arrays(path, settings, place, tell)
-    return _make_table(path, evaluation, settings, place, tell)
+    made = _make_embedded(path, settings, place, tell)
+    return made or _make_table(path, evaluation, settings, place, tell)
 
 
 def _origins(path: Path) -> tuple[Path, ...]:
@@ -161,8 +162,8 @@ def _origins(path: Path) -> tuple[Path, ...]:
         return (*found.files(path), *sorted(path.glob("*.csv")))
     if arrays.is_idx(path):
         return tuple(arrays.idx_files(path))
-    if is_hugging_face(path):
-        return tuple(sorted(each for each in path.iterdir() if each.is_file()))
+    if hub.is_saved(path):
+        return hub.origins(path)
     return unpacked.origins(path, TABLE_ENDINGS)
 
 
@@ -181,6 +182,9 @@ def _make_table(path: Path, evaluation: Path | None, settings: DataSettings, pla
     # polars is imported when there is a table to read
     from samestep.data.table import reading  # noqa: PLC0415
 
+    if hub.is_saved(path):
+        parts = hub.splits(path)
+        path, evaluation = parts[TRAIN], evaluation or parts.get(EVALUATION)
     training, other = reading.table(path, settings, place.scratch / "train"), None
     if evaluation is not None:
         other = reading.table(evaluation, settings, place.scratch / "evaluation", training.kinds)
@@ -219,13 +223,27 @@ def _pack_table(
     return "table", *making.make(training, evaluation, how, place, tell)
 
 
-def _make_pictures(path: Path, settings: DataSettings, place: Writer, tell: Tell) -> Made:
+def _make_pictures(pictures: found.Labelled, settings: DataSettings, place: Writer, tell: Tell) -> Made:
     from samestep.data.pictures import making  # noqa: PLC0415 (needs Pillow)
 
     how = _how(making.Making, settings, "pictures", "target", "picture_size")
     if settings.picture_size is not None:
         how = replace(how, size=making.parse_size(settings.picture_size))
-    return "pictures", *making.make(found.find(path, settings.target), how, place, tell)
+    return "pictures", *making.make(pictures, how, place, tell)
+
+
+def _make_embedded(path: Path, settings: DataSettings, place: Writer, tell: Tell) -> Made | None:
+    """Of pictures in a column of tables; None where there are none."""
+    parts = hub.tables_by_part(path)
+    if parts is None:
+        return None
+    from samestep.data.pictures import embedded  # noqa: PLC0415 (needs polars)
+
+    tables = embedded.look(parts)
+    if tables is None:
+        return None
+    pictures = embedded.unpack(tables, settings.target, place.scratch / "embedded", tell)
+    return _make_pictures(pictures, settings, place, tell)
 
 
 def _make_text(path: Path, settings: DataSettings, place: Writer, tell: Tell) -> Made:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, Literal
 
 TEXT_ENDINGS = (".csv", ".tsv", ".txt", ".data")
@@ -11,13 +10,11 @@ PARQUET_ENDINGS, ARROW_ENDINGS = (".parquet", ".pq"), (".arrow", ".feather", ".i
 TABLE_ENDINGS = (*TEXT_ENDINGS, *PARQUET_ENDINGS, *ARROW_ENDINGS)
 """Of files that hold tables."""
 
+EVALUATION_NAMES = ("test", "val", "valid", "validation", "evaluation")
+"""What folders and files of the part that is kept for evaluation are called."""
+
 READING = ("delimiter", "header", "missing", "encoding")
 """Settings of tables in text files."""
-
-
-def is_hugging_face(folder: Path) -> bool:
-    """Whether a folder is a data set that ``datasets.Dataset.save_to_disk`` has written."""
-    return (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,7 +84,7 @@ def look_at(path: Path) -> Shape:
             is_grey = picture.mode in ("1", "L", "I", "I;16", "F")
             return Shape(height=picture.height, width=picture.width, channels=1 if is_grey else 3)
     except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{path} cannot be decoded ({error})") from None
+        raise DataError(f"cannot be decoded ({error})") from None
 
 
 def decode_all(

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from samestep.data.pack.manifest import EVALUATION, TRAIN
+from samestep.data.settings import EVALUATION_NAMES
 from samestep.errors import DataError, UsageError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
-_EVALUATION_NAMES = ("test", "val", "valid", "validation", "evaluation")
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,17 @@ class Labelled:
         paths: The files.
         labels: A class each, as text.
         parts: The part that each belongs to, where folders say so; None: nothing says so.
+        names: What they are called, where the files are not the person's own.
     """
 
     paths: tuple[Path, ...]
     labels: tuple[str, ...]
     parts: tuple[str, ...] | None
+    names: tuple[str, ...] | None = None
+
+    def name(self, number: int) -> str:
+        """What a person calls a picture."""
+        return str(self.paths[number]) if self.names is None else self.names[number]
 
 
 def find(folder: Path, target: str | None) -> Labelled:
@@ -64,7 +70,7 @@ def files(folder: Path) -> Iterator[Path]:
 
 def _from_folders(folder: Path, pictures: Sequence[Path]) -> Labelled:
     names = {path.relative_to(folder).parts[0].lower() for path in pictures}
-    has_parts = TRAIN in names and names <= {TRAIN, *_EVALUATION_NAMES}
+    has_parts = TRAIN in names and names <= {TRAIN, *EVALUATION_NAMES}
     depth = 1 if has_parts else 0
     chosen = [path for path in pictures if len(path.relative_to(folder).parts) > depth + 1]
     if not chosen:

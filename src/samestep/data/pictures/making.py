@@ -68,9 +68,9 @@ def make(pictures: Labelled, making: Making, writer: Writer, tell: Tell) -> tupl
         DataError: A picture is broken, or there is one class only.
     """
     _classes(pictures.labels)  # before the work
-    shape = _shape(pictures.paths[0], making)
+    shape = _shape(pictures, making)
     raw = writer.scratch / "pictures.raw"
-    is_broken = _decoded(pictures.paths, shape, raw, making, tell)
+    is_broken = _decoded(pictures, shape, raw, making, tell)
     pixels = np.memmap(raw, np.uint8, "r", shape=(len(is_broken), *shape.array))
     return write(pixels, pictures.labels, pictures.parts, making, writer, is_broken=is_broken)
 
@@ -123,21 +123,25 @@ def _classes(labels: Sequence[str]) -> Classes:
     return at_least_two(Classes(name="label", values=values, is_numeric=is_numeric))
 
 
-def _shape(first: Path, making: Making) -> Shape:
-    shape = decode.look_at(first)
+def _shape(pictures: Labelled, making: Making) -> Shape:
+    try:
+        shape = decode.look_at(pictures.paths[0])
+    except DataError as error:
+        raise DataError(f"{pictures.name(0)} {error}") from None
     if making.size is None:
         return shape
     return Shape(height=making.size[0], width=making.size[1], channels=shape.channels, is_resized=True)
 
 
-def _decoded(paths: Sequence[Path], shape: Shape, raw: Path, making: Making, tell: Tell) -> npt.NDArray[np.bool_]:
+def _decoded(pictures: Labelled, shape: Shape, raw: Path, making: Making, tell: Tell) -> npt.NDArray[np.bool_]:
     """Decode all; which pictures are broken."""
+    paths = pictures.paths
     is_broken = np.zeros(len(paths), np.bool_)
     num_done = 0
     with closing(decode.decode_all(paths, shape, raw, num_cores())) as answers:
         for num, broken in answers:
             if broken and making.broken_pictures == "stop":
-                raise _complaint(paths, min(broken, key=lambda found: found.number))
+                raise _complaint(pictures, min(broken, key=lambda found: found.number))
             is_broken[[found.number for found in broken]] = True
             num_done += num
             tell("decoding pictures", num_done, len(paths))
@@ -146,8 +150,8 @@ def _decoded(paths: Sequence[Path], shape: Shape, raw: Path, making: Making, tel
     return is_broken
 
 
-def _complaint(paths: Sequence[Path], broken: Broken) -> DataError:
-    return DataError(f"{paths[broken.number]} {broken.why}; leave such pictures out with broken_pictures skip")
+def _complaint(pictures: Labelled, broken: Broken) -> DataError:
+    return DataError(f"{pictures.name(broken.number)} {broken.why}; leave such pictures out with broken_pictures skip")
 
 
 def _is_evaluation(parts: Sequence[str] | None, pixels: Pixels, making: Making) -> npt.NDArray[np.bool_]:

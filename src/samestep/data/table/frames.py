@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from samestep.data import hub
 from samestep.data.settings import PARQUET_ENDINGS
 from samestep.data.table.kinds import MICROSECONDS_A_DAY, Kind, settle
 from samestep.errors import DataError
@@ -66,13 +66,17 @@ def of_files(paths: Sequence[Path], given: Mapping[str, Kind], settled: Mapping[
         DataError: A file is damaged.
     """
     try:
-        if paths[0].suffix in PARQUET_ENDINGS:
-            table = pl.scan_parquet(list(paths), glob=False)
-        else:
-            table = pl.concat([_arrow(path) for path in paths])
-        return Frame(table, _num_rows(table), given, settled)
+        table = scan(paths)
+        return Frame(table, num_rows(table), given, settled)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{paths[0].name} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def scan(paths: Sequence[Path]) -> pl.LazyFrame:
+    """Parquet or Arrow files with the same columns, one after the other, not yet read."""
+    if paths[0].suffix in PARQUET_ENDINGS:
+        return pl.scan_parquet(list(paths), glob=False)
+    return pl.concat([_arrow(path) for path in paths])
 
 
 def of_hugging_face(folder: Path, given: Mapping[str, Kind], settled: Mapping[str, Kind] | None = None) -> Frame:
@@ -81,12 +85,7 @@ def of_hugging_face(folder: Path, given: Mapping[str, Kind], settled: Mapping[st
     Raises:
         DataError: It is damaged.
     """
-    try:
-        state = json.loads((folder / "state.json").read_text())
-        paths = [folder / each["filename"] for each in state["_data_files"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder / 'state.json'} is damaged ({error})") from None
-    return of_files(paths, given, settled)
+    return of_files(hub.tables(folder), given, settled)
 
 
 def of_memory(data: Any, given: Mapping[str, Kind], settled: Mapping[str, Kind] | None = None) -> Frame:
@@ -98,7 +97,7 @@ def of_memory(data: Any, given: Mapping[str, Kind], settled: Mapping[str, Kind] 
     if isinstance(data, pl.DataFrame):
         return Frame(data.lazy(), len(data), given, settled)
     if isinstance(data, pl.LazyFrame):
-        return Frame(data, _num_rows(data), given, settled)
+        return Frame(data, num_rows(data), given, settled)
     if hasattr(data, "columns") and hasattr(data, "dtypes"):
         data = {str(name): data[name] for name in data.columns}
     if isinstance(data, Mapping):
@@ -142,7 +141,8 @@ def _arrow(path: Path) -> pl.LazyFrame:
     return pl.scan_ipc(path) if is_file else pl.read_ipc_stream(path).lazy()
 
 
-def _num_rows(table: pl.LazyFrame) -> int:
+def num_rows(table: pl.LazyFrame) -> int:
+    """How many rows there are."""
     return int(table.select(pl.len()).collect().item())
 
 

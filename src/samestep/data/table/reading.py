@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from samestep.data import unpacked
-from samestep.data.settings import ARROW_ENDINGS, PARQUET_ENDINGS, TABLE_ENDINGS, DataSettings, is_hugging_face
+from samestep.data import hub, unpacked
+from samestep.data.settings import ARROW_ENDINGS, PARQUET_ENDINGS, TABLE_ENDINGS, DataSettings
 from samestep.data.table import frames
 from samestep.data.table.delimited import Delimited, Reading
 from samestep.data.table.kinds import MISSING, Kind, parse_given
@@ -24,7 +24,7 @@ def table(source: Path, settings: DataSettings, scratch: Path, settled: Mapping[
     """
     scratch.mkdir(exist_ok=True)
     given = parse_given(settings.kinds or "")
-    if is_hugging_face(source):
+    if hub.is_dataset(source):
         return frames.of_hugging_face(source, given, settled)
     found = unpacked.unpack(source, TABLE_ENDINGS, scratch)
     if found[0].suffix in (*PARQUET_ENDINGS, *ARROW_ENDINGS):
