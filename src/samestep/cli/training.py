@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -25,6 +25,10 @@ from samestep.cli.app import (
 from samestep.errors import UsageError
 from samestep.run.config import NumericSettings
 from samestep.run.toml import as_toml
+
+if TYPE_CHECKING:
+    from samestep.measure.candidates import Choice
+    from samestep.run.train import Result
 
 
 @app.command
@@ -81,6 +85,7 @@ def train(
         check_asked(parallel, allow_threads=allow_threads, measure_again=measure_again)
         work = chosen.choose(workload, data, model, about, settings)
         built = work.build()
+        choice = None
         if parallel is not None:
             choice = chosen.choose_way(work, settings, allow_threads, measure_again)
             settings = choice.candidate.applied_to(settings)
@@ -98,14 +103,20 @@ def train(
     if print_plan:
         print_json(planned.as_dict()) if json else plans.print_outline(planned)
         return 0
+    _print_result(result, choice, settings.out, is_json=json)
+    return 0
+
+
+def _print_result(result: Result, choice: Choice | None, out: Path | None, *, is_json: bool) -> None:
+    from samestep.cli import plans  # noqa: PLC0415
+
     summary = result.record.summary()
-    if parallel is not None:
+    if choice is not None:
         summary["parallel"] = plans.choice_as_dict(choice)
-    if json:
+    if is_json:
         print_json(summary)
     else:
-        tables.print_summary(summary, settings.out)
-    return 0
+        tables.print_summary(summary, out)
 
 
 @app.command
