@@ -95,15 +95,12 @@ def train(
             result = run(built, settings, choices=Choices(), progress=for_stderr(), ahead=ahead)
             if work.network is not None and settings.out is not None:
                 work.network.save(settings.out)
-    if not (print_config or print_plan or result.is_first):
-        return 0
     if print_config:
         print(as_toml(resolve(settings, built.recipe).as_dict()))
-        return 0
-    if print_plan:
+    elif print_plan:
         print_json(planned.as_dict()) if json else plans.print_outline(planned)
-        return 0
-    _print_result(result, choice, settings.out, is_json=json)
+    elif result.is_first:
+        _print_result(result, choice, settings.out, is_json=json)
     return 0
 
 
