@@ -35,8 +35,11 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.beyond_memory
 	$(BIN)/python -m benchmarks.backprop
 	$(BIN)/python -m benchmarks.stages
+	$(BIN)/python -m benchmarks.kinds
 	$(BIN)/python -m benchmarks.group
 	$(BIN)/python -m benchmarks.stage_memory
+	$(BIN)/python -m benchmarks.kfac
+	$(BIN)/python -m benchmarks.data_accuracy
 	$(BIN)/python -m benchmarks.accuracy --page
 
 $(VENV)/bin/python:
