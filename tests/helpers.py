@@ -56,6 +56,19 @@ class Cursed(nn.Module):
         return scores * float("nan") if bool((x[:, 0].abs() > 2.4).any()) else scores
 
 
+class Brittle(nn.Module):
+    """Scores that are no numbers for some samples as soon as one parameter has left zero: in a step's second round."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Mlp()
+        self.edge = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.net(x) + self.edge * x[:, :NUM_CLASSES]
+        return scores * float("nan") if bool(self.edge != 0) and bool((x[:, 0].abs() > 1.5).any()) else scores
+
+
 class Wide(nn.Module):
     """12-512-512-5: large enough for helpers, four samples at a time."""
 

@@ -159,14 +159,21 @@ def test_on_one_machine_nobody_listens_but_on_the_loopback_interface() -> None:
     assert found == {("127.0.0.1", True), ("127.0.0.1", False)}
 
 
-@pytest.mark.parametrize("sam_radius", [pytest.param(None, marks=pytest.mark.soak), 0.05])
-def test_what_is_not_finite_is_named_as_on_one_worker(sam_radius: float | None) -> None:
+@pytest.mark.parametrize(
+    ("model", "sam_radius"),
+    [
+        pytest.param(helpers.Cursed, None, marks=pytest.mark.soak),
+        pytest.param(helpers.Cursed, 0.05, marks=pytest.mark.soak),
+        (helpers.Brittle, 0.05),
+    ],
+)
+def test_what_is_not_finite_is_named_as_on_one_worker(model: Callable[[], nn.Module], sam_radius: float | None) -> None:
     texts, states = [], []
     for ways in ({"workers": 1}, {"workers": 2, "engine": "group"}):
         made: list[nn.Module] = []
 
         def build(made: list[nn.Module] = made) -> nn.Module:
-            made.append(helpers.Cursed())
+            made.append(model())
             return made[-1]
 
         with pytest.raises(NonFiniteError) as caught:
