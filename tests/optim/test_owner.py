@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from samestep.errors import UsageError
 from samestep.optim import build, catalog, state
 from samestep.optim.owner import OwnedUpdate
+from samestep.optim.rules import Factors
 from samestep.optim.state import UpdatePlan
 from samestep.plan import layout
 from tests import helpers
@@ -105,7 +106,7 @@ class Ranks:
                 for segment, padded in zip(update.segments, update.padded_gradients, strict=True):
                     padded.copy_(whole[segment.start : segment.stop])
             for update in self.updates:
-                update.step(lr_factor(step))
+                update.step(Factors(lr=lr_factor(step)))
 
     def save(self) -> None:
         """Like a snapshot: arrays are in memory already, every rank writes the numbers that it knows."""

@@ -33,6 +33,13 @@ def test_the_critical_batch_is_said(tmp_path: Path) -> None:
     assert verdict.sentence.endswith(f"; {said}.")
 
 
+def test_a_batch_that_grew_is_said(tmp_path: Path) -> None:
+    grown = [{"step": 40, "global_batch": 64, "critical_batch": 200.0, "low": 150.0, "high": None}]
+    made = run(tmp_path, "one", growths=grown, global_batch=64, config={"global_batch": "auto", "initial_batch": 32})
+    (verdict,) = runs.verdicts([made])
+    assert verdict.sentence.endswith("; global batch 32 → 64.")
+
+
 def test_what_is_unknown_is_left_out(tmp_path: Path) -> None:
     said = runs.verdicts([run(tmp_path, "one", samples_per_s=None, wall_s=None, evaluations=[], end=None)])
     assert said[0].sentence == "fashion-mlp on 1 worker: 300 steps (76,800 samples)."

@@ -9,7 +9,8 @@ import pytest
 
 from samestep.errors import UsageError
 from samestep.host.cores import num_cores
-from samestep.run.config import Config, Settings, make_settings, resolve
+from samestep.run.config import Config, Settings, resolve
+from samestep.run.given import make_settings
 from samestep.run.train import train
 from tests import helpers
 

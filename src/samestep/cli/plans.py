@@ -19,7 +19,8 @@ def print_outline(found: Outline) -> None:
         f"{found.workload}: {found.num_steps:,} steps, {_plural(workers, 'worker')} on {_plural(found.cores, 'core')}"
     )
     micro = f"{found.num_microbatches} microbatches of at most {found.microbatch}"
-    print(f"a step: {found.global_batch:,} samples in {micro}, {_plural(found.num_rounds, 'round')}")
+    grows = "" if found.max_batch is None else f" at first, and up to {found.max_batch:,},"
+    print(f"a step: {found.global_batch:,} samples{grows} in {micro}, {_plural(found.num_rounds, 'round')}")
     has_short = found.last_num_microbatches != found.num_microbatches
     has_stages = found.schedule is not None
     if has_stages:

@@ -36,6 +36,7 @@ def print_summary(summary: dict[str, Any], out: Path | None) -> None:
     """The end of a run."""
     rate = summary["samples_per_s"]
     memory = summary["peak_memory_bytes"]
+    grown = summary["growths"]
     lines = {
         "steps": f"{summary['steps']:,} ({summary['samples']:,} samples)",
         "time": f"{summary['wall_s']:.1f} s" + (f", {rate:,.0f} samples/s" if rate else ""),
@@ -45,6 +46,9 @@ def print_summary(summary: dict[str, Any], out: Path | None) -> None:
         "critical batch": (summary["critical_batch"] or "-").removeprefix("critical batch "),
         "weights sha256": summary["weights_sha256"],
     }
+    if grown:
+        batches = [grown[0]["global_batch"] // 2, *(growth["global_batch"] for growth in grown)]
+        lines["global batch"] = " → ".join(f"{batch:,}" for batch in batches)
     if out is not None:
         lines["written to"] = str(out)
     for name, value in lines.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -15,7 +15,9 @@ from samestep.engine.flat import BufferPlan
 from samestep.engine.losses import SummedLoss
 from samestep.engine.numerics import Switches
 from samestep.engine.signals import SIGNAL_WORDS, num_turns
-from samestep.optim.adascale import NUM_KEPT, AdaScale
+from samestep.optim import adascale, doubling
+from samestep.optim.adascale import AdaScale
+from samestep.optim.doubling import Doubling
 from samestep.optim.kfac.rule import DAMPINGS, NUM_COLUMNS
 from samestep.optim.kfac.units import CurvaturePlan
 from samestep.optim.rounds import Rule
@@ -23,6 +25,7 @@ from samestep.optim.schedules import Schedule
 from samestep.optim.state import UpdatePlan
 from samestep.plan import rounds
 from samestep.plan.batch import BatchPlan, Microbatch, cut
+from samestep.plan.course import Course
 from samestep.plan.layout import BLOCK
 from samestep.plan.order import Order
 from samestep.plan.pipeline import Stages
@@ -30,12 +33,16 @@ from samestep.plan.regions import Regions, lay_out
 
 Precision = Literal["fp32", "bf16"]
 
-NUM_DECIDED = 5 + NUM_KEPT
-"""Numbers that a run keeps beside its arrays."""
 
 BEST_VALUE, BEST_STEP, HAS_STOPPED, EVALUATED_STEP, LAST_LOSS, KEPT = range(6)
 """The best evaluation so far and its step (0: none yet); whether a target or a callback has ended the run; the step of
 the last whole evaluation; the loss of the last step; from `KEPT` on, what AdaScale keeps."""
+
+GROWN = KEPT + adascale.NUM_KEPT
+"""From here on, what the growth of the batch keeps."""
+
+NUM_DECIDED = GROWN + doubling.NUM_KEPT
+"""Numbers that a run keeps beside its arrays."""
 
 LOSS, WEIGHT, SAMPLES = range(3)
 """Columns of the table of sums."""
@@ -79,7 +86,7 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A training run as the engines see it."""
+    """A training run as the engines see it; `num_steps` counts steps of the first batch."""
 
     model: nn.Module
     update: UpdatePlan
@@ -105,6 +112,7 @@ class Job:
     has_callbacks: bool
     noise_every: int | None = None
     gain: AdaScale | None = None
+    doubling: Doubling | None = None
     curvature: CurvaturePlan | None = None
     trace: events.Trace | None = None
     snapshot_every_s: float = 0.5
@@ -123,6 +131,16 @@ class Job:
     def torch_dtype(self) -> torch.dtype:
         dtype: torch.dtype = getattr(torch, self.dtype)
         return dtype
+
+    @property
+    def plans(self) -> tuple[BatchPlan, ...]:
+        """How an epoch is cut with every batch that the run may come to."""
+        return (self.batches,) if self.doubling is None else self.doubling.plans(self.batches)
+
+    def course(self, decided: Sequence[float]) -> Course:
+        """What every step holds, as far as it is decided."""
+        course = Course(start=self.batches, length=self.num_steps)
+        return course if self.doubling is None else self.doubling.course(course, tuple(decided[GROWN:]))
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -190,8 +208,8 @@ def live_regions(job: Job) -> Regions:
 
 def run_regions(job: Job, world_size: int, *, num_copies: int) -> Regions:
     """The memory of a run: the live state, `num_copies` snapshots of it, and what the ranks exchange."""
-    num_microbatches = job.batches.num_microbatches
-    counts = frozenset(len(job.batches.microbatches(step)) for step in (0, job.batches.steps_per_epoch - 1))
+    num_microbatches = job.plans[-1].num_microbatches
+    counts = frozenset(len(plan.microbatches(step)) for plan in job.plans for step in (0, plan.steps_per_epoch - 1))
     num_evaluated = len(job.evaluation.microbatches) if job.evaluation else 0
     live = live_regions(job).num_bytes
     num_scalars = len(job.update.scalars)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, groupby
 
 from samestep.data.columns import Batch
 from samestep.data.feed import Feed
@@ -12,6 +12,7 @@ from samestep.engine.job import Job
 from samestep.host.cores import num_cores
 from samestep.plan import rounds
 from samestep.plan.batch import Microbatch
+from samestep.plan.course import Course
 
 _WORTH_A_THREAD_BYTES = 1 << 16
 """What a rank loads in a step, at least, for a thread to load it: to hand a batch over costs, too."""
@@ -28,11 +29,15 @@ class Loading:
         world_size: Number of ranks, or of replicas where each is a few ranks that load the same.
         rank: Which one.
         num_busy: Ranks that compute, where they are more.
+
+    Attributes:
+        course: What every step holds; see `follow`.
     """
 
     def __init__(self, job: Job, world_size: int, rank: int, num_busy: int | None = None) -> None:
         self._job, self._world_size, self._rank = job, world_size, rank
         self._num_busy = num_busy or world_size
+        self.course = Course(start=job.batches, length=job.num_steps)
         self._feed = Feed(job.samples, job.order)
         self._has_thread = self._is_worth_a_thread()
         self._stream: Iterator[Batch] = iter(())
@@ -42,6 +47,11 @@ class Loading:
     def may_draw(self) -> bool:
         """Whether loading a microbatch may draw random numbers, which have to be keyed by it."""
         return self._feed.may_draw
+
+    def follow(self, course: Course) -> None:
+        """Go on along another course; what was loaded ahead may not be what it holds."""
+        self.close()
+        self.course = course
 
     def batches(self, step: int, number: int) -> Iterator[Batch]:
         """The microbatches of a step's round."""
@@ -75,17 +85,15 @@ class Loading:
     def _from(self, step: int) -> Iterator[Batch]:
         """This rank's microbatches of all steps from one on."""
         feed = Feed(self._job.samples, self._job.order) if self._has_thread else self._feed
-        num_steps, per_epoch = self._job.num_steps, self._job.batches.steps_per_epoch
-        for epoch in range(self._epoch(step), self._epoch(num_steps - 1) + 1):
-            steps = range(max(step, epoch * per_epoch), min((epoch + 1) * per_epoch, num_steps))
+        for epoch, steps in groupby(range(step, self.course.num_steps), key=self._epoch):
             yield from feed.batches(epoch, chain.from_iterable(map(self._own, steps)))
 
     def _own(self, step: int) -> tuple[Microbatch, ...]:
         """This rank's microbatches of a step."""
-        return rounds.own(self._job.batches.microbatches(step), self._world_size, self._rank)
+        return rounds.own(self.course.microbatches(step), self._world_size, self._rank)
 
     def _epoch(self, step: int) -> int:
-        return step // self._job.batches.steps_per_epoch
+        return self.course.span(step).epoch
 
     def _is_worth_a_thread(self) -> bool:
         """Whether a thread pays: a core is free for it, or it waits for a disk in the place of the computation."""
@@ -93,5 +101,5 @@ class Loading:
         if size is None:
             return False
         has_free_core = num_cores() > self._num_busy * self._job.switches.intra_op_threads
-        share_bytes = size * self._job.batches.num_samples_of(0) // self._world_size
+        share_bytes = size * self.course.num_samples_of(0) // self._world_size
         return self._feed.reads_blocks or (has_free_core and share_bytes >= _WORTH_A_THREAD_BYTES)

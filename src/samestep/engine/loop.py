@@ -5,20 +5,23 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, IntFlag
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from samestep.data.feed import Feed
 from samestep.engine.events import Phase
-from samestep.engine.job import EVALUATED_STEP, HAS_STOPPED, KEPT, LAST_LOSS, Job, live_regions
+from samestep.engine.job import EVALUATED_STEP, GROWN, HAS_STOPPED, KEPT, LAST_LOSS, Job, live_regions
 from samestep.engine.memory import Memory
 from samestep.engine.shares import share
 from samestep.engine.step import Rank, Stepper
+from samestep.optim.doubling import Growth
 from samestep.optim.noise import Pair
 from samestep.optim.rounds import Sums
+from samestep.optim.rules import Factors
 from samestep.plan.order import Order
 
 
@@ -52,7 +55,17 @@ class CalledBack(Exception):
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What a step left behind; a pair of squared norms (see `noise_scale`) where it was looked at for that."""
+    """What a step left behind.
+
+    Args:
+        step: Its number.
+        loss: The mean over its samples.
+        gradient_norm: Of this mean.
+        num_samples: It held.
+        duration_s: It took.
+        pair: Of squared norms (see `noise_scale`), where it was looked at for that.
+        growth: Where the next step is the first one of a larger batch.
+    """
 
     step: int
     loss: float
@@ -60,6 +73,7 @@ class StepRecord:
     num_samples: int
     duration_s: float
     pair: Pair | None = None
+    growth: Growth | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +131,7 @@ class Loop:
         self._exchange = self.rank.exchange
         self._exchange.on_meeting(self._mark)
         self.stepper = Stepper(self.job, self.rank, self.memory, self.live, is_careful=self.is_careful)
+        self._follow()
         self._num_copies = len(self.memory["copies"])
         # Of what the ranks share each copies what it owns, and touches nothing else; otherwise all is its own.
         owned = self.stepper.owned.segments if self._exchange.is_shared else self.job.update.layout.segments
@@ -137,9 +152,9 @@ class Loop:
             SpoiledStateError: It was not, and the state cannot be used any more.
         """
         if self.decided[HAS_STOPPED]:
-            return "finished" if self.step >= self.job.num_steps else "stopped"
+            return "finished" if self.step >= self.course.num_steps else "stopped"
         end = self._conclude_step(After.SNAPSHOT) if self._owes_evaluation() else None  # a stop had cut it short
-        if end is None and self.step >= self.job.num_steps:
+        if end is None and self.step >= self.course.num_steps:
             return "finished"
         while end is None:
             self._run_step()
@@ -148,7 +163,7 @@ class Loop:
 
     def _conclude_step(self, after: After) -> End | None:
         """What follows a step: evaluation, snapshot, the end."""
-        is_last = self.step == self.job.num_steps
+        is_last = self.step == self.course.num_steps
         is_stopped = bool(after & After.STOP)
         if self._owes_evaluation():
             is_stopped |= self._evaluate()
@@ -166,12 +181,41 @@ class Loop:
         evaluation = self.job.evaluation
         if evaluation is None or self.step == 0 or self.decided[EVALUATED_STEP] == self.step:
             return False
-        return self.step % evaluation.every_steps == 0 or self.step == self.job.num_steps
+        return self.course.is_due(self.step, evaluation.every_steps) or self.step == self.course.num_steps
+
+    def _follow(self) -> None:
+        """Find out what the steps hold, and how the rates follow their batch."""
+        self.course = self.job.course(self.decided)
+        self.stepper.follow(self.course)
+        doubling, batch = self.job.doubling, self.course.global_batch
+        self._factors = Factors() if doubling is None else doubling.factors(self.job.batches.global_batch, batch)
+        self._gain = self.job.gain
+        if doubling is not None and self._gain is not None:
+            self._gain = replace(self._gain, global_batch=batch)
+
+    def _rates(self) -> Factors:
+        """What the rates of the next step are multiplied with, besides the schedule."""
+        if self._gain is None:
+            return self._factors
+        return replace(self._factors, lr=self._factors.lr * self._gain.gain(self.decided[KEPT:GROWN]))
+
+    def _learn(self, step: int, pair: Pair | None) -> Growth | None:
+        """Keep what a step has shown; all ranks find the same."""
+        if self._gain is None and self.job.doubling is None:
+            return None
+        kept, grown, growth = self.decided[KEPT:GROWN], self.decided[GROWN:], None
+        if self._gain is not None:
+            kept = self._gain.after(kept, pair)
+        if self.job.doubling is not None:
+            grown, growth = self.job.doubling.after(grown, self.course, step, pair)
+        self.decided = (*self.decided[:KEPT], *kept, *grown)
+        if growth is not None:
+            self._follow()
+        return growth
 
     def _run_step(self) -> None:
         start = time.perf_counter()
-        gain = self.job.gain
-        sums = self.stepper.run(self.step, 1.0 if gain is None else gain.gain(self.decided[KEPT:]))
+        sums = self.stepper.run(self.step, self._rates())
         self.decided = (*self.decided[:LAST_LOSS], sums.loss, *self.decided[KEPT:])
         if self.rank.leads:
             self._control[Control.AFTER] = self._decide_after()
@@ -180,14 +224,14 @@ class Loop:
         self.rank.enter(Phase.BETWEEN, self.step)
         sums = self.stepper.confirm(sums)
         step, self.step = self.step, self.step + 1
-        pair = _pair(step, sums, self.job.batches.num_samples_of(step))
-        if gain is not None:
-            self.decided = (*self.decided[:KEPT], *gain.after(self.decided[KEPT:], pair))
+        num_samples = self.course.num_samples_of(step)
+        pair = _pair(step, sums, num_samples)
+        growth = self._learn(step, pair)
         if self.rank.leads:
             now = time.perf_counter()
-            num_samples = self.job.batches.num_samples_of(step)
             assert sums.gradient_norm is not None
-            self._records.append(StepRecord(step, sums.loss, sums.gradient_norm, num_samples, now - start, pair))
+            record = StepRecord(step, sums.loss, sums.gradient_norm, num_samples, now - start, pair, growth)
+            self._records.append(record)
             if step == 0:
                 self._warn_unused()
             if now - self._last_report_s > 0.1:
@@ -279,8 +323,7 @@ class Loop:
         for start, stop in self._bytes:
             target[start:stop].copy_(source[start:stop])
         if self.rank.leads:
-            for index, value in enumerate(self.decided):
-                self.memory["copied_decided"][number, index] = value
+            self.memory["copied_decided"][number].copy_(torch.tensor(self.decided, dtype=torch.float64))
         self._unmarked = (number, self.step)
 
     def _mark(self) -> None:

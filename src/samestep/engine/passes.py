@@ -169,7 +169,7 @@ class Passes:
 
     def _root(self, total: Tensor, step: int) -> Tensor:
         """What the backward pass starts from: 1 / samples of the step, so that most sums need no division."""
-        num_samples = self._job.batches.num_samples_of(step)
+        num_samples = self._loading.course.num_samples_of(step)
         key = (total.dtype, total.shape, num_samples)
         if key not in self._roots:
             if total.numel() != 1:

@@ -234,7 +234,8 @@ class Shared:
             raise non_finite(found[0][0], culprits)
         if "spoiled" in ends:  # from the last snapshot again, now waiting for all sums before every update
             self._is_careful = True
-        is_complete = max(self._snapshots.steps) > self.job.num_steps
+        step, decided = self._snapshots.newest_decided()
+        is_complete = step >= self.job.course(decided).num_steps
         if is_complete or (ends == {"stopped"} and not self._is_disturbed):
             return "finished" if is_complete else "stopped"
         self._members = []

@@ -38,6 +38,12 @@ class Snapshots:
         self.memory["copied_decided"][0].copy_(image.decided)
         self.memory["control"][Control.COPY_STEP] = image.step + 1
 
+    def newest_decided(self) -> tuple[int, tuple[float, ...]]:
+        """The step of the newest state that is whole, and what was decided by then; while nobody writes."""
+        steps = self.steps
+        number = steps.index(max(steps))
+        return steps[number] - 1, tuple(self.memory["copied_decided"][number].tolist())
+
     def newest(self) -> Image:
         """A copy of the newest state that is whole."""
         while True:

@@ -30,8 +30,10 @@ from samestep.engine.stages.links import Neighbours
 from samestep.errors import NonFiniteError
 from samestep.optim import noise, owners
 from samestep.optim.rounds import Meeting, RoundRequest, Steps, Sums, TableRequest
+from samestep.optim.rules import Factors
 from samestep.plan import allotment, rounds
 from samestep.plan.batch import Microbatch
+from samestep.plan.course import Course
 from samestep.plan.layout import BLOCK, Range
 from samestep.plan.pipeline import Team
 
@@ -158,7 +160,7 @@ class Stepper:
         self._pending_changes: Tensor | None = None
         self._pending_others: list[tuple[Range, Tensor]] = []
         self._is_looked_at = False
-        self._lr_factor = 1.0
+        self._factors = Factors()
         self._step = 0
         self._leave_unused_alone()
 
@@ -168,12 +170,16 @@ class Stepper:
         self._loading.close()
         self._hands.close()
 
-    def run(self, step: int, gain: float = 1.0) -> Sums:
+    def follow(self, course: Course) -> None:
+        """Go on along this course."""
+        self._loading.follow(course)
+
+    def run(self, step: int, factors: Factors = Factors()) -> Sums:  # noqa: B008 (it is frozen)
         """Run one step up to and including this rank's update; a barrier and `confirm` must follow.
 
         Args:
             step: Its number.
-            gain: Every learning rate is multiplied with it, besides the schedule.
+            factors: What the rates are multiplied with, besides the schedule.
 
         Returns:
             The first round's sums; the gradient's norm is None where nobody has waited for it yet.
@@ -182,7 +188,8 @@ class Stepper:
             NonFiniteSums: On all ranks, with the parameters as they were before the step.
         """
         self._step = step
-        self._lr_factor = self._job.schedule(self._progress(step)) * gain
+        lr = self._job.schedule(self._loading.course.progress(step)) * factors.lr
+        self._factors = replace(factors, lr=lr)
         program = self._job.rule.step(self)
         try:
             first = self._run_rounds(step, program)
@@ -236,7 +243,7 @@ class Stepper:
         if scale != 1.0:
             for gradient in self.gradients:
                 gradient.mul_(scale)
-        self.owned.step(self._lr_factor)
+        self.owned.step(self._factors)
 
     def evaluate(self, microbatches: tuple[Microbatch, ...], feed: Feed) -> Iterator[tuple[int, list[float]]]:
         """This rank's share of an evaluation.
@@ -286,12 +293,6 @@ class Stepper:
         passes = staged.passes_for(job, self._model, self._loading, rank.enter, rank.place, rank.neighbours)
         return passes, passes.parts
 
-    def _progress(self, step: int) -> float:
-        """Samples seen by the middle of a step, over the samples of the whole run."""
-        batches = self._job.batches
-        seen, after = batches.samples_before(step), batches.samples_before(step + 1)
-        return 0.5 * (seen + after) / batches.samples_before(self._job.num_steps)
-
     def _plan(self, num_microbatches: int) -> RoundPlan:
         plan = self._plans.get(num_microbatches)
         if plan is None:
@@ -308,7 +309,7 @@ class Stepper:
 
     def _round(self, step: int, number: int, request: RoundRequest) -> Sums:
         """Contributions, their sum over what this rank owns, and what all ranks learn from it."""
-        microbatches = self._job.batches.microbatches(step)
+        microbatches = self._loading.course.microbatches(step)
         plan = self._plan(len(microbatches))
         self._passes.begin(step, number, self._own(microbatches), self._loading.batches(step, number))
         is_possible = number == 0 and len(microbatches) > 1

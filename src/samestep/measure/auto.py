@@ -11,8 +11,9 @@ from torch.optim import Optimizer
 from samestep.measure.candidates import check_asked
 from samestep.optim.build import ParameterGroups
 from samestep.optim.schedules import Schedule
+from samestep.run.given import given
 from samestep.run.progress import Progress, Silent
-from samestep.run.train import Callback, Result, given, run
+from samestep.run.train import Callback, Result, run
 from samestep.run.workload import Workload
 
 

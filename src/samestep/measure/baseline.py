@@ -71,11 +71,11 @@ def train_plain(workload: Workload, config: Config, *, threads: int) -> Baseline
     with _threads(threads), preserved():
         plain = PlainTorch(workload, config)
         num_samples = plain.data.train.num_samples
-        num_steps = config.steps or round((config.epochs or 1) * -(-num_samples // config.global_batch))
+        num_steps = config.steps or round((config.epochs or 1) * -(-num_samples // config.first_batch))
         schedule = schedules.by_name(config.lr_schedule, config.lr_warmup)
         taken: list[tuple[float, int, Tensor]] = []
         start = time.perf_counter()
-        for step, indices in enumerate(_batches(num_samples, config.global_batch, num_steps)):
+        for step, indices in enumerate(_batches(num_samples, config.first_batch, num_steps)):
             before = time.perf_counter()
             loss = plain.step(step, indices, schedule((step + 0.5) / num_steps))
             taken.append((time.perf_counter() - before, len(indices), loss))

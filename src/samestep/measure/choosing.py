@@ -204,7 +204,7 @@ def _task(way: Candidate, config: Config) -> Task:
         kind="samestep",
         workers=way.workers,
         threads=way.threads,
-        global_batch=config.global_batch,
+        global_batch=config.first_batch,
         microbatch=config.microbatch,
         backprop=way.backprop,
         stages=way.stages,

@@ -33,6 +33,7 @@ class PlainTorch:
                 "batch_rule='adascale' sets the rate by what every step finds, and plain torch has nothing like it to "
                 "compare with; take linear here"
             )
+        config.fixed_batch("plain torch has nothing like it to compare with")
         self.data: Dataset = workload.data()
         model, scaled = networks.network(workload, config)
         self.model = model.train()

@@ -110,6 +110,7 @@ def perform(
     # A rise over half of for ever: the rate stays near 0, for who trains for ever must not diverge.
     settings = replace(settings, steps=_FOR_EVER, epochs=None, lr_schedule="linear", lr_warmup=0.5)
     settings = replace(settings, global_batch=task.global_batch, microbatch=task.microbatch)
+    settings = replace(settings, initial_batch=None, max_batch=None)
     if task.global_batch <= data.train.num_samples:  # whole batches only, as `plain` takes them
         settings = replace(settings, last_batch="drop")
     trace = Trace(folder)

@@ -96,10 +96,11 @@ def plan_study(
     if not workers:
         raise UsageError("scale needs at least one number of workers, such as --workers 1,2")
     wanted = tuple(sorted({1, *workers}))
+    batch = config.fixed_batch("steps of one size are measured")
     for number in wanted:
-        check_world_size(number, -(-config.global_batch // config.microbatch))
+        check_world_size(number, -(-batch // config.microbatch))
     if is_weak:
-        _check_weak(wanted[-1], config.global_batch, workload.data().train.num_samples)
+        _check_weak(wanted[-1], batch, workload.data().train.num_samples)
     axes: tuple[Axis, ...] = ("strong", "weak") if is_weak else ("strong",)
     Deal(rounds=rounds, slot_s=slot_s)
     seed = config.seed
@@ -120,7 +121,7 @@ def tasks(study: Study, config: Config, *, cores: int) -> dict[Axis, tuple[Task,
     Plain torch with 1 to as many threads as cores; samestep and the roof with every number of workers. Along the weak
     axis the batch of one worker stays what it is, and so does the microbatch.
     """
-    batch, micro = config.global_batch, config.microbatch
+    batch, micro = config.first_batch, config.microbatch
     threads = sorted({1, *(2**k for k in range(cores.bit_length()) if 2**k <= cores), cores})
     singles = [
         Task(name=_plural("torch", number, "thread"), kind="torch", workers=1, threads=number, global_batch=batch,

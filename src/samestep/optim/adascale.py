@@ -29,8 +29,8 @@ NUM_KEPT = 4
 _MEMORY = 1000
 """Steps that are averaged at the base batch, about; the paper's θ is 1 - B / B0 / 1000."""
 
-CHECKED = ("batch_rule", "optimizer", "noise_scale", "sam_radius", "microbatch", "global_batch")
-"""Settings that `check` looks at."""
+CHECKED = ("batch_rule", "optimizer", "noise_scale", "sam_radius", "microbatch")
+"""Settings that `check` looks at, beside the batch."""
 
 Kept = tuple[float, ...]
 """What a run keeps, `NUM_KEPT` numbers; all are 0 before the first step."""

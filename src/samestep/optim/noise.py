@@ -7,6 +7,7 @@ training samples; their ratio is the noise scale, in samples. Nothing here chang
 References:
     McCandlish, Kaplan, Amodei et al.: An empirical model of large-batch training, 2018, sections 2.2 and A.1.
     Fieller: Some problems in interval estimation, 1954.
+    Welford: Note on a method for calculating corrected sums of squares and products, 1962.
     Cochran: Sampling techniques, 1977, section 2.6 (samples that are drawn without being put back).
     Abramowitz, Stegun: Handbook of mathematical functions, 1964, 26.7.5 (Student's distribution).
 """
@@ -175,36 +176,81 @@ def noise_scale(pairs: Sequence[Pair], *, num_training_samples: int | None = Non
     weights = samples / samples.mean()
     variances = weights * [pair.variance for pair in usable]
     squares = weights * [pair.square_without_noise(num_training_samples) for pair in usable]
-    low, high = _fieller(variances, squares)
     variance, square = float(variances.mean()), float(squares.mean())
-    value, reason = None, None
-    if variance <= 0:
-        reason = "the gradients of the microbatches hardly differ"
-    elif square <= 0:
-        reason = "the gradient is lost in its noise"
-    else:
-        value = variance / square
-    return NoiseScale(value=value, low=low, high=high, num_steps=len(usable), reason=reason)
+    over, under = variances - variance, squares - square
+    return Moments(
+        count=len(usable),
+        variance=variance,
+        square=square,
+        variances=float((over * over).sum()),
+        both=float((over * under).sum()),
+        squares=float((under * under).sum()),
+    ).noise_scale()
 
 
-def _fieller(numerators: Values, denominators: Values) -> tuple[float, float]:
-    """The part of Fieller's 95 % interval of mean(numerators) / mean(denominators) that lies above 0.
+@dataclass(frozen=True, kw_only=True)
+class Moments:
+    """All that a noise scale needs of the estimates of some steps.
 
-    All ratios r for which the mean of numerator - r × denominator is not shown different from 0:
-    (n - r d)² <= t² (v_nn - 2 r v_nd + r² v_dd), which is a r² - 2 b r + c <= 0.
+    Args:
+        count: Steps.
+        variance: The mean of tr(Σ).
+        square: The mean of |G|².
+        variances: The sum of squares of tr(Σ), less its mean.
+        both: The sum of products of tr(Σ) and |G|², each less its mean.
+        squares: The sum of squares of |G|², less its mean.
     """
-    count = len(numerators)
-    over, under = float(numerators.mean()), float(denominators.mean())
-    covariance = np.cov(np.stack([numerators, denominators])) * (student(count - 1) ** 2 / count)
-    a = under**2 - float(covariance[1, 1])
-    b = over * under - float(covariance[0, 1])
-    c = over**2 - float(covariance[0, 0])
-    root = math.sqrt(max(b * b - a * c, 0.0))
-    if a > 0:  # the denominator is shown different from 0
-        return (max((b - root) / a, 0.0), max((b + root) / a, 0.0)) if under > 0 else (0.0, math.inf)
-    if c > 0 and over > 0 and b + root > 0:  # the numerator alone is: the ratio may be endless
-        return c / (b + root), math.inf
-    return 0.0, math.inf
+
+    count: int = 0
+    variance: float = 0.0
+    square: float = 0.0
+    variances: float = 0.0
+    both: float = 0.0
+    squares: float = 0.0
+
+    def after(self, variance: float, square: float) -> Moments:
+        """With one more step; what came before need not be kept (Welford 1962)."""
+        count = self.count + 1
+        over, under = variance - self.variance, square - self.square
+        rest = self.count / count
+        return Moments(
+            count=count,
+            variance=self.variance + over / count,
+            square=self.square + under / count,
+            variances=self.variances + rest * over * over,
+            both=self.both + rest * over * under,
+            squares=self.squares + rest * under * under,
+        )
+
+    def noise_scale(self) -> NoiseScale:
+        """The noise scale over the steps, at least two, and its interval."""
+        low, high = self._fieller()
+        value, reason = None, None
+        if self.variance <= 0:
+            reason = "the gradients of the microbatches hardly differ"
+        elif self.square <= 0:
+            reason = "the gradient is lost in its noise"
+        else:
+            value = self.variance / self.square
+        return NoiseScale(value=value, low=low, high=high, num_steps=self.count, reason=reason)
+
+    def _fieller(self) -> tuple[float, float]:
+        """The part of Fieller's 95 % interval of variance / square that lies above 0.
+
+        All ratios r for which the mean of variance - r × square is not shown different from 0:
+        (n - r d)² <= t² (v_nn - 2 r v_nd + r² v_dd), which is a r² - 2 b r + c <= 0.
+        """
+        over, under = self.variance, self.square
+        scale = student(self.count - 1) ** 2 / (self.count * (self.count - 1))
+        a = under**2 - scale * self.squares
+        b = over * under - scale * self.both
+        c = over**2 - scale * self.variances
+        root = math.sqrt(max(b * b - a * c, 0.0))
+        if a > 0:  # the denominator is shown different from 0
+            return (max((b - root) / a, 0.0), max((b + root) / a, 0.0)) if under > 0 else (0.0, math.inf)
+        if c > 0 and over > 0 and b + root > 0:  # the numerator alone is: the ratio may be endless
+            return c / (b + root), math.inf
+        return 0.0, math.inf
 
 
 def student(freedom: int) -> float:

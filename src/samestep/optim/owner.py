@@ -18,6 +18,7 @@ from samestep import torch_private
 from samestep.errors import UsageError
 from samestep.optim import build
 from samestep.optim.build import Part
+from samestep.optim.rules import Factors
 from samestep.optim.state import Path, UpdatePlan, group_range
 from samestep.optim.views import view_of
 from samestep.plan.layout import Segment
@@ -58,7 +59,10 @@ class OwnedUpdate:
         self._views = [state_views(plan, segment, state) for segment in segments]
         self._optimizers = [build.build(part, groups) for part, groups in self._grouped() if groups]
         self._steps = [torch_private.plain_step(optimizer) for optimizer in self._optimizers]
-        self._rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._optimizers]
+        self._rates = [
+            [(group["lr"], group.get("weight_decay")) for group in optimizer.param_groups]
+            for optimizer in self._optimizers
+        ]
         self._kept = [(parameter, optimizer) for optimizer in self._optimizers for parameter in _members(optimizer)]
         self._kept.sort(key=lambda item: next(i for i, p in enumerate(self.parameters) if p is item[0]))
         self._unused: list[Tensor] = []
@@ -76,12 +80,14 @@ class OwnedUpdate:
                 if place.spec.name in names and start < stop:
                     self._unused.append(parameter.data[start - segment.start : stop - segment.start])
 
-    def step(self, lr_factor: float) -> None:
-        """Update the segments from their gradients, with every learning rate times `lr_factor`."""
+    def step(self, factors: Factors) -> None:
+        """Update the segments from their gradients, with rates times `factors`."""
         kept = [values.clone() for values in self._unused]
         for optimizer, rates, step in zip(self._optimizers, self._rates, self._steps, strict=True):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * lr_factor
+            for group, (rate, decay) in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factors.lr
+                if decay and factors.weight_decay != 1.0:
+                    group["weight_decay"] = decay * factors.weight_decay
             try:
                 step()
             except Exception as error:

@@ -12,6 +12,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from samestep.optim.owner import OwnedUpdate
+from samestep.optim.rules import Factors
 from samestep.optim.state import UpdatePlan
 from samestep.plan.layout import Segment
 
@@ -51,9 +52,9 @@ class OwnedUpdates:
         for part in self._parts:
             part.leave_alone(names)
 
-    def step(self, lr_factor: float) -> None:
-        """Update the segments from their gradients, with every learning rate times `lr_factor`."""
-        self._run([partial(part.step, lr_factor) for part in self._parts])
+    def step(self, factors: Factors) -> None:
+        """Update the segments from their gradients, with rates times `factors`."""
+        self._run([partial(part.step, factors) for part in self._parts])
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -53,6 +53,19 @@ class Rates:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Factors:
+    """What the rates of an optimiser are multiplied with in a step.
+
+    Args:
+        lr: Learning rate.
+        weight_decay: Weight decay.
+    """
+
+    lr: float = 1.0
+    weight_decay: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class BatchChange:
     """From the batch that the rates were chosen for to the batch of the run.
 
@@ -97,6 +110,10 @@ class BatchChange:
             lr = (entry.default_lr() if lr is None else lr) * self.lr_factor
         return Rates(lr=lr, weight_decay=weight_decay * self.decay_factor(decays_by_rate=entry.decays_by_rate))
 
+    def factors(self, *, decays_by_rate: bool) -> Factors:
+        """Both."""
+        return Factors(lr=self.lr_factor, weight_decay=self.decay_factor(decays_by_rate=decays_by_rate))
+
     def lines(self, entry: Entry, weight_decay: float, lr_warmup: float) -> list[str]:
         """What was done, in words; then what may be wrong with it."""
         change = f"global_batch {self.base_batch:,} → {self.global_batch:,}"
@@ -122,3 +139,24 @@ class BatchChange:
                 "not beyond"
             )
         return lines
+
+
+def follows(rule: RuleName | Literal["adascale"], factors: Factors, global_batch: int) -> str:
+    """What a rule does to the rates of a run whose batch grows to `global_batch`, in words.
+
+    >>> follows("sqrt", Factors(lr=2**0.5, weight_decay=2**0.5), 64)
+    'learning rate × 1.41, weight decay × 1.41 by the square-root rule'
+    >>> follows("linear", Factors(lr=2.0), 16_384)
+    'learning rate × 2 by the linear rule, which was seen to hold up to 8,192'
+    >>> follows("none", Factors(), 64)
+    'learning rate as it was, by the rule none'
+    """
+    if rule == "adascale":
+        return "learning rate as every step finds by AdaScale"
+    if rule == "none":
+        return "learning rate as it was, by the rule none"
+    decay = f", weight decay × {factors.weight_decay:.3g}" if factors.weight_decay != 1 else ""
+    limit = ""
+    if rule == "linear" and global_batch > _LARGEST_LINEAR:
+        limit = f", which was seen to hold up to {_LARGEST_LINEAR:,}"
+    return f"learning rate × {factors.lr:.3g}{decay} by the {_WORDS[rule]} rule{limit}"

@@ -201,7 +201,8 @@ def read_run(path: Path, name: str) -> Run:
         fields.check_optional(field, float)
     for field in ("weights_sha256", "end", "critical_batch"):
         fields.check_optional(field, str)
-    fields.check_optional("notices", list)
+    for field in ("notices", "growths"):
+        fields.check_optional(field, list)
     table = fields.object("step_table")
     columns = {column: table.numbers(column) for column in COLUMNS}
     if len({len(values) for values in columns.values()}) != 1:

@@ -97,6 +97,10 @@ def _sentence(run: Run) -> str:
     if run.evaluations:
         last = run.evaluations[-1]
         said += f"; after step {last.step:,}: {text.value(dict(last.means))}"
+    if raw.get("growths"):
+        said += (
+            f"; global batch {text.number(run.config.get('initial_batch'))} → {text.number(raw.get('global_batch'))}"
+        )
     if raw.get("critical_batch") is not None:
         said += f"; {text.clean(raw['critical_batch'])}"
     return f"{said}."

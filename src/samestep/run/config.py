@@ -10,13 +10,16 @@ from typing import Any, Literal
 
 from samestep.errors import UsageError
 from samestep.host.cores import num_cores
-from samestep.optim import adascale, catalog
+from samestep.optim import catalog, doubling
+from samestep.optim.catalog import RuleName
 from samestep.optim.rules import BatchChange, Rates
 from samestep.plan.batch import LastBatch, default_microbatch
-from samestep.plan.schedules import Schedule, check_chunks
+from samestep.plan.schedules import Schedule
+from samestep.run.checks import at_least, check
 from samestep.run.types import check_types
 
 Workers = int | Literal["auto"]
+GlobalBatch = int | Literal["auto"]
 LrSchedule = Literal["constant", "linear", "cosine"]
 BatchRule = Literal["auto", "linear", "sqrt", "adascale", "none"]
 Precision = Literal["fp32", "bf16"]
@@ -24,15 +27,20 @@ Backprop = Literal["ordinary", "concurrent"]
 Engine = Literal["shared", "group"]
 Device = Literal["cpu", "cuda"]
 NoiseLooks = int | Literal["off"]
-_AT_LEAST_1 = ("base_batch", "evaluate_every", "width", "depth", "base_width", "base_depth", "steps", "shuffle_block")
 
 
 @dataclass(frozen=True, kw_only=True)
 class NumericSettings:
     """Settings that decide the bits of the result. None: the workload's recipe decides, then the default."""
 
-    global_batch: int | None = None
-    """Samples per optimiser step, over all workers."""
+    global_batch: GlobalBatch | None = None
+    """Samples per optimiser step, over all workers; or auto: it doubles while the critical batch is larger."""
+
+    initial_batch: int | None = None
+    """The first global batch, where it is auto; default: the workload's. Steps are counted in this one."""
+
+    max_batch: int | None = None
+    """No global batch is larger, where it is auto; default: the training set."""
 
     microbatch: int | None = None
     """Samples in one forward and backward; default: an eighth of the global batch."""
@@ -182,7 +190,9 @@ class Config:
     """The resolved configuration: every field has its value, and says what it does in `Settings`."""
 
     workers: int
-    global_batch: int
+    global_batch: GlobalBatch
+    initial_batch: int | None
+    max_batch: int | None
     microbatch: int
     epochs: float | None
     steps: int | None
@@ -229,43 +239,29 @@ class Config:
     profile: Path | None
 
     def __post_init__(self) -> None:
-        for name in ("global_batch", "microbatch", "threads_per_worker", "workers", "stages", "chunks"):
-            _at_least(name, getattr(self, name), 1)
-        for name in _AT_LEAST_1:
-            if getattr(self, name) is not None:
-                _at_least(name, getattr(self, name), 1)
-        if self.noise_scale != "off":
-            _at_least("noise_scale", self.noise_scale, 1)
-        if self.epochs is not None and not 0 < self.epochs < float("inf"):
-            raise UsageError(f"epochs={self.epochs:g} is not a finite number above 0; take one, or steps")
-        if self.lr is not None and not 0 <= self.lr < float("inf"):
-            raise UsageError(f"lr={self.lr} is not a finite number of 0 or more")
-        if not 0 <= self.weight_decay < float("inf"):
-            raise UsageError(f"weight_decay={self.weight_decay} is not a finite number of 0 or more")
-        if not -(2**63) <= self.seed < 2**63:
-            raise UsageError(f"seed={self.seed} does not fit 64 bits; take a number from -2**63 to 2**63 - 1")
-        if self.checkpoint_every_s <= 0:
-            raise UsageError(f"checkpoint_every_s={self.checkpoint_every_s:g} is not positive")
-        if self.resume and self.checkpoint is None:
-            raise UsageError("resume needs the folder to resume from: name it with checkpoint")
-        self._check_way()
+        check(self)
 
-    def _check_way(self) -> None:
-        """How the run is carried out."""
-        if self.stages > 1 and self.backprop == "concurrent":
-            raise UsageError(
-                f"stages={self.stages} and backprop='concurrent' do not go together: a stage's weight gradients are "
-                "computed in its own turn; take one of them"
-            )
-        if self.cut is not None and self.stages == 1:
-            raise UsageError(f"cut={self.cut!r} says where stages begin, and there is one; take stages=2 or more")
-        if not 0 < self.deadline_s < float("inf"):
-            raise UsageError(f"deadline_s={self.deadline_s:g} is not a finite number above 0")
-        if self.engine == "group" and self.stages > 1:
-            raise UsageError(f"stages={self.stages} work in shared memory so far; take engine='shared', or stages=1")
-        if self.stages > 1 or self.chunks > 1:
-            check_chunks(self.schedule, self.chunks)
-        adascale.check(**{name: getattr(self, name) for name in adascale.CHECKED})
+    @property
+    def is_batch_growing(self) -> bool:
+        """Whether the global batch grows on the way."""
+        return self.global_batch == "auto"
+
+    @property
+    def first_batch(self) -> int:
+        """The global batch, or the first one where it grows."""
+        batch = self.initial_batch if self.global_batch == "auto" else self.global_batch
+        assert batch is not None, "filled by resolve"
+        return batch
+
+    def fixed_batch(self, why: str) -> int:
+        """The global batch, for what cannot have one that grows.
+
+        Raises:
+            UsageError: It does.
+        """
+        if self.is_batch_growing:
+            raise UsageError(f"global_batch='auto': {why}; give a number")
+        return self.first_batch
 
     @property
     def rates(self) -> Rates:
@@ -287,8 +283,12 @@ class Config:
     def _batch_change(self) -> BatchChange | None:
         if self.base_batch is None:
             return None
-        rule = catalog.entry(self.optimizer).rule if self.batch_rule == "auto" else self.batch_rule
-        return BatchChange(base_batch=self.base_batch, global_batch=self.global_batch, rule=rule)
+        return BatchChange(base_batch=self.base_batch, global_batch=self.first_batch, rule=self.rule)
+
+    @property
+    def rule(self) -> RuleName | Literal["adascale"]:
+        """How the rates follow the batch."""
+        return catalog.entry(self.optimizer).rule if self.batch_rule == "auto" else self.batch_rule
 
     @property
     def noise_every(self) -> int | None:
@@ -329,6 +329,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "resume": False,
 }
 _OPTIMIZER_RECIPE = ("lr", "momentum", "weight_decay", "lr_schedule", "lr_warmup")
+_OF_GROWTH = ("initial_batch", "max_batch")
 _DEFAULT_EPOCHS = 10.0
 
 
@@ -352,12 +353,12 @@ def resolve(settings: Settings, recipe: Mapping[str, Any]) -> Config:
         raise UsageError(
             f"steps={given['steps']} and epochs={given['epochs']:g} contradict each other; give one of them"
         )
-    has_rule = given["batch_rule"] not in (None, "auto")
+    usable = _with_batches(given, recipe)
+    has_rule = given["batch_rule"] not in (None, "auto") and usable["global_batch"] != "auto"
     if has_rule and given["base_batch"] is None and recipe.get("base_batch") is None:
         raise UsageError(
             f"batch_rule={given['batch_rule']!r} needs base_batch, the global batch that lr was chosen for; give both"
         )
-    usable = dict(recipe)
     if given["optimizer"] is not None and given["optimizer"] != recipe.get("optimizer", _DEFAULTS["optimizer"]):
         for name in _OPTIMIZER_RECIPE:
             usable.pop(name, None)
@@ -367,43 +368,38 @@ def resolve(settings: Settings, recipe: Mapping[str, Any]) -> Config:
     values = {name: _first(given[name], usable.get(name), _DEFAULTS.get(name)) for name in names}
     if values["steps"] is None and values["epochs"] is None:
         values["epochs"] = _DEFAULT_EPOCHS
-    _at_least("global_batch", values["global_batch"], 1)
+    first = values["initial_batch" if values["global_batch"] == "auto" else "global_batch"]
+    at_least("global_batch", first, 1)
     if values["microbatch"] is None:
-        values["microbatch"] = default_microbatch(values["global_batch"])
-    _at_least("microbatch", values["microbatch"], 1)
+        values["microbatch"] = default_microbatch(first)
+    at_least("microbatch", values["microbatch"], 1)
     if values["chunks"] is None:
         values["chunks"] = 2 if values["schedule"] in ("interleaved", "zbv") else 1
     if values["workers"] == "auto":
         most = num_cores() if sys.platform != "win32" else 1
-        _at_least("stages", values["stages"], 1)
-        num_replicas = min(most // values["stages"], -(-values["global_batch"] // values["microbatch"]))
+        at_least("stages", values["stages"], 1)
+        num_replicas = min(most // values["stages"], -(-first // values["microbatch"]))
         values["workers"] = max(1, num_replicas) * values["stages"]
     return Config(**values)
 
 
-def make_settings(values: dict[str, Any]) -> Settings:
-    """Settings from keyword arguments; unknown ones become one clear line."""
-    if "batch_size" in values:
-        raise UsageError(
-            "batch_size is not a word of ours, since with several workers it could mean two things: say global_batch "
-            "(samples per optimiser step, over all workers), or microbatch (samples in one forward and backward)"
-        )
-    if "parallel" in values:
-        raise UsageError("parallel goes with samestep.train and samestep train; here, name workers and backprop")
-    known = Settings.__dataclass_fields__
-    for name in values:
-        if name not in known:
-            raise UsageError(f"{name!r} is not a setting; known: {', '.join(sorted(known))}")
-    for name in ("checkpoint", "weights", "out", "profile"):
-        if values.get(name) is not None:
-            values[name] = Path(values[name])
-    return Settings(**values)
+def _with_batches(given: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe, with what a batch that grows begins with, or without what only such a batch has.
+
+    Raises:
+        UsageError: This was asked for, and the batch does not grow.
+    """
+    own = _first(recipe.get("global_batch"), _DEFAULTS["global_batch"])
+    if _first(given["global_batch"], own) == "auto":
+        first = _DEFAULTS["global_batch"] if own == "auto" else own
+        return {"noise_scale": doubling.LOOKS_EVERY, "initial_batch": first, **recipe, "global_batch": "auto"}
+    for name in _OF_GROWTH:
+        if given[name] is not None:
+            raise UsageError(
+                f"{name}={given[name]} is for a batch that grows: take global_batch='auto', or leave it out"
+            )
+    return {name: value for name, value in {"global_batch": own, **recipe}.items() if name not in _OF_GROWTH}
 
 
 def _first(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
-
-
-def _at_least(name: str, value: int, smallest: int) -> None:
-    if value < smallest:
-        raise UsageError(f"{name}={value} is below {smallest}; take {smallest} or more")

@@ -75,7 +75,7 @@ def short(found: NoiseScale) -> str | None:
     """
     if found.value is None:
         return None
-    return f"critical batch about {_rounded(found.value)} [{_rounded(found.low)}, {_rounded(found.high)}]"
+    return f"critical batch about {rounded(found.value)} [{rounded(found.low)}, {rounded(found.high)}]"
 
 
 def sentence(found: NoiseScale, *, global_batch: int, num_training_samples: int) -> str:
@@ -95,8 +95,8 @@ def sentence(found: NoiseScale, *, global_batch: int, num_training_samples: int)
     """
     batch = min(global_batch, num_training_samples)
     if found.value is None:
-        bounds = [f"above {_rounded(found.low)}"] if found.low > 0 else []
-        bounds += [f"below {_rounded(max(found.high, 1.0))}"] if math.isfinite(found.high) else []
+        bounds = [f"above {rounded(found.low)}"] if found.low > 0 else []
+        bounds += [f"below {rounded(max(found.high, 1.0))}"] if math.isfinite(found.high) else []
         return f"critical batch {' and '.join(bounds) or 'not told'}: {found.reason}"
     if batch == num_training_samples:
         advice = f"a step holds all {batch:,} training samples already"
@@ -111,10 +111,10 @@ def sentence(found: NoiseScale, *, global_batch: int, num_training_samples: int)
     return f"{short(found)}: {advice}"
 
 
-def _rounded(value: float) -> str:
+def rounded(value: float) -> str:
     """With two digits that tell something; "?" for an end that is not known.
 
-    >>> [_rounded(value) for value in (0.0, 0.123, 7.26, 1912.3, math.inf)]
+    >>> [rounded(value) for value in (0.0, 0.123, 7.26, 1912.3, math.inf)]
     ['0', '0.12', '7.3', '1,900', '?']
     """
     if not math.isfinite(value):

@@ -25,7 +25,8 @@ class Outline:
         workload: Its name.
         num_steps: Optimiser steps.
         steps_per_epoch: Of these.
-        global_batch: Samples of a step.
+        global_batch: Samples of a step; of the first ones, where it grows.
+        max_batch: Of the last ones, at most; None where it does not grow.
         microbatch: Samples in one forward and backward.
         num_microbatches: Of a whole step.
         last_num_microbatches: Of the last step of an epoch.
@@ -44,6 +45,7 @@ class Outline:
     num_steps: int
     steps_per_epoch: int
     global_batch: int
+    max_batch: int | None
     microbatch: int
     num_microbatches: int
     last_num_microbatches: int
@@ -96,6 +98,7 @@ def outline(workload: Workload, settings: Settings, choices: Choices) -> Outline
         num_steps=job.num_steps,
         steps_per_epoch=job.batches.steps_per_epoch,
         global_batch=job.batches.global_batch,
+        max_batch=None if job.doubling is None else job.plans[-1].global_batch,
         microbatch=job.batches.microbatch,
         num_microbatches=len(job.batches.microbatches(0)),
         last_num_microbatches=len(job.batches.microbatches(job.batches.steps_per_epoch - 1)),

@@ -21,8 +21,9 @@ from samestep.engine.events import Trace
 from samestep.engine.flat import plan_buffers, settle_constants, trainable, write_buffers, write_parameters
 from samestep.engine.job import Evaluation, Image, Job
 from samestep.errors import DataError, UsageError
-from samestep.optim import averaging, build, rounds, schedules, state
+from samestep.optim import averaging, build, catalog, rounds, schedules, state
 from samestep.optim.adascale import AdaScale
+from samestep.optim.doubling import Doubling
 from samestep.optim.parametrisation import Parametrisation
 from samestep.plan.batch import BatchPlan
 from samestep.plan.layout import check_world_size
@@ -95,7 +96,7 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
     update = state.plan_update(parts, dict(parameters), is_channels_last=config.channels_last)
     batches = BatchPlan(
         num_samples=data.train.num_samples,
-        global_batch=config.global_batch,
+        global_batch=config.first_batch,
         microbatch=config.microbatch,
         last_batch=config.last_batch,
     )
@@ -129,6 +130,7 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         has_callbacks=has_callbacks,
         noise_every=config.noise_every,
         gain=_gain(config, batches),
+        doubling=_doubling(config, batches, choices),
         curvature=curved,
         trace=choices.trace,
     )
@@ -136,9 +138,8 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         from samestep.run import staging  # noqa: PLC0415 (torch.fx, where there are stages)
 
         job = replace(job, stages=staging.staged(job, config))
-    decided_by = partial(_numerics, job, loss, choices, config, scaled)
-    lines = [*config.rate_lines, *(scaled.lines(model) if scaled else [])]
-    return Prepared(job, _first_image(job), decided_by, tuple(lines))
+    lines = (*config.rate_lines, *(scaled.lines(model) if scaled else []))
+    return Prepared(job, _first_image(job), partial(_numerics, job, loss, choices, config, scaled), lines)
 
 
 def _check_device(device: Device) -> None:
@@ -254,9 +255,25 @@ def _rule(config: Config) -> rounds.Rule:
 def _gain(config: Config, batches: BatchPlan) -> AdaScale | None:
     if config.batch_rule != "adascale":
         return None
-    assert config.base_batch is not None, "checked with the settings"
-    return AdaScale(
-        base_batch=config.base_batch, global_batch=config.global_batch, num_training_samples=batches.num_samples
+    base = config.first_batch if config.base_batch is None else config.base_batch
+    return AdaScale(base_batch=base, global_batch=config.first_batch, num_training_samples=batches.num_samples)
+
+
+def _doubling(config: Config, batches: BatchPlan, choices: Choices) -> Doubling | None:
+    if not config.is_batch_growing:
+        return None
+    if choices.optimizer is not None and config.batch_rule == "auto":
+        raise UsageError(
+            "global_batch='auto' and an optimizer of your own: say how its learning rate follows the batch, with "
+            "batch_rule='linear', 'sqrt' or 'none'"
+        )
+    assert config.noise_every is not None, "checked with the settings"
+    return Doubling(
+        max_batch=config.max_batch or batches.num_samples,
+        every=config.noise_every,
+        num_training_samples=batches.num_samples,
+        rule=config.rule,
+        decays_by_rate=choices.optimizer is None and catalog.entry(config.optimizer).decays_by_rate,
     )
 
 
@@ -311,6 +328,7 @@ def _numerics(job: Job, loss: Any, choices: Choices, config: Config, scaled: Par
         **({"averaging": config.averaging} if config.averaging is not None else {}),
         "rule": str(job.rule),
         **({"gain": str(job.gain)} if job.gain is not None else {}),
+        **({"doubling": str(job.doubling)} if job.doubling is not None else {}),
         "lr_schedule": schedule if isinstance(schedule, str) else _name(schedule),
         "lr_warmup": config.lr_warmup,
         "scheduled_steps": None if schedule == "constant" and not config.lr_warmup else job.num_steps,

@@ -20,6 +20,8 @@ class Progress(Protocol):
 
     def step(self, record: StepRecord, samples_per_s: float | None) -> None: ...
 
+    def grown(self, num_steps: int, step: int) -> None: ...
+
     def critical_batch(self, text: str) -> None: ...
 
     def evaluated(self, record: EvaluationRecord) -> None: ...
@@ -36,6 +38,9 @@ class Silent:
         pass
 
     def step(self, record: StepRecord, samples_per_s: float | None) -> None:
+        pass
+
+    def grown(self, num_steps: int, step: int) -> None:
         pass
 
     def critical_batch(self, text: str) -> None:
@@ -77,6 +82,11 @@ class Plain(Silent):
         left = f"{_duration(left_s)} left{self._critical_batch}"
         self.line(f"step {done}/{self._num_steps}  loss {record.loss:.4f}  {rate}  {left}")
 
+    def grown(self, num_steps: int, step: int) -> None:
+        """Fewer steps are left, and each takes longer than those before."""
+        self._num_steps, self._first_step = num_steps, step
+        self._start_s = self._last_s = time.monotonic()
+
     def critical_batch(self, text: str) -> None:
         self._critical_batch = f"  {text}"
 
@@ -116,6 +126,9 @@ class Live(Silent):
     def step(self, record: StepRecord, samples_per_s: float | None) -> None:
         rate = f"{samples_per_s:,.0f}" if samples_per_s else "-"
         self._bar.update(self._task, completed=record.step + 1, loss=f"{record.loss:.4f}", rate=rate)
+
+    def grown(self, num_steps: int, step: int) -> None:
+        self._bar.update(self._task, total=num_steps)
 
     def critical_batch(self, text: str) -> None:
         if self._bar.console.width >= _WIDE:

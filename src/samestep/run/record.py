@@ -11,7 +11,8 @@ from typing import Any
 from samestep.engine.breakdown import Breakdown
 from samestep.engine.loop import EvaluationRecord, StepRecord
 from samestep.host import records
-from samestep.run import critical_batch
+from samestep.optim.doubling import Growth
+from samestep.run import critical_batch, growth
 from samestep.run.critical_batch import Pairs
 
 _LEFT_OUT = 3
@@ -65,6 +66,7 @@ class Record:
         numerics: What decides the bits.
         first_step: Where the run took up, when it was resumed.
         steps: One row per step of this session; a replayed step counts once.
+        growths: Of the whole run's batch.
         pairs: What this session's steps tell of the noise scale; None where nobody asked.
         evaluations: One record per evaluation, those before a resume included.
         breakdown: Where the time of the last steps went; None where too few were run.
@@ -86,6 +88,7 @@ class Record:
     first_step: int = 0
     num_samples: int = 0
     steps: StepTable = field(default_factory=StepTable)
+    growths: tuple[Growth, ...] = ()
     pairs: Pairs | None = None
     evaluations: list[EvaluationRecord] = field(default_factory=list)
     breakdown: Breakdown | None = None
@@ -102,6 +105,14 @@ class Record:
     def num_steps(self) -> int:
         """Steps of the whole run, those before a resume included."""
         return self.steps[-1].step + 1 if len(self.steps) else self.first_step
+
+    @property
+    def global_batch(self) -> int:
+        """Samples of a whole step; of the last ones, where the batch has grown."""
+        if self.growths:
+            return self.growths[-1].global_batch
+        asked: int | str = self.config["global_batch"]
+        return self.config["initial_batch"] if isinstance(asked, str) else asked
 
     @property
     def samples_per_s(self) -> float | None:
@@ -121,7 +132,8 @@ class Record:
             "workload": self.workload,
             "engine": self.engine,
             "workers": self.workers,
-            "global_batch": self.config["global_batch"],
+            "global_batch": self.global_batch,
+            "growths": [growth.as_dict(each) for each in self.growths],
             "microbatch": self.config["microbatch"],
             "steps": self.num_steps,
             "samples": self.num_samples,
@@ -146,7 +158,7 @@ class Record:
             return None
         return critical_batch.sentence(
             self.pairs.noise_scale(),
-            global_batch=self.config["global_batch"],
+            global_batch=self.global_batch,
             num_training_samples=self.pairs.num_training_samples,
         )
 

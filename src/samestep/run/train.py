@@ -15,11 +15,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from samestep.engine import flat
 from samestep.engine.breakdown import breakdown
 from samestep.engine.crew import Crew, hired
 from samestep.engine.group.local import started
-from samestep.engine.job import KEPT, LAST_LOSS, Image, Job
+from samestep.engine.job import GROWN, KEPT, LAST_LOSS, Image
 from samestep.engine.loop import EvaluationRecord, StepRecord
 from samestep.engine.shared import Shared
 from samestep.engine.solo import Solo
@@ -27,10 +26,11 @@ from samestep.errors import Interrupted, ToldElsewhere, WorkerError
 from samestep.host import files
 from samestep.host.cores import num_cores
 from samestep.optim.build import ParameterGroups
-from samestep.optim.owners import evaluated_parameters
+from samestep.optim.doubling import Growth
 from samestep.optim.schedules import Schedule
-from samestep.run import checkpoint, critical_batch, profile, ranks, usage, weights
-from samestep.run.config import Config, Settings, make_settings, resolve
+from samestep.run import checkpoint, critical_batch, growth, profile, ranks, usage, weights
+from samestep.run.config import Config, Settings, resolve
+from samestep.run.given import given
 from samestep.run.loggers.build import build as build_loggers
 from samestep.run.loggers.logger import Guarded, Logger
 from samestep.run.prepare import Choices, Prepared, prepare, world_size_of
@@ -74,22 +74,6 @@ def train(
     """`samestep.train` as it is told, without choosing a way; its arguments and errors are described there."""
     wanted, choices = given(settings, optimizer, lr_schedule, parameter_groups)
     return run(workload, wanted, choices=choices, callbacks=callbacks, progress=progress or Silent())
-
-
-def given(
-    values: dict[str, Any],
-    optimizer: str | Callable[..., Optimizer] | None,
-    lr_schedule: str | Schedule | None,
-    parameter_groups: ParameterGroups | None,
-) -> tuple[Settings, Choices]:
-    """Keyword arguments, as what the command line could have given too, and what only Python can give."""
-    choices = Choices(
-        optimizer=None if isinstance(optimizer, str) else optimizer,
-        lr_schedule=None if isinstance(lr_schedule, str) else lr_schedule,
-        parameter_groups=parameter_groups,
-    )
-    names = {"optimizer": optimizer, "lr_schedule": lr_schedule}
-    return make_settings({**values, **{key: text for key, text in names.items() if isinstance(text, str)}}), choices
 
 
 def run(
@@ -189,7 +173,9 @@ class Session:
         self._log = Guarded(self.loggers, self.notice)
         image = self._start_engine(image)
         self.record.first_step = self._seen_steps = image.step
-        self.progress.start(self._opening(image.step), job.num_steps, image.step)
+        course = job.course(image.decided.tolist())
+        self.record.growths = growth.growths_of(job, image)
+        self.progress.start(self._opening(image.step), course.num_steps, image.step)
         self._next_checkpoint_s = time.monotonic() + self.config.checkpoint_every_s
         with ThreadPoolExecutor(1, thread_name_prefix="samestep-checkpoint") as self._pool:
             try:
@@ -238,11 +224,19 @@ class Session:
             self.record.steps.append(record)
             if record.pair is not None and self.record.pairs is not None:
                 self.record.pairs.append(record.pair)
+            if record.growth is not None:
+                self._grow(record.growth)
         self._log.steps(fresh)
         self._tell_critical_batch()
         self.progress.step(records[-1], self.record.samples_per_s)
         if self._engine_name != "shared":
             self.tick()
+
+    def _grow(self, grown: Growth) -> None:
+        self.record.growths = (*self.record.growths, grown)
+        job = self.prepared.job
+        self.notice(growth.sentence(job, grown))
+        self.progress.grown(growth.course_of(job, self.record.growths).num_steps, grown.step)
 
     def evaluated(self, record: EvaluationRecord, number: int) -> None:
         self._sample_memory()
@@ -289,13 +283,9 @@ class Session:
     # Inside.
 
     def _opening(self, step: int) -> str:
-        job = self.prepared.job
         workers = "1 worker" if self.world_size == 1 else f"{self.world_size} workers"
         resumed = f", from step {step}" if step else ""
-        return (
-            f"{self.workload.name}: {job.num_steps} steps of {job.batches.global_batch} samples in microbatches of "
-            f"{job.batches.microbatch} on {workers}{resumed}"
-        )
+        return f"{self.workload.name}: {growth.outlook(self.prepared.job)} on {workers}{resumed}"
 
     def _resume(self, image: Image) -> Image:
         folder = self.config.checkpoint
@@ -333,7 +323,7 @@ class Session:
         if image is None:
             return
         self._image = image
-        _load_final(self.prepared.job, image)
+        weights.load_trained(self.prepared.job, image)
 
     def _sample_memory(self) -> None:
         """Look at the memory in use, at most once a second; the most that was seen is reported."""
@@ -380,9 +370,10 @@ class Session:
         record = self.record
         record.sent_bytes = dict(self._engine.wire.sent) if self.others is not None else None
         record.breakdown = breakdown(self._engine.events())
-        record.num_samples = job.batches.samples_before(image.step)
+        record.num_samples = job.course(image.decided.tolist()).samples_before(image.step)
+        record.growths = growth.growths_of(job, image)
         if job.gain is not None:
-            self.notice(job.gain.sentence(tuple(image.decided[KEPT:].tolist()), image.step))
+            self.notice(job.gain.sentence(tuple(image.decided[KEPT:GROWN].tolist()), image.step))
         record.last_loss = float(image.decided[LAST_LOSS]) if image.step else None
         record.weights_sha256 = weights.digest(job.model)
         best = self._best_state(image)
@@ -395,9 +386,9 @@ class Session:
         job = self.prepared.job
         if not image.best:
             return None
-        _load(job, image.best)
+        weights.load_arrays(job, image.best)
         best = {name: values.clone() for name, values in job.model.state_dict().items()}
-        _load_final(job, image)
+        weights.load_trained(job, image)
         return best
 
     def _write_out(self, folder: Path, best: dict[str, Tensor] | None) -> None:
@@ -407,14 +398,3 @@ class Session:
             weights.save(best, folder / "best.safetensors", {"workload": self.workload.name})
         files.write_atomically(folder / "config.toml", (as_toml(self.config.as_dict()) + "\n").encode())
         self.record.write(folder)
-
-
-def _load(job: Job, arrays: Any) -> None:
-    flat.load_model(
-        job.model, job.update.layout, job.buffers, arrays["parameters"], arrays["tracked"], arrays["others"]
-    )
-
-
-def _load_final(job: Job, image: Image) -> None:
-    parameters = evaluated_parameters(job.update, image.arrays, image.scalars, step=image.step)
-    _load(job, {**image.arrays, "parameters": parameters})

@@ -97,6 +97,7 @@ def task_of(workload: Workload, settings: Settings) -> Task:
             "batch_rule='adascale': plain torch has no rate that follows what every step finds to compare with; take "
             "linear, or leave --against out"
         )
+    config.fixed_batch("plain torch has no batch that follows what every step finds; or leave --against out")
     job = prepare(workload, config, Choices(), has_callbacks=False).job
     return Task(job=job, loss=_with_class_weights(workload, config, job), unweighted_loss=workload.loss)
 

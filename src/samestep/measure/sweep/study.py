@@ -204,7 +204,7 @@ def _batches(wanted: Sequence[Batch], num_train: int) -> tuple[int, ...]:
 def _recipe_steps(workload: Workload, settings: NumericSettings, batch: int, num_train: int) -> int:
     """As many steps as the workload's recipe takes, with the smallest batch."""
     config = resolve(Settings(**vars(settings), workers=1), workload.recipe)
-    return config.steps or max(1, round((config.epochs or 0) * num_train / min(batch, config.global_batch)))
+    return config.steps or max(1, round((config.epochs or 0) * num_train / min(batch, config.first_batch)))
 
 
 def _rehearsed(workload: Workload, divided: Parts, subject: Subject, study: Study) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from samestep.run.train import run as train
 from samestep.run.workload import Target, Workload
 
 SEARCHED = (
-    *("global_batch", "epochs", "steps", "optimizer"),
+    *("global_batch", "initial_batch", "max_batch", "epochs", "steps", "optimizer"),
     *("lr", "momentum", "weight_decay", "averaging", "lr_schedule", "lr_warmup"),
 )
 """Settings that a sweep decides itself."""

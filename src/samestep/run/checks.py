@@ -1,0 +1,71 @@
+"""Whether the values of a configuration are in range and go together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from samestep.errors import UsageError
+from samestep.optim import adascale, doubling
+from samestep.plan.schedules import check_chunks
+
+if TYPE_CHECKING:
+    from samestep.run.config import Config
+
+_AT_LEAST_1 = (
+    *("base_batch", "initial_batch", "max_batch", "evaluate_every", "width", "depth", "base_width", "base_depth"),
+    *("steps", "shuffle_block"),
+)
+
+
+def check(config: Config) -> None:
+    """Refuse values that are out of range, or that contradict each other.
+
+    Raises:
+        UsageError: The first one.
+    """
+    for name in ("first_batch", "microbatch", "threads_per_worker", "workers", "stages", "chunks"):
+        at_least(name, getattr(config, name), 1)
+    for name in _AT_LEAST_1:
+        if getattr(config, name) is not None:
+            at_least(name, getattr(config, name), 1)
+    if config.noise_scale != "off":
+        at_least("noise_scale", config.noise_scale, 1)
+    if config.epochs is not None and not 0 < config.epochs < float("inf"):
+        raise UsageError(f"epochs={config.epochs:g} is not a finite number above 0; take one, or steps")
+    if config.lr is not None and not 0 <= config.lr < float("inf"):
+        raise UsageError(f"lr={config.lr} is not a finite number of 0 or more")
+    if not 0 <= config.weight_decay < float("inf"):
+        raise UsageError(f"weight_decay={config.weight_decay} is not a finite number of 0 or more")
+    if not -(2**63) <= config.seed < 2**63:
+        raise UsageError(f"seed={config.seed} does not fit 64 bits; take a number from -2**63 to 2**63 - 1")
+    if config.checkpoint_every_s <= 0:
+        raise UsageError(f"checkpoint_every_s={config.checkpoint_every_s:g} is not positive")
+    if config.resume and config.checkpoint is None:
+        raise UsageError("resume needs the folder to resume from: name it with checkpoint")
+    _check_way(config)
+
+
+def _check_way(config: Config) -> None:
+    """How the run is carried out."""
+    if config.stages > 1 and config.backprop == "concurrent":
+        raise UsageError(
+            f"stages={config.stages} and backprop='concurrent' do not go together: a stage's weight gradients are "
+            "computed in its own turn; take one of them"
+        )
+    if config.cut is not None and config.stages == 1:
+        raise UsageError(f"cut={config.cut!r} says where stages begin, and there is one; take stages=2 or more")
+    if not 0 < config.deadline_s < float("inf"):
+        raise UsageError(f"deadline_s={config.deadline_s:g} is not a finite number above 0")
+    if config.engine == "group" and config.stages > 1:
+        raise UsageError(f"stages={config.stages} work in shared memory so far; take engine='shared', or stages=1")
+    if config.stages > 1 or config.chunks > 1:
+        check_chunks(config.schedule, config.chunks)
+    adascale.check(**{name: getattr(config, name) for name in adascale.CHECKED}, global_batch=config.first_batch)
+    if config.is_batch_growing:
+        doubling.check(**{name: getattr(config, name) for name in doubling.CHECKED}, initial_batch=config.first_batch)
+
+
+def at_least(name: str, value: int, smallest: int) -> None:
+    """Refuse a number that is too small."""
+    if value < smallest:
+        raise UsageError(f"{name}={value} is below {smallest}; take {smallest} or more")
