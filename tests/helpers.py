@@ -56,6 +56,18 @@ class Cursed(nn.Module):
         return scores * float("nan") if bool((x[:, 0].abs() > 2.4).any()) else scores
 
 
+class Gated(nn.Module):
+    """Reads a number inside of its forward pass, so no graph can hold it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Mlp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.net(x)
+        return scores * 2 if scores.detach().abs().max().item() > 1e6 else scores
+
+
 class Wide(nn.Module):
     """12-512-512-5: large enough for helpers, four samples at a time."""
 

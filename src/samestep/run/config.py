@@ -13,7 +13,8 @@ from samestep.host.cores import num_cores
 from samestep.optim import adascale, catalog
 from samestep.optim.rules import BatchChange, Rates
 from samestep.plan.batch import LastBatch, default_microbatch
-from samestep.plan.schedules import Schedule, check_chunks
+from samestep.plan.schedules import Schedule
+from samestep.run import ways
 from samestep.run.types import check_types
 
 Workers = int | Literal["auto"]
@@ -23,6 +24,8 @@ Precision = Literal["fp32", "bf16"]
 Backprop = Literal["ordinary", "concurrent"]
 Engine = Literal["shared", "group"]
 Device = Literal["cpu", "cuda"]
+Compiler = Literal["off", "inductor", "aot_eager"]
+Graphs = Literal["auto", "off"]
 NoiseLooks = int | Literal["off"]
 _AT_LEAST_1 = ("base_batch", "evaluate_every", "width", "depth", "base_width", "base_depth", "steps", "shuffle_block")
 
@@ -91,6 +94,9 @@ class NumericSettings:
     device: Device | None = None
     """What the network is trained on: cpu, or cuda (a GPU)."""
 
+    compile: Compiler | None = None
+    """torch.compile for the forward pass and the loss: inductor, aot_eager (to find faults with), or off."""
+
     channels_last: bool | None = None
     """Images with their channels last in memory."""
 
@@ -134,6 +140,9 @@ class Settings(NumericSettings):
 
     backprop: Backprop | None = None
     """How weight gradients are computed: ordinary, or concurrent (by a thread beside the chain of input gradients)."""
+
+    graphs: Graphs | None = None
+    """On a GPU: auto (the passes of a microbatch are captured as a CUDA graph, where the model allows it), or off."""
 
     stages: int | None = None
     """Pieces that the network is cut into, one worker each; the workers are a multiple of it."""
@@ -202,6 +211,7 @@ class Config:
     threads_per_worker: int
     precision: Precision
     device: Device
+    compile: Compiler
     channels_last: bool
     augment: str | None
     shuffle_block: int | None
@@ -209,6 +219,7 @@ class Config:
     engine: Engine
     deadline_s: float
     backprop: Backprop
+    graphs: Graphs
     stages: int
     schedule: Schedule
     chunks: int
@@ -248,23 +259,7 @@ class Config:
             raise UsageError(f"checkpoint_every_s={self.checkpoint_every_s:g} is not positive")
         if self.resume and self.checkpoint is None:
             raise UsageError("resume needs the folder to resume from: name it with checkpoint")
-        self._check_way()
-
-    def _check_way(self) -> None:
-        """How the run is carried out."""
-        if self.stages > 1 and self.backprop == "concurrent":
-            raise UsageError(
-                f"stages={self.stages} and backprop='concurrent' do not go together: a stage's weight gradients are "
-                "computed in its own turn; take one of them"
-            )
-        if self.cut is not None and self.stages == 1:
-            raise UsageError(f"cut={self.cut!r} says where stages begin, and there is one; take stages=2 or more")
-        if not 0 < self.deadline_s < float("inf"):
-            raise UsageError(f"deadline_s={self.deadline_s:g} is not a finite number above 0")
-        if self.engine == "group" and self.stages > 1:
-            raise UsageError(f"stages={self.stages} work in shared memory so far; take engine='shared', or stages=1")
-        if self.stages > 1 or self.chunks > 1:
-            check_chunks(self.schedule, self.chunks)
+        ways.check(self)
         adascale.check(**{name: getattr(self, name) for name in adascale.CHECKED})
 
     @property
@@ -317,11 +312,13 @@ _DEFAULTS: Mapping[str, Any] = {
     "threads_per_worker": 1,
     "precision": "fp32",
     "device": "cpu",
+    "compile": "off",
     "channels_last": False,
     "last_batch": "keep",
     "engine": "shared",
     "deadline_s": DEADLINE_S,
     "backprop": "ordinary",
+    "graphs": "auto",
     "stages": 1,
     "schedule": "1f1b",
     "noise_scale": 16,
@@ -374,7 +371,7 @@ def resolve(settings: Settings, recipe: Mapping[str, Any]) -> Config:
     if values["chunks"] is None:
         values["chunks"] = 2 if values["schedule"] in ("interleaved", "zbv") else 1
     if values["workers"] == "auto":
-        most = num_cores() if sys.platform != "win32" else 1
+        most = num_cores() if sys.platform != "win32" and values["device"] == "cpu" else 1
         _at_least("stages", values["stages"], 1)
         num_replicas = min(most // values["stages"], -(-values["global_batch"] // values["microbatch"]))
         values["workers"] = max(1, num_replicas) * values["stages"]

@@ -15,11 +15,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from samestep.engine import flat
 from samestep.engine.breakdown import breakdown
 from samestep.engine.crew import Crew, hired
 from samestep.engine.group.local import started
-from samestep.engine.job import KEPT, LAST_LOSS, Image, Job
+from samestep.engine.job import KEPT, LAST_LOSS, Image
 from samestep.engine.loop import EvaluationRecord, StepRecord
 from samestep.engine.shared import Shared
 from samestep.engine.solo import Solo
@@ -27,9 +26,8 @@ from samestep.errors import Interrupted, ToldElsewhere, WorkerError
 from samestep.host import files
 from samestep.host.cores import num_cores
 from samestep.optim.build import ParameterGroups
-from samestep.optim.owners import evaluated_parameters
 from samestep.optim.schedules import Schedule
-from samestep.run import checkpoint, critical_batch, profile, ranks, usage, weights
+from samestep.run import checkpoint, critical_batch, final, profile, ranks, usage, weights
 from samestep.run.config import Config, Settings, make_settings, resolve
 from samestep.run.loggers.build import build as build_loggers
 from samestep.run.loggers.logger import Guarded, Logger
@@ -332,7 +330,7 @@ class Session:
         if image is None:
             return
         self._image = image
-        _load_final(self.prepared.job, image)
+        final.load(self.prepared.job, image)
 
     def _sample_memory(self) -> None:
         """Look at the memory in use, at most once a second; the most that was seen is reported."""
@@ -378,26 +376,21 @@ class Session:
             )
         record = self.record
         record.sent_bytes = dict(self._engine.wire.sent) if self.others is not None else None
-        record.breakdown = breakdown(self._engine.events())
+        record.device = self._engine.device_facts if job.device != "cpu" else None
+        if record.device is not None and record.device["not_captured"] is not None and self.config.graphs == "auto":
+            self.notice(f"the passes of microbatches are no graphs: {record.device['not_captured']}")
+        if job.device == "cpu" or job.trace is not None:  # a device that is not waited for tells nothing of its times
+            record.breakdown = breakdown(self._engine.events())
         record.num_samples = job.batches.samples_before(image.step)
         if job.gain is not None:
             self.notice(job.gain.sentence(tuple(image.decided[KEPT:].tolist()), image.step))
         record.last_loss = float(image.decided[LAST_LOSS]) if image.step else None
         record.weights_sha256 = weights.digest(job.model)
-        best = self._best_state(image)
+        best = final.best_state(job, image)
         record.wall_s = time.perf_counter() - self.start_s
         if self.config.out is not None:
             self._write_out(self.config.out, best)
         return Result(job.model, record, best, self.others is None or self.others.is_first)
-
-    def _best_state(self, image: Image) -> dict[str, Tensor] | None:
-        job = self.prepared.job
-        if not image.best:
-            return None
-        _load(job, image.best)
-        best = {name: values.clone() for name, values in job.model.state_dict().items()}
-        _load_final(job, image)
-        return best
 
     def _write_out(self, folder: Path, best: dict[str, Tensor] | None) -> None:
         metadata = {"workload": self.workload.name, "weights_sha256": self.record.weights_sha256}
@@ -406,14 +399,3 @@ class Session:
             weights.save(best, folder / "best.safetensors", {"workload": self.workload.name})
         files.write_atomically(folder / "config.toml", (as_toml(self.config.as_dict()) + "\n").encode())
         self.record.write(folder)
-
-
-def _load(job: Job, arrays: Any) -> None:
-    flat.load_model(
-        job.model, job.update.layout, job.buffers, arrays["parameters"], arrays["tracked"], arrays["others"]
-    )
-
-
-def _load_final(job: Job, image: Image) -> None:
-    parameters = evaluated_parameters(job.update, image.arrays, image.scalars, step=image.step)
-    _load(job, {**image.arrays, "parameters": parameters})
