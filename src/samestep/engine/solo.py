@@ -20,6 +20,7 @@ from samestep.engine.job import BEST_STEP, MODEL_ARRAYS, Image, Job, run_regions
 from samestep.engine.loop import Control, End, Listener, Loop, live_views
 from samestep.engine.rank import Rank
 from samestep.engine.step import NonFiniteSums, non_finite
+from samestep.errors import UsageError
 from samestep.plan.pipeline import Team
 
 _ABANDONABLE = frozenset({Phase.START, Phase.DATA, Phase.FORWARD, Phase.BACKWARD, Phase.EVALUATION})
@@ -84,6 +85,8 @@ class Solo:
                 raise non_finite(error.step, [error.culprit] if error.culprit else []) from None
             except Abandoned:
                 return "stopped"
+            except torch.OutOfMemoryError:
+                raise UsageError(out_of_memory(device, self._phase)) from None
             finally:
                 self.device_facts = loop.stepper.device_facts()
                 loop.stepper.close()
@@ -125,6 +128,14 @@ class Solo:
     def _enter(self, phase: Phase, step: int) -> None:
         self._phase = phase
         self._log(phase, step)
+
+
+def out_of_memory(device: Device, phase: Phase) -> str:
+    """What to do where memory is not enough for something else than a microbatch's pass."""
+    return (
+        f"the memory of {device.name} is not enough (in the phase {phase.text}): take a larger microbatch, for fewer "
+        "partial sums, an optimizer with less state, or a smaller network"
+    )
 
 
 def surroundings(job: Job, device: Device) -> list[AbstractContextManager[object]]:

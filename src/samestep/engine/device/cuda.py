@@ -35,20 +35,14 @@ def check_there() -> None:
 
 
 def open_gpu(number: int) -> Cuda:
-    """A GPU of this machine.
+    """A GPU of this machine; more ranks than it has share them.
 
     Raises:
-        UsageError: There are not so many, or CUDA was started in a way that gives other bits each time.
+        UsageError: There is none, or CUDA was started in a way that gives other bits each time.
     """
     check_there()
-    count = torch.cuda.device_count()
-    if number >= count:
-        raise UsageError(
-            f"device='cuda': this machine has {count} GPU{'s' if count > 1 else ''} and this is worker {number} on it; "
-            f"start {count} workers a machine, one for each GPU"
-        )
     _settle_workspace()
-    return Cuda(number)
+    return Cuda(number % torch.cuda.device_count())
 
 
 def _settle_workspace() -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, NoReturn, Protocol
 
+import torch
 from torch import Tensor
 
 from samestep.engine import faults
@@ -28,9 +29,9 @@ from samestep.engine.job import MODEL_ARRAYS, Image, Job, run_regions
 from samestep.engine.loop import Control, End, Listener, Loop, live_views
 from samestep.engine.rank import Rank
 from samestep.engine.snapshots import NUM_COPIES, Snapshots, snapshots_in
-from samestep.engine.solo import surroundings, timed
+from samestep.engine.solo import out_of_memory, surroundings, timed
 from samestep.engine.step import Culprit, NonFiniteSums, SpoiledStateError, non_finite
-from samestep.errors import NonFiniteError, SamestepError, ToldElsewhere, WorkerError
+from samestep.errors import NonFiniteError, SamestepError, ToldElsewhere, UsageError, WorkerError
 from samestep.plan import allotment
 from samestep.plan.pipeline import Team
 
@@ -117,6 +118,8 @@ class Group:
             self._explain(lost, light)
         except (ToldElsewhere, NonFiniteError):
             raise
+        except torch.OutOfMemoryError:
+            self._speak_for_all(UsageError(out_of_memory(device, self._doing[0])))
         except Exception as error:
             self._speak_for_all(error)
         finally:
