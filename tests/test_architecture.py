@@ -178,6 +178,17 @@ def test_private_interfaces_of_torch_are_in_one_place() -> None:
                 assert not is_private, f"{name} line {node.lineno}: torch.{node.attr}"
 
 
+def test_gpus_are_asked_in_one_place() -> None:
+    allowed = ("samestep.engine.device.cuda", "samestep.host.facts")
+    for name in modules():
+        calls = [
+            node.lineno
+            for node in ast.walk(tree(name))
+            if isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.cuda"
+        ]
+        assert name in allowed or not calls, f"{name} lines {calls}: torch.cuda"
+
+
 @pytest.mark.parametrize(
     ("source", "expected"),
     [

@@ -22,6 +22,8 @@ NETS = Path(__file__).with_name("nets.py")
 NUM_SAMPLES, POISONED, GLOBAL_BATCH, MICROBATCH = 96, 37, 16, 4  # as in nets.py
 DIGITS = ("train", "digits-mlp", "--width", "8", "--depth", "1", "--steps", "3", "--workers", "1")
 
+WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+
 Call = Callable[..., Finished]
 
 
@@ -77,6 +79,9 @@ class TestCommandLine:
             ("train digits-mlp --resume", "resume needs the folder"),
             ("train digits-mlp --weights absent.safetensors", "no weights file absent.safetensors"),
             ("train absent.py:net", "there is no file absent.py"),
+            ("train digits-mlp --device gpu", '--device: invalid value "gpu" for cpu or cuda'),
+            pytest.param("train digits-mlp --device cuda", "device='cuda': torch", marks=WITHOUT_GPU),
+            ("train digits-mlp --device cuda --workers 2", "device='cuda' and workers=2: workers that share memory"),
             ("verify digits-mlp --workers 0", "workers=0 is below 1"),
             ("verify digits-mlp --workers 1,x", '--workers: invalid value "1,x"'),
             ("predict digits-mlp", "--weights is missing: which weights of digits-mlp"),

@@ -137,6 +137,13 @@ def test_other_numerics_are_refused_by_name(wanted: dict[str, Any], text: str, t
         read(tmp_path, wanted)
 
 
+def test_older_ones_are_of_a_cpu(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    assert read(tmp_path, {**NUMERICS, "device": "cpu", "compile": "off"})[0] is not None
+    with pytest.raises(StateError, match="with device=cpu and this one has device=cuda"):
+        read(tmp_path, {**NUMERICS, "device": "cuda"})
+
+
 # Through `train`.
 
 BASE: dict[str, Any] = {"workers": 1, "global_batch": 32, "microbatch": 8, "lr": 0.05, "optimizer": "adamw"}

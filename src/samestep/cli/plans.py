@@ -38,8 +38,18 @@ def print_outline(found: Outline) -> None:
     tables.show(table)
     print(f"back-propagation: {found.backprop}", end="")
     print(f", {_plural(found.helpers, 'helper')} beside each worker" if found.helpers else "")
+    if found.device is not None:
+        _print_device(found.device)
     if found.layers is not None:
         _print_layers(found)
+
+
+def _print_device(device: dict[str, Any]) -> None:
+    print(f"device: {device['name']}; data {device['data']}", end="")
+    print(f"; memory of a step at most {device['peak_bytes'] / 2**30:.2f} GiB" if device["peak_bytes"] else "")
+    how = _plural(device["graphs"], "graph") if device["graphs"] else "one kernel after the other"
+    print(f"passes of microbatches: {how}", end="")
+    print(f" ({device['not_captured']})" if device["not_captured"] else "")
 
 
 def choice_as_dict(choice: Choice) -> dict[str, Any]:

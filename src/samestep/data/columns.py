@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -116,7 +116,7 @@ class Windows:
 
     def gather(self, indices: Tensor) -> Tensor:
         starts = indices * self.stride + self.offset
-        windows = self.tensor[starts.unsqueeze(1) + torch.arange(self.length)]
+        windows = self.tensor[starts.unsqueeze(1) + torch.arange(self.length, device=indices.device)]
         return windows if self.transform is None else self.transform(windows)
 
 
@@ -150,7 +150,7 @@ class Stretches:
         first = torch.index_select(starts, 0, indices) + self.offset
         if self.length is None:
             return torch.index_select(self.tensor, 0, first)
-        places = (first.unsqueeze(1) + torch.arange(self.length)).flatten()
+        places = (first.unsqueeze(1) + torch.arange(self.length, device=indices.device)).flatten()
         rows = torch.index_select(self.tensor, 0, places)
         return rows.view(len(indices), self.length, *rows.shape[1:])
 
@@ -194,3 +194,43 @@ class Batch:
     inputs: tuple[Tensor, ...]
     target: Tensor
     num_samples: int
+
+
+def movable_bytes(samples: Samples) -> int | None:
+    """Bytes of all columns; None where one can be gathered on the host only: it is augmented, or not one of ours."""
+    columns = (*samples.inputs, samples.target)
+    if not all(map(is_ours, columns)) or any(isinstance(column, Rows) and column.changes for column in columns):
+        return None
+    tensors = {id(tensor): tensor for column in columns for tensor in _tensors(column)}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def is_ours(column: Column) -> bool:
+    """Whether a column gives the same rows whoever asks with it: a transform of the user's may draw."""
+    if isinstance(column, Stretches):
+        return True
+    return isinstance(column, Rows | Windows) and (column.transform is None or isinstance(column.transform, Scale))
+
+
+def moved(samples: Samples, where: torch.device) -> Samples:
+    """The same samples on a device; what several columns share is moved once."""
+    on_device: dict[int, Tensor] = {}
+
+    def there(values: Tensor | Mapped) -> Tensor:
+        tensor = values if isinstance(values, Tensor) else values.tensor
+        return on_device.setdefault(id(values), tensor.to(where))
+
+    def column(given: Column) -> Column:
+        if isinstance(given, Stretches):
+            return replace(given, values=there(given.values), starts=there(given.starts))
+        assert isinstance(given, Rows | Windows)
+        return replace(given, values=there(given.values))
+
+    return Samples(tuple(map(column, samples.inputs)), column(samples.target))
+
+
+def _tensors(column: Column) -> list[Tensor]:
+    if isinstance(column, Stretches):
+        starts = column.starts if isinstance(column.starts, Tensor) else column.starts.tensor
+        return [column.tensor, starts]
+    return [column.tensor] if isinstance(column, Rows | Windows) else []

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from samestep.data.ahead import ReadAhead
-from samestep.data.columns import Batch, Column, Rows, Samples, Scale, Stretches, Windows
+from samestep.data.columns import Batch, Column, Rows, Samples, Scale, Stretches, Windows, is_ours
 from samestep.data.pack.mapped import Mapped
 from samestep.plan.batch import Microbatch
 from samestep.plan.layout import ALIGNMENT_BYTES
@@ -28,17 +28,23 @@ class Feed:
     Args:
         samples: The columns.
         order: Which sample is at which position of an epoch.
+        where: The device that the columns lie on; None: the host's memory.
     """
 
-    def __init__(self, samples: Samples, order: Order) -> None:
+    def __init__(self, samples: Samples, order: Order, where: torch.device | None = None) -> None:
         assert order.num_samples == samples.num_samples
         self.samples = samples
-        self._order = order
+        self._order, self._where = order, where
         self._chunks: dict[tuple[int, int], Tensor] = {}
         columns = (*samples.inputs, samples.target)
         self._ahead = _read_ahead(columns, order)
-        self.num_bytes_per_sample = sum(map(_bytes_per_sample, columns)) if all(map(_is_ours, columns)) else None
+        self.num_bytes_per_sample = sum(map(_bytes_per_sample, columns)) if all(map(is_ours, columns)) else None
         """Of what is loaded; None: a column is not ours."""
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether batches are gathered on a device."""
+        return self._where is not None
 
     @property
     def may_draw(self) -> bool:
@@ -98,6 +104,8 @@ class Feed:
                 self._chunks.clear()
             stop = min((number + 1) * _CHUNK, self._order.num_samples)
             chunk = torch.from_numpy(self._order.indices(epoch=epoch, start=number * _CHUNK, stop=stop))
+            if self._where is not None:
+                chunk = chunk.to(self._where)
             self._chunks[epoch, number] = chunk
         return chunk
 
@@ -138,13 +146,6 @@ def _parts(together: Batch, microbatches: Sequence[Microbatch]) -> Iterator[Batc
     inputs = zip(*(torch.split(values, sizes) for values in together.inputs), strict=True)
     for size, some, target in zip(sizes, inputs, torch.split(together.target, sizes), strict=True):
         yield Batch(tuple(map(aligned, some)), aligned(target), size)
-
-
-def _is_ours(column: Column) -> bool:
-    """Whether a column gives the same rows whoever asks with it: a transform of the user's may draw."""
-    if isinstance(column, Stretches):
-        return True
-    return isinstance(column, Rows | Windows) and (column.transform is None or isinstance(column.transform, Scale))
 
 
 def _bytes_per_sample(column: Column) -> int:

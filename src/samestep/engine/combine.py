@@ -21,7 +21,7 @@ class RoundPlan:
         replica: The rank's.
         private: Memory, by slot, of the segments to which its replica's contributions do not lie in shared memory, by
             number.
-        num_elements: Elements of the flat vector.
+        changes_at: Where in a contribution the tracked buffers' changes begin.
     """
 
     def __init__(
@@ -31,11 +31,11 @@ class RoundPlan:
         contributions: Tensor,
         replica: int,
         private: Mapping[int, Sequence[Tensor]],
-        num_elements: int,
+        changes_at: int,
     ) -> None:
         self.local = share.local
         cross = share.cross
-        self._changes = (cross, contributions, num_elements)
+        self._changes = (cross, contributions, changes_at)
         self._sums: list[tuple[list[tuple[Tensor, Tensor]], Tensor]] = []
         for number, segment in enumerate(segments):
 

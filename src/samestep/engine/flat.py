@@ -197,6 +197,16 @@ class FlatModel:
             for module, key in self._slots[name]:
                 module._buffers[key] = view
 
+    def replaced(self) -> list[str]:
+        """Names of buffers that the last forward pass has put a new tensor in the place of."""
+        views = self._buffers.views
+        places = {name: self._slots[name][0] for name in views}
+        return [name for name, (module, key) in places.items() if module._buffers[key] is not views[name]]
+
+    def buffers_now(self) -> tuple[Tensor, Tensor]:
+        """Copies of the microbatch's tracked buffers, and of the others' memory."""
+        return self._buffers.tracked.clone(), self._buffers.others.clone()
+
     def gradients(self) -> list[Tensor | None]:
         """What the last backward pass gave, one per parameter of the layout."""
         return [parameter.grad for parameter in self.parameters]
@@ -217,7 +227,7 @@ class FlatModel:
         row[list(numbers)] = 0.0
         if given:
             gradients = [gradient for number in given if (gradient := self.parameters[number].grad) is not None]
-            norms = torch.stack(torch_private.norms(gradients)).numpy()
+            norms = torch.stack(torch_private.norms(gradients)).numpy(force=True)
             row[given] = np.square(norms, dtype=np.float64)
 
     def drop_gradients(self) -> None:
@@ -320,5 +330,5 @@ def _tracked_view(place: BufferPlace, tracked: Tensor) -> Tensor:
 def _other_view(place: BufferPlace, others: Tensor) -> Tensor:
     dtype: torch.dtype = getattr(torch, place.dtype)
     if place.num_elements == 0:
-        return torch.empty(place.shape, dtype=dtype)
+        return torch.empty(place.shape, dtype=dtype, device=others.device)
     return others[place.start : place.start + place.num_elements * dtype.itemsize].view(dtype).view(place.shape)

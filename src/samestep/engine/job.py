@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from samestep.data.columns import Samples
 from samestep.engine import events
+from samestep.engine.device.seam import Kind
 from samestep.engine.flat import BufferPlan
 from samestep.engine.losses import SummedLoss
 from samestep.engine.numerics import Switches
@@ -32,6 +33,7 @@ from samestep.plan.pipeline import Stages
 from samestep.plan.regions import Regions, lay_out
 
 Precision = Literal["fp32", "bf16"]
+Compiler = Literal["inductor", "aot_eager"]
 
 
 BEST_VALUE, BEST_STEP, HAS_STOPPED, EVALUATED_STEP, LAST_LOSS, KEPT = range(6)
@@ -115,6 +117,9 @@ class Job:
     doubling: Doubling | None = None
     curvature: CurvaturePlan | None = None
     trace: events.Trace | None = None
+    device: Kind = "cpu"
+    compiler: Compiler | None = None
+    has_graphs: bool = True
     snapshot_every_s: float = 0.5
     wait_timeout_s: float = 600.0
 
@@ -126,6 +131,11 @@ class Job:
     def contribution_size(self) -> int:
         """Elements of a contribution: gradients, then the changes of the tracked buffers."""
         return self.num_elements + self.buffers.num_tracked
+
+    @property
+    def is_seeded_once(self) -> bool:
+        """Whether a microbatch has one key for all that its pass draws, and not every module one."""
+        return self.device != "cpu" or self.compiler is not None
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -217,6 +227,8 @@ def run_regions(job: Job, world_size: int, *, num_copies: int) -> Regions:
     num_replicas = max(1, world_size // num_stages)
     num_linked, num_chunks = (world_size, job.stages.num_chunks) if job.stages else (0, 0)
     room = job.stages.room if job.stages else 0
+    is_alone = world_size == 1 and job.device != "cpu"  # a GPU has no memory that is not used before it is written
+    contribution_size = job.buffers.num_tracked if is_alone else job.contribution_size
     return lay_out(
         [
             ("control", "int64", (CONTROL_WORDS,)),
@@ -232,7 +244,7 @@ def run_regions(job: Job, world_size: int, *, num_copies: int) -> Regions:
             ("copied_scalars", "float64", (num_copies, num_scalars)),
             ("copied_decided", "float64", (num_copies, NUM_DECIDED)),
             *((f"best/{name}", dtype, shape) for name, dtype, shape in live_arrays(job) if name in MODEL_ARRAYS),
-            ("contributions", job.dtype, (num_replicas, rounds.num_slots(counts, num_replicas), job.contribution_size)),
+            ("contributions", job.dtype, (num_replicas, rounds.num_slots(counts, num_replicas), contribution_size)),
             *_curvature_regions(job, num_replicas, rounds.num_slots(counts, num_replicas)),
             ("links", "int64", (num_linked, num_chunks, 2, 2, SIGNAL_WORDS)),
             ("link_rooms", "uint8", (num_linked, num_chunks, 2, num_stages + 1, room)),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain, groupby
 
 from samestep.data.columns import Batch
 from samestep.data.feed import Feed
 from samestep.data.prefetch import Prefetch
+from samestep.engine import residence
+from samestep.engine.device.host import Host
+from samestep.engine.device.seam import Device
 from samestep.engine.job import Job
 from samestep.host.cores import num_cores
 from samestep.plan import rounds
@@ -29,24 +32,34 @@ class Loading:
         world_size: Number of ranks, or of replicas where each is a few ranks that load the same.
         rank: Which one.
         num_busy: Ranks that compute, where they are more.
+        device: Where the batches are to be.
 
     Attributes:
         course: What every step holds; see `follow`.
     """
 
-    def __init__(self, job: Job, world_size: int, rank: int, num_busy: int | None = None) -> None:
+    def __init__(
+        self, job: Job, world_size: int, rank: int, num_busy: int | None = None, device: Device | None = None
+    ) -> None:
         self._job, self._world_size, self._rank = job, world_size, rank
         self._num_busy = num_busy or world_size
+        self._device = device or Host()
         self.course = Course(start=job.batches, length=job.num_steps)
-        self._feed = Feed(job.samples, job.order)
+        self._feed = residence.feed_on(self._device, job.samples, job.order)
         self._has_thread = self._is_worth_a_thread()
         self._stream: Iterator[Batch] = iter(())
+        self._thread: Prefetch | None = None
         self._expected = -1
 
     @property
     def may_draw(self) -> bool:
         """Whether loading a microbatch may draw random numbers, which have to be keyed by it."""
         return self._feed.may_draw
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether all data lie on the device."""
+        return self._feed.is_resident
 
     def follow(self, course: Course) -> None:
         """Go on along another course; what was loaded ahead may not be what it holds."""
@@ -55,24 +68,33 @@ class Loading:
 
     def batches(self, step: int, number: int) -> Iterator[Batch]:
         """The microbatches of a step's round."""
-        return self._from_stream(step) if number == 0 else self._feed.batches(self._epoch(step), self._own(step))
+        return self._from_stream(step) if number == 0 else self._at_once(step, self._own(step))
 
     def again(self, step: int, microbatch: Microbatch) -> Iterator[Batch]:
         """A microbatch of a step alone."""
-        return self._feed.batches(self._epoch(step), [microbatch])
+        return self._at_once(step, [microbatch])
 
     def close(self) -> None:
         """Stop what is loaded ahead."""
-        if isinstance(self._stream, Prefetch):
-            self._stream.close()
-        self._stream, self._expected = iter(()), -1
+        if self._thread is not None:
+            self._thread.close()
+        self._stream, self._thread, self._expected = iter(()), None, -1
+
+    def _at_once(self, step: int, microbatches: Iterable[Microbatch]) -> Iterator[Batch]:
+        found = self._feed.batches(self._epoch(step), microbatches)
+        return found if self.is_resident else map(self._device.placed, found)
 
     def _from_stream(self, step: int) -> Iterator[Batch]:
         if step != self._expected:
             self.close()
             self._stream = self._from(step)
+            if not (self.is_resident or self.may_draw):
+                self._stream = map(self._device.staged, self._stream)
             if self._has_thread:
-                self._stream = Prefetch(self._stream)
+                self._stream = self._thread = Prefetch(self._stream)
+            if not self.is_resident:  # what draws when it is loaded is loaded just in time
+                place = self._device.placed
+                self._stream = map(place, self._stream) if self.may_draw else self._device.ahead(self._stream)
         self._expected = -1  # until this step has been read to its end
         num_left = len(self._own(step))
         while num_left:
@@ -98,8 +120,10 @@ class Loading:
     def _is_worth_a_thread(self) -> bool:
         """Whether a thread pays: a core is free for it, or it waits for a disk in the place of the computation."""
         size = self._feed.num_bytes_per_sample
-        if size is None:
+        if size is None or self.is_resident:
             return False
+        if not self._device.is_host:
+            return True
         has_free_core = num_cores() > self._num_busy * self._job.switches.intra_op_threads
         share_bytes = size * self.course.num_samples_of(0) // self._world_size
         return self._feed.reads_blocks or (has_free_core and share_bytes >= _WORTH_A_THREAD_BYTES)

@@ -12,12 +12,13 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from samestep.data.feed import Feed
 from samestep.engine.events import Phase
 from samestep.engine.job import EVALUATED_STEP, GROWN, HAS_STOPPED, KEPT, LAST_LOSS, Job, live_regions
 from samestep.engine.memory import Memory
+from samestep.engine.rank import Rank
+from samestep.engine.residence import feed_on
 from samestep.engine.shares import share
-from samestep.engine.step import Rank, Stepper
+from samestep.engine.step import Stepper
 from samestep.optim.doubling import Growth
 from samestep.optim.noise import Pair
 from samestep.optim.rounds import Sums
@@ -141,7 +142,8 @@ class Loop:
         self._evaluations = 0
         if self.job.evaluation is not None:
             samples = self.job.evaluation.samples
-            self._evaluation_feed = Feed(samples, Order(num_samples=samples.num_samples, seed=0, is_shuffled=False))
+            order = Order(num_samples=samples.num_samples, seed=0, is_shuffled=False)
+            self._evaluation_feed = feed_on(self.rank.device, samples, order)
 
     def run(self) -> End:
         """Run until the end.

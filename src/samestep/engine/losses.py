@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,19 +20,20 @@ from torch.nn import functional
 
 from samestep.errors import DataError, UsageError
 
-SummedLoss = Callable[[Any, Tensor, int], tuple[Tensor, float]]
-"""summed(output, target, num_samples) -> (sum, weight)."""
+SummedLoss = Callable[[Any, Tensor, int], tuple[Tensor, Any]]
+"""summed(output, target, num_samples) -> (sum, weight); the weight: a number, or a tensor that nobody has read yet."""
 
-_Weight = Callable[[Any, Tensor, Tensor], float]
+_Weight = Callable[[Any, Tensor, Tensor], Any]
 
 
-def summed(loss: Callable[[Any, Tensor], Any]) -> SummedLoss:
+def summed(loss: Callable[[Any, Tensor], Any], *, is_late: bool = False) -> SummedLoss:
     """Turn a loss into its sum and the weight that a mean divides by.
 
     Args:
         loss: A torch loss (module or function of `torch.nn.functional`) with reduction "mean" or "sum"; or a
             function that returns per-sample losses of shape (n,), a pair (sum, weight), or a tensor without
             dimensions, taken as the mean over the samples of the microbatch.
+        is_late: Whether the weight may stay a tensor, so that nobody has to wait for it.
 
     Raises:
         UsageError: A torch loss whose mean cannot be taken over a global batch.
@@ -43,14 +44,12 @@ def summed(loss: Callable[[Any, Tensor], Any]) -> SummedLoss:
         (6.0, 6)
     """
     module = _module_of(loss)
-    if module is None:
-        return _FunctionLoss(loss)
-    if module.reduction == "none":
-        return _FunctionLoss(loss)
+    if module is None or module.reduction == "none":
+        return _FunctionLoss(loss, is_late)
     if type(module) is nn.KLDivLoss and module.reduction == "batchmean":
         weight: _Weight = _count_samples
     elif isinstance(module, nn.CrossEntropyLoss | nn.NLLLoss):
-        weight = _weigh_classes
+        weight = _weigh_classes_late if is_late else _weigh_classes
     elif type(module) in _PER_ELEMENT:
         weight = _count_elements
     elif type(module) in _PER_SAMPLE:
@@ -115,7 +114,7 @@ class _TorchLoss:
     module: nn.Module
     weight: _Weight
 
-    def __call__(self, output: Any, target: Tensor, num_samples: int) -> tuple[Tensor, float]:
+    def __call__(self, output: Any, target: Tensor, num_samples: int) -> tuple[Tensor, Any]:
         weight = self.weight(self.module, output, target)
         return self.module(output, target), weight
 
@@ -123,13 +122,14 @@ class _TorchLoss:
 @dataclass(frozen=True)
 class _FunctionLoss:
     function: Callable[[Any, Tensor], Any]
+    is_late: bool = False
 
-    def __call__(self, output: Any, target: Tensor, num_samples: int) -> tuple[Tensor, float]:
+    def __call__(self, output: Any, target: Tensor, num_samples: int) -> tuple[Tensor, Any]:
         value = self.function(output, target)
         if isinstance(value, tuple):
             if len(value) != 2:
                 raise UsageError(f"the loss returned {len(value)} values; return a pair (sum, weight)")
-            return value[0], float(value[1])
+            return value[0], value[1] if self.is_late else float(value[1])
         if not isinstance(value, Tensor):
             raise UsageError(f"the loss returned {type(value).__name__}; return one loss per sample, or (sum, weight)")
         if value.dim() == 0:
@@ -163,6 +163,25 @@ def _weigh_classes(module: Any, output: Any, target: Tensor) -> float:
         return float(target.numel() - int(np.count_nonzero(target.numpy() == module.ignore_index)))
     kept = target[target != module.ignore_index]
     return math.fsum(module.weight[kept].double().tolist())
+
+
+def _weigh_classes_late(module: Any, output: Any, target: Tensor) -> Any:
+    """The same, as a tensor where it depends on the targets."""
+    if target.is_floating_point():
+        return _weigh_classes(module, output, target)
+    is_kept = target != module.ignore_index
+    if module.weight is None:
+        return is_kept.sum()
+    return (module.weight[torch.where(is_kept, target, 0)].double() * is_kept).sum()
+
+
+def placed(loss: SummedLoss, where: torch.device) -> SummedLoss:
+    """A loss whose own tensors are on a device."""
+    if isinstance(loss, _TorchLoss):
+        return replace(loss, module=copy.deepcopy(loss.module).to(where))
+    if isinstance(loss, _FunctionLoss) and isinstance(loss.function, nn.Module):
+        return replace(loss, function=copy.deepcopy(loss.function).to(where))
+    return loss
 
 
 def check_class_targets(target: Tensor, num_classes: int, ignore_index: int) -> None:

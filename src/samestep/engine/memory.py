@@ -43,7 +43,8 @@ class Memory:
         for extent in shape:
             count *= extent
         if count == 0:
-            return torch.empty(shape, dtype=_DTYPES[dtype])
+            where = self.buffer.device if isinstance(self.buffer, Tensor) else None
+            return torch.empty(shape, dtype=_DTYPES[dtype], device=where)
         if isinstance(self.buffer, Tensor):
             num_bytes = count * _DTYPES[dtype].itemsize
             return self.buffer[start : start + num_bytes].view(_DTYPES[dtype]).view(shape)

@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from samestep import torch_private
-from samestep.data.columns import Batch
+from samestep.data.columns import Batch, Rows, Stretches, Windows
 from samestep.data.feed import Feed, aligned
+from samestep.engine import losses
 from samestep.engine.backprop.concurrent import Concurrent, Ordinary
+from samestep.engine.device.host import Host
+from samestep.engine.device.seam import Device, Number, head
 from samestep.engine.events import Enter, Phase
 from samestep.engine.flat import FlatModel
+from samestep.engine.graphs import Graphs, Sums
 from samestep.engine.job import Job
 from samestep.engine.loading import Loading
 from samestep.engine.losses import as_sums
@@ -39,7 +44,7 @@ class Done:
 
     microbatch: Microbatch
     piece: int
-    sums: tuple[float, float] | None
+    sums: tuple[Number, Number] | None
 
 
 class Passes:
@@ -51,19 +56,34 @@ class Passes:
         loading: Where microbatches come from.
         backprop: How gradients are computed.
         enter: Told what is done next.
+        device: What the model is on.
     """
 
     evaluates_in_stages = False
     """Whether a replica evaluates a microbatch together, or every rank by itself."""
 
     def __init__(
-        self, job: Job, model: FlatModel, loading: Loading, backprop: Ordinary | Concurrent, enter: Enter
+        self,
+        job: Job,
+        model: FlatModel,
+        loading: Loading,
+        backprop: Ordinary | Concurrent,
+        enter: Enter,
+        device: Device | None = None,
     ) -> None:
         self._job, self._model, self._loading, self._enter = job, model, loading, enter
         self._backprop = backprop
-        self._randomness = KeyedRandomness(job.model, job.seed)
+        self._device = device = device or Host()
+        has_hooks = not job.is_seeded_once
+        self._randomness = KeyedRandomness(job.model, job.seed, device.generators, has_hooks=has_hooks)
+        self._loss = losses.placed(job.loss, device.where)
+        self._compiled = compiled(job, self._loss)
+        # Where phases are timed, each is waited for; a graph has none.
+        is_captured = job.has_graphs and job.trace is None and not device.is_host
+        self.graphs = Graphs(device, model, self._plain) if is_captured else None
+        self._num_checked = 0
         self._roots: dict[tuple[torch.dtype, torch.Size, int], Tensor] = {}
-        self._autocast = autocast_of(job)
+        self._autocast = autocast_of(job, device)
         self._is_training: bool | None = None
         self._step = self._number = 0
         self._microbatches: Sequence[Microbatch] = ()
@@ -106,6 +126,7 @@ class Passes:
             self._model.begin_microbatch()
             self._randomness.begin(step, -1, microbatch.index)
             batch = feed.load(0, microbatch.start, microbatch.stop)
+            batch = batch if feed.is_resident else self._device.placed(batch)
             with torch.no_grad(), self._autocast():
                 row = self._row(self._forward(batch, step), batch)
             self._model.collect_replaced()
@@ -135,10 +156,12 @@ class Passes:
         self._model.collect_replaced()
         return found
 
-    def loss(self, output: Any, batch: Batch) -> tuple[Tensor, float]:
+    def loss(self, output: Any, batch: Batch) -> tuple[Tensor, Any]:
         """Sum of the losses of an answer, and their weight."""
+        if not self._device.is_host:
+            self._check_classes(output)
         try:
-            return self._job.loss(output, batch.target, batch.num_samples)
+            return self._loss(output, batch.target, batch.num_samples)
         except (IndexError, RuntimeError) as error:
             if self._job.class_check is not None:
                 self._job.class_check(output, batch.target)
@@ -146,26 +169,87 @@ class Passes:
                 raise DataError(f"the loss does not take these targets ({batch.target.dtype}): {error}") from error
             raise
 
-    def _forward_backward(self, microbatch: Microbatch, batches: Iterator[Batch]) -> tuple[float, float]:
+    def _check_classes(self, output: Any) -> None:
+        """A GPU cannot say which class the model has no answer for: all targets are looked at beforehand, once."""
+        if self._job.class_check is None or self._num_checked:
+            return
+        self._num_checked += 1
+        sets = [self._job.samples, *([self._job.evaluation.samples] if self._job.evaluation else [])]
+        for column in (samples.target for samples in sets):
+            if isinstance(column, Rows | Windows | Stretches):
+                self._job.class_check(output, column.tensor)
+
+    def _forward_backward(self, microbatch: Microbatch, batches: Iterator[Batch]) -> tuple[Number, Number]:
         step, number = self._step, self._number
         self._enter(Phase.DATA, step)
         if self._loading.may_draw:
             self._randomness.begin(step, number, microbatch.index)
         batch = next(batches)
         self._enter(Phase.FORWARD, step)
-        if not self._loading.may_draw:
+        if self._job.is_seeded_once or not self._loading.may_draw:
             self._randomness.begin(step, number, microbatch.index)
         self._model.begin_microbatch()
-        with self._autocast():
-            with self._backprop.watch:
-                output = self._forward(batch, step)
-            total, weight = self.loss(output, batch)
-        self._enter(Phase.BACKWARD, step)
-        torch_private.backward([total], [self._root(total, step)])
+        sums = self._attempt(batch, step, microbatch)
+        if sums is None:
+            raise UsageError(self._what_fits(batch, step, microbatch))
         if not self._backprop.finish():
             self._model.drop_gradients()
             return self._forward_backward(microbatch, self._loading.again(step, microbatch))
-        return total.item(), weight
+        return sums
+
+    def _attempt(self, batch: Batch, step: int, microbatch: Microbatch, *, is_trial: bool = False) -> Sums | None:
+        """The pass of a microbatch; None: the memory of the device is not enough."""
+        restart = partial(self._restart, microbatch)
+        try:
+            if self.graphs is not None and not is_trial:
+                num_samples = self._job.batches.num_samples_of(step)
+                found = self.graphs.run(batch, step, num_samples, restart)
+                if found is not None:
+                    return found
+            return self._plain(batch, step)
+        except torch.OutOfMemoryError:
+            return None  # what the pass holds is given back on the way out of here
+        except RuntimeError as error:
+            if "deterministic" in str(error) and "use_deterministic_algorithms" in str(error):
+                operation = str(error).partition(" does not have a deterministic")[0]
+                raise UsageError(
+                    f"the model uses {operation}, which has no deterministic kernel on {self._device.name}, so a run "
+                    "could not be repeated; take another operation, or device='cpu'"
+                ) from None
+            raise
+
+    def _restart(self, microbatch: Microbatch) -> None:
+        """What a pass changes and draws from, as it was before."""
+        self._randomness.begin(self._step, self._number, microbatch.index)
+        self._model.begin_microbatch()
+
+    def _what_fits(self, batch: Batch, step: int, microbatch: Microbatch) -> str:
+        """After running out of memory: which microbatch would fit, found by trying halves."""
+        size, text = batch.num_samples, "not even one sample at a time does"
+        while size > 1:
+            size //= 2
+            self._model.drop_gradients()
+            self._device.release()
+            self._restart(microbatch)
+            if self._attempt(head(batch, size), step, microbatch, is_trial=True) is not None:
+                text = f"microbatch={size} does (tried); the global batch can stay as it is"
+                break
+        self._model.drop_gradients()
+        return f"microbatch={batch.num_samples} does not fit the memory of {self._device.name}: {text}"
+
+    def _plain(self, batch: Batch, step: int) -> Sums:
+        """A plain pass: gradients lie in the model afterwards."""
+        with self._autocast():
+            if self._compiled is not None:
+                with self._explained(batch.num_samples, step):
+                    total, weight = self._compiled(inputs_of(self._job, batch), batch.target, batch.num_samples)
+            else:
+                with self._backprop.watch:
+                    output = self._forward(batch, step)
+                total, weight = self.loss(output, batch)
+        self._enter(Phase.BACKWARD, step)
+        torch_private.backward([total], [self._root(total, step)])
+        return total.detach(), weight.detach() if isinstance(weight, Tensor) else weight
 
     def _root(self, total: Tensor, step: int) -> Tensor:
         """What the backward pass starts from: 1 / samples of the step, so that most sums need no division."""
@@ -202,17 +286,29 @@ def inputs_of(job: Job, batch: Batch) -> tuple[Tensor, ...]:
     return tuple(aligned(x.contiguous(memory_format=torch.channels_last)) if x.dim() == 4 else x for x in batch.inputs)
 
 
-def autocast_of(job: Job) -> Callable[[], AbstractContextManager[None]]:
+def compiled(job: Job, loss: losses.SummedLoss) -> Callable[..., tuple[Tensor, Any]] | None:
+    """The forward pass and the loss by torch's compiler: (inputs, target, samples) -> sum and weight."""
+    if job.compiler is None:
+        return None
+    model = job.model
+
+    def forward(inputs: tuple[Tensor, ...], target: Tensor, num_samples: int) -> tuple[Tensor, Any]:
+        return loss(model(*inputs), target, num_samples)
+
+    return torch.compile(forward, backend=job.compiler, dynamic=False)
+
+
+def autocast_of(job: Job, device: Device) -> Callable[[], AbstractContextManager[None]]:
     """What a job's forward passes run in."""
-    return _bf16 if job.precision == "bf16" else nullcontext
+    return partial(_bf16, device) if job.precision == "bf16" else nullcontext
 
 
 @contextmanager
-def _bf16() -> Iterator[None]:
+def _bf16(device: Device) -> Iterator[None]:
     """Autocast whose casts of the weights end with it.
 
     torch keeps them until the outermost autocast ends: inside of one, every step would use the first step's weights.
     """
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with device.autocast(enabled=True):
         yield
     torch.clear_autocast_cache()

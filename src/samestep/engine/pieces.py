@@ -26,13 +26,20 @@ class Piece:
         owned: What the rank owns of it.
         shared: The replica's shared memory, shape (slots, contribution_size).
         parameters: The model's, by place in the layout.
+        changes_at: Where in a contribution the tracked buffers' changes begin.
 
     Attributes:
         private: The memory, by slot, of each owned segment whose contributions lie in private memory, by its number.
     """
 
     def __init__(
-        self, part: Part, layout: FlatLayout, owned: OwnedUpdates, shared: Tensor, parameters: Sequence[nn.Parameter]
+        self,
+        part: Part,
+        layout: FlatLayout,
+        owned: OwnedUpdates,
+        shared: Tensor,
+        parameters: Sequence[nn.Parameter],
+        changes_at: int,
     ) -> None:
         self.part = part
         numbers = [number for number, each in enumerate(owned.segments) if part.holds(each, layout)]
@@ -43,6 +50,7 @@ class Piece:
             shared,
             layout.num_elements,
             part,
+            changes_at,
         )
         self.private = {number: [slot.own[place] for slot in self._slots] for place, number in enumerate(numbers)}
         places = [(id(parameter), number) for number, parameter in enumerate(parameters)]

@@ -3,11 +3,14 @@
 torch's modules draw from the process-wide default generator. A hook re-seeds it (about 1 microsecond) before each
 module that may draw, so a mask depends neither on who computes nor on what ran before. Python's and NumPy's
 generators inside a model are outside of this promise.
+
+On a GPU, and in a compiled model, there are no hooks: what runs there runs as a whole, always in the same order, so it
+is enough to seed once for each microbatch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,13 +27,14 @@ _MODEL_KEY = keys.name_key("model initialisation")
 
 
 @contextmanager
-def preserved() -> Iterator[None]:
-    """Give the caller's default generator back as it was."""
-    state = torch.get_rng_state()
+def preserved(generators: Sequence[torch.Generator] = (torch.default_generator,)) -> Iterator[None]:
+    """Give the caller's generators back as they were."""
+    states = [generator.get_state() for generator in generators]
     try:
         yield
     finally:
-        torch.set_rng_state(state)
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
 
 
 def seed_initialisation(seed: int) -> None:
@@ -44,18 +48,27 @@ class KeyedRandomness:
     Args:
         model: Its drawing modules get hooks, until `close`.
         seed: The run's seed.
+        generators: What they draw from; hooks seed the first.
+        has_hooks: Whether every module has a key of its own, or a microbatch one for all of them.
     """
 
-    def __init__(self, model: nn.Module, seed: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        seed: int,
+        generators: Sequence[torch.Generator] = (torch.default_generator,),
+        *,
+        has_hooks: bool = True,
+    ) -> None:
         self._seed = seed
-        self._generator = torch.default_generator
+        self._generator, self._others = generators[0], tuple(generators[1:])
         self._round, self._round_key = (-1, -1), 0
         self._base = 0
         self._calls: list[int] = []
         self._open: list[list[int]] = []  # of the modules being run: [key, drawing children run so far]
         self._handles: list[RemovableHandle] = []
         for path, module in model.named_modules():
-            if path and may_draw(module):  # the model itself starts from the microbatch's own key
+            if has_hooks and path and may_draw(module):  # the model itself starts from the microbatch's own key
                 self._hook(module, keys.name_key(path))
 
     def begin(self, step: int, round_number: int, microbatch: int) -> None:
@@ -68,6 +81,8 @@ class KeyedRandomness:
             self._calls = [0] * len(self._calls)
             self._open[:] = [[self._base, 0]]
         self._generator.manual_seed(self._base)
+        for generator in self._others:
+            generator.manual_seed(self._base)
 
     @property
     def drawn(self) -> Drawn:

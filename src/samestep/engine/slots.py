@@ -35,8 +35,9 @@ class Slot:
         segments: What this rank owns of it.
         own: Private memory of the owned segments, one flat tensor each.
         shared: This slot's shared memory, shape (contribution_size,); of its gradients only what others own is used.
-        num_elements: Elements of the flat vector; what follows in `shared` are the tracked buffers' changes.
+        num_elements: Elements of the flat vector.
         part: What of the model is added up here.
+        changes_at: Where in `shared` the tracked buffers' changes begin; default: behind the gradients.
 
     Attributes:
         changes: The tracked buffers' changes.
@@ -51,9 +52,10 @@ class Slot:
         shared: Tensor,
         num_elements: int,
         part: Part,
+        changes_at: int | None = None,
     ) -> None:
         self.own = list(own)
-        self.changes = shared[num_elements:]
+        self.changes = shared[num_elements if changes_at is None else changes_at :]
         runs = [_Run(segment.start, segment.stop, values) for segment, values in zip(segments, own, strict=True)]
         runs += [_Run(start, stop, shared[start:stop]) for start, stop in gaps(segments, num_elements)]
         is_whole = len(part.parameters) == len(layout.places)
@@ -135,6 +137,7 @@ def make_slots(
     shared: Tensor,
     num_elements: int,
     part: Part,
+    changes_at: int | None = None,
 ) -> list[Slot]:
     """A rank's slots.
 
@@ -146,11 +149,12 @@ def make_slots(
         shared: Shared memory, shape (slots, contribution_size).
         num_elements: Elements of the flat vector.
         part: What of the model the rank computes.
+        changes_at: See `Slot`.
     """
     slots = []
     for number, memory in enumerate(shared):
         own = gradients if number == 0 else [torch.zeros_like(gradient) for gradient in gradients]
-        slots.append(Slot(layout, segments, own, memory, num_elements, part))
+        slots.append(Slot(layout, segments, own, memory, num_elements, part, changes_at))
     return slots
 
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from samestep.engine import memory as memories
 from samestep.engine import numerics, randomness
+from samestep.engine.device.host import Host
+from samestep.engine.device.opening import open_device
+from samestep.engine.device.seam import Device
 from samestep.engine.events import Enter, Events, Phase, open_log, open_reader
 from samestep.engine.exchange import Barriers
 from samestep.engine.job import BEST_STEP, MODEL_ARRAYS, Image, Job, run_regions
 from samestep.engine.loop import Control, End, Listener, Loop, live_views
-from samestep.engine.step import NonFiniteSums, Rank, non_finite
+from samestep.engine.rank import Rank
+from samestep.engine.step import NonFiniteSums, non_finite
+from samestep.errors import UsageError
 from samestep.plan.pipeline import Team
 
 _ABANDONABLE = frozenset({Phase.START, Phase.DATA, Phase.FORWARD, Phase.BACKWARD, Phase.EVALUATION})
@@ -43,6 +48,7 @@ class Solo:
     _log: Enter = field(init=False, repr=False)
     _loop: Loop | None = None
     _live: dict[str, Tensor] = field(default_factory=dict)
+    device_facts: dict[str, Any] | None = None
     _memory: Mapping[str, Tensor] = field(default_factory=dict)
 
     def run(self) -> End:
@@ -51,14 +57,17 @@ class Solo:
         Raises:
             NonFiniteError: A loss or gradient is not finite.
         """
+        device = open_device(self.job.device)
         regions = run_regions(self.job, 1, num_copies=0)
-        self._memory = memories.private(regions.num_bytes).tensors(regions)
+        self._memory = device.memory(regions)
         self._live = live_views(self.job, self._memory["live"])
         self._log = open_log(self.job.trace, self._memory["events"], 0).enter
         write_image(self.image, self._live, self._memory)
         exchange = Barriers(lambda: None, self._memory["control"], Control.VERDICT)
-        rank = Rank(0, Team(1, 1), exchange, enter=self._enter)
-        with clean(), numerics.applied(self.job.switches), randomness.preserved(), training_mode(self.job):
+        rank = Rank(0, Team(1, 1), exchange, enter=timed(device, self.job, self._enter), device=device)
+        with ExitStack() as stack:
+            for context in surroundings(self.job, device):
+                stack.enter_context(context)
             loop = self._loop = Loop(
                 self.job,
                 rank,
@@ -76,7 +85,10 @@ class Solo:
                 raise non_finite(error.step, [error.culprit] if error.culprit else []) from None
             except Abandoned:
                 return "stopped"
+            except torch.OutOfMemoryError:
+                raise UsageError(out_of_memory(device, self._phase)) from None
             finally:
+                self.device_facts = loop.stepper.device_facts()
                 loop.stepper.close()
 
     def stop(self) -> None:
@@ -97,7 +109,8 @@ class Solo:
         if loop.step:
             loop.stepper.owned.write_scalars(scalars)
         decided = torch.tensor(loop.decided, dtype=torch.float64)
-        return Image(loop.step, self._live, scalars, decided, read_best(self._memory))
+        live = {name: values.cpu() for name, values in self._live.items()}
+        return Image(loop.step, live, scalars, decided, read_best(self._memory))
 
     def final(self) -> Image | None:
         """The state that the run ended with; None where it did not begin."""
@@ -117,11 +130,57 @@ class Solo:
         self._log(phase, step)
 
 
+def out_of_memory(device: Device, phase: Phase) -> str:
+    """What to do where memory is not enough for something else than a microbatch's pass."""
+    return (
+        f"the memory of {device.name} is not enough (in the phase {phase.text}): take a larger microbatch, for fewer "
+        "partial sums, an optimizer with less state, or a smaller network"
+    )
+
+
+def surroundings(job: Job, device: Device) -> list[AbstractContextManager[object]]:
+    """What the steps of a job run in, in a process that goes on afterwards as if nothing had been."""
+    return [
+        clean(device),
+        numerics.applied(job.switches),
+        device.settled(),
+        randomness.preserved(device.generators),
+        training_mode(job),
+        moved(job, device),
+    ]
+
+
+def timed(device: Device, job: Job, enter: Enter) -> Enter:
+    """Told of phases; where somebody wants to see how long each takes, the device is waited for at its end."""
+    if device.is_host or job.trace is None:
+        return enter
+
+    def waiting(phase: Phase, step: int) -> None:
+        device.synchronise()
+        enter(phase, step)
+
+    return waiting
+
+
 @contextmanager
-def clean() -> Iterator[None]:
+def clean(device: Device) -> Iterator[None]:
     """Leave the caller's autocast, `no_grad` and inference mode outside: no worker would inherit them."""
-    with torch.inference_mode(mode=False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+    on_host, on_device = (each.autocast(enabled=False) for each in (Host(), device))
+    with torch.inference_mode(mode=False), torch.enable_grad(), on_host, on_device:
         yield
+
+
+@contextmanager
+def moved(job: Job, device: Device) -> Iterator[None]:
+    """Have the module's frozen parameters and constant buffers on the device."""
+    if device.is_host:
+        yield
+        return
+    job.model.to(device.where)
+    try:
+        yield
+    finally:
+        job.model.to("cpu")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,16 +18,16 @@ from samestep.engine import part
 from samestep.engine.backprop.concurrent import backprop_for
 from samestep.engine.combine import RoundPlan
 from samestep.engine.curvature import Curvature
-from samestep.engine.events import Enter, Phase
-from samestep.engine.exchange import Exchange
+from samestep.engine.events import Phase
 from samestep.engine.flat import FlatModel
 from samestep.engine.helpers import hands_for
 from samestep.engine.job import LOSS, SAMPLES, WEIGHT, Job
+from samestep.engine.late import LateSums
 from samestep.engine.loading import Loading
 from samestep.engine.part import Part
 from samestep.engine.passes import Done, Passes
 from samestep.engine.pieces import Piece
-from samestep.engine.stages.links import Neighbours
+from samestep.engine.rank import Rank
 from samestep.errors import NonFiniteError
 from samestep.optim import noise, owners
 from samestep.optim.rounds import Meeting, RoundRequest, Steps, Sums, TableRequest
@@ -35,7 +36,6 @@ from samestep.plan import allotment, rounds
 from samestep.plan.batch import Microbatch
 from samestep.plan.course import Course
 from samestep.plan.layout import BLOCK, Range
-from samestep.plan.pipeline import Team
 
 LOSS_TENSOR = "the loss"
 
@@ -61,41 +61,6 @@ class NonFiniteSums(Exception):
 
 class SpoiledStateError(Exception):
     """The sums turned out not to be finite after the update; all ranks raise it together."""
-
-
-@dataclass(frozen=True)
-class Rank:
-    """Who a rank is, and how it meets the others.
-
-    Args:
-        index: 0 .. world_size - 1.
-        team: How the ranks are put together.
-        exchange: How it shows the others what it wrote.
-        enter: Told what the rank does next.
-        neighbours: The links of each of its chunks to others; None where there is one stage.
-        num_helpers: Threads beside its training thread, where the ranks agree on it; None: as its cores allow.
-    """
-
-    index: int
-    team: Team
-    exchange: Exchange
-    enter: Enter
-    neighbours: tuple[Neighbours, ...] | None = None
-    num_helpers: int | None = None
-
-    @property
-    def world_size(self) -> int:
-        return self.team.world_size
-
-    @property
-    def place(self) -> tuple[int, int]:
-        """The number of its stage, and of how many."""
-        return self.team.stage(self.index), self.team.num_stages
-
-    @property
-    def leads(self) -> bool:
-        """Whether it writes what all ranks of its memory read, and speaks to its process."""
-        return self.index == 0 or not self.exchange.is_shared
 
 
 class Stepper:
@@ -134,19 +99,23 @@ class Stepper:
         self._segments = self.owned.segments
         self.parameters: list[Tensor] = list(self.owned.parameters)
         self.gradients = self.owned.gradients
-        self._loading = Loading(job, rank.team.num_replicas, self._replica, rank.world_size)
+        self._loading = Loading(job, rank.team.num_replicas, self._replica, rank.world_size, rank.device)
         self._passes, parts = self._make_passes()
         self._table = memory["table"].numpy()
+        self._sums = LateSums(self._table, is_late=not rank.device.is_host)
         self._squares = memory["squares"].numpy()
         self._used_table = memory["used_table"]
-        self._norms = memory["norms"].numpy()
+        self._norms = memory["norms"]
         self._own_blocks = [
             (gradient.view(-1, BLOCK), memory["norms"][segment.start // BLOCK : segment.stop // BLOCK])
             for gradient, segment in zip(self.owned.padded_gradients, self._segments, strict=True)
         ]
         self._contributions = memory["contributions"]
         shared, parameters = self._contributions[self._replica], self._model.parameters
-        self._pieces = [Piece(each, job.update.layout, self.owned, shared, parameters) for each in parts]
+        self._changes_at = shared.shape[-1] - job.buffers.num_tracked
+        self._pieces = [
+            Piece(each, job.update.layout, self.owned, shared, parameters, self._changes_at) for each in parts
+        ]
         self._private = {number: memory for piece in self._pieces for number, memory in piece.private.items()}
         self._owns_tracked = rank.index == rank.world_size - 1 and job.buffers.num_tracked > 0
         self._curvature: Curvature | None = None
@@ -163,6 +132,19 @@ class Stepper:
         self._factors = Factors()
         self._step = 0
         self._leave_unused_alone()
+
+    def device_facts(self) -> dict[str, Any] | None:
+        """How the device was used; None on the CPU."""
+        device, graphs = self._rank.device, self._passes.graphs
+        if device.is_host:
+            return None
+        return {
+            "name": device.name,
+            "data": "on the device" if self._loading.is_resident else "sent ahead, batch by batch",
+            "graphs": graphs.num_graphs if graphs is not None else 0,
+            "not_captured": graphs.refusal if graphs is not None else "not asked for, or phases are timed",
+            "peak_bytes": device.peak_bytes(),
+        }
 
     def close(self) -> None:
         """Take the hooks off the model, stop what is loaded ahead, and end the helpers."""
@@ -287,7 +269,7 @@ class Stepper:
         if rank.neighbours is None:
             whole = part.whole(job.update.layout, job.buffers)
             backprop = backprop_for(self._model.parameters, self._hands)
-            return Passes(job, self._model, self._loading, backprop, rank.enter), [whole]
+            return Passes(job, self._model, self._loading, backprop, rank.enter, rank.device), [whole]
         from samestep.engine.stages import staged  # noqa: PLC0415 (torch.fx, where there are stages)
 
         passes = staged.passes_for(job, self._model, self._loading, rank.enter, rank.place, rank.neighbours)
@@ -303,7 +285,7 @@ class Stepper:
                 self._contributions,
                 self._replica,
                 self._private,
-                self._job.num_elements,
+                self._changes_at,
             )
         return plan
 
@@ -318,6 +300,7 @@ class Stepper:
             piece.begin(plan.local)
         for done in self._passes.train(lambda piece: self._pieces[piece].targets):
             self._contribute(step, number, done, self._pieces[done.piece])
+        self._sums.settle()
         if request.has_factors:
             self.curvature.collect(step, plan.local, microbatches)
         self._rank.enter(Phase.BARRIER_CONTRIBUTIONS, step)
@@ -354,7 +337,8 @@ class Stepper:
             torch.linalg.vector_norm(blocks, dim=1, out=norms)
 
     def _gradient_norm(self) -> float:
-        squares = np.square(self._norms, dtype=np.float64)  # summed by NumPy: BLAS would depend on its threads
+        norms = self._norms.numpy(force=True)
+        squares = np.square(norms, dtype=np.float64)  # summed by NumPy: BLAS would depend on its threads
         return math.sqrt(float(squares.sum()))
 
     def _spread(self, num_microbatches: int) -> noise.Spread:
@@ -379,7 +363,7 @@ class Stepper:
         if microbatch.index == 0 and number == 0:
             self._pending_others += zip(part.others, self._model.take_others(part.others), strict=True)
         if done.sums is not None:
-            self._table[microbatch.index] = (*done.sums, microbatch.num_samples)
+            self._sums.put(microbatch, done.sums)
         piece.done()
 
     def _apply_buffers(self) -> None:

@@ -20,9 +20,10 @@ from samestep.engine.exchange import Barriers
 from samestep.engine.job import Job
 from samestep.engine.launch import Channel, listen, parents_channel
 from samestep.engine.loop import CalledBack, Control, EvaluationRecord, Loop, StepRecord, live_views
+from samestep.engine.rank import Rank
 from samestep.engine.signals import Barrier, Patience
 from samestep.engine.stages.links import Neighbours, neighbours
-from samestep.engine.step import NonFiniteSums, Rank, SpoiledStateError
+from samestep.engine.step import NonFiniteSums, SpoiledStateError
 from samestep.errors import SamestepError
 from samestep.host.cores import num_cores
 from samestep.plan.pipeline import Team

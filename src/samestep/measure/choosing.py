@@ -77,6 +77,8 @@ def choose(
         )
     workload = build()
     config = resolve(settings, workload.recipe)
+    if config.device != "cpu":
+        raise UsageError(f"device={config.device!r} and parallel='auto' do not go together: it measures ways on CPUs")
     prepared = prepare(workload, config, choices, has_callbacks=False)
     ways = candidates(
         cores=num_cores(),

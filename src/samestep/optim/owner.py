@@ -45,7 +45,7 @@ class OwnedUpdate:
         self._plan = plan
         self.segments = tuple(segments)
         self.parameters = [nn.Parameter(_shaped(segment, flat), requires_grad=False) for segment in segments]
-        self._gradient = torch.zeros(sum(s.stop - s.start for s in segments), dtype=flat.dtype)
+        self._gradient = torch.zeros(sum(s.stop - s.start for s in segments), dtype=flat.dtype, device=flat.device)
         self.padded_gradients: list[Tensor] = []
         self.gradients: list[Tensor] = []
         at = 0
@@ -90,6 +90,8 @@ class OwnedUpdate:
                     group["weight_decay"] = decay * factors.weight_decay
             try:
                 step()
+            except torch.OutOfMemoryError:
+                raise
             except Exception as error:
                 raise UsageError(f"optimizer {type(optimizer).__name__} failed: {error}") from error
         for values, before in zip(self._unused, kept, strict=True):
@@ -129,8 +131,11 @@ class OwnedUpdate:
         for index, scalar in enumerate(self._plan.scalars):
             for parameter, optimizer in self._of_unit(scalar.unit):
                 value = _typed(float(scalars[index]), scalar.dtype)
+                group = self._group_holding(optimizer, parameter)
+                if isinstance(value, Tensor) and (group.get("fused") or group.get("capturable")):
+                    value = value.to(parameter.device)  # as torch keeps it
                 if scalar.path[0] == "":
-                    self._group_holding(optimizer, parameter)[scalar.path[1]] = value
+                    group[scalar.path[1]] = value
                 else:
                     _set(optimizer.state[parameter], scalar.path, value)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from samestep.plan.layout import ALIGNMENT_BYTES, round_up
@@ -58,3 +58,14 @@ def lay_out(arrays: Iterable[tuple[str, str, tuple[int, ...]]]) -> Regions:
         by_name[name] = region
         at = round_up(region.stop, ALIGNMENT_BYTES)
     return Regions(by_name, at)
+
+
+def parted(regions: Regions, names: Collection[str]) -> tuple[Regions, Regions]:
+    """The regions with these names, and the others, each laid out anew.
+
+    >>> one, others = parted(lay_out([("a", "uint8", (3,)), ("b", "float32", (2,))]), {"b"})
+    >>> one.by_name["b"].start, list(others.by_name)
+    (0, ['a'])
+    """
+    arrays = [(region.name, region.dtype, region.shape) for region in regions.by_name.values()]
+    return lay_out(a for a in arrays if a[0] in names), lay_out(a for a in arrays if a[0] not in names)

@@ -24,6 +24,8 @@ from samestep.host.files import make_folder, write_atomically
 
 _FORMAT = 1
 _KEPT = 3
+_BEFORE = {"device": "cpu", "compile": "off"}
+"""What was not written down while there was nothing else."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def read_newest(folder: Path, numerics: Mapping[str, Any], empty: Image, notice:
 
 def compare_numerics(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
     """Refuse a state whose run would have had other bits, and say which field differs."""
-    wanted = json.loads(json.dumps(dict(wanted)))
+    wanted, found = {**_BEFORE, **json.loads(json.dumps(dict(wanted)))}, {**_BEFORE, **found}
     for name in [*wanted, *(name for name in found if name not in wanted)]:
         if found.get(name) != wanted.get(name):
             raise StateError(

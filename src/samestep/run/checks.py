@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from samestep.errors import UsageError
 from samestep.optim import adascale, doubling
-from samestep.plan.schedules import check_chunks
+from samestep.run import ways
 
 if TYPE_CHECKING:
     from samestep.run.config import Config
@@ -42,24 +42,7 @@ def check(config: Config) -> None:
         raise UsageError(f"checkpoint_every_s={config.checkpoint_every_s:g} is not positive")
     if config.resume and config.checkpoint is None:
         raise UsageError("resume needs the folder to resume from: name it with checkpoint")
-    _check_way(config)
-
-
-def _check_way(config: Config) -> None:
-    """How the run is carried out."""
-    if config.stages > 1 and config.backprop == "concurrent":
-        raise UsageError(
-            f"stages={config.stages} and backprop='concurrent' do not go together: a stage's weight gradients are "
-            "computed in its own turn; take one of them"
-        )
-    if config.cut is not None and config.stages == 1:
-        raise UsageError(f"cut={config.cut!r} says where stages begin, and there is one; take stages=2 or more")
-    if not 0 < config.deadline_s < float("inf"):
-        raise UsageError(f"deadline_s={config.deadline_s:g} is not a finite number above 0")
-    if config.engine == "group" and config.stages > 1:
-        raise UsageError(f"stages={config.stages} work in shared memory so far; take engine='shared', or stages=1")
-    if config.stages > 1 or config.chunks > 1:
-        check_chunks(config.schedule, config.chunks)
+    ways.check(config)
     adascale.check(**{name: getattr(config, name) for name in adascale.CHECKED}, global_batch=config.first_batch)
     if config.is_batch_growing:
         doubling.check(**{name: getattr(config, name) for name in doubling.CHECKED}, initial_batch=config.first_batch)

@@ -26,6 +26,8 @@ Precision = Literal["fp32", "bf16"]
 Backprop = Literal["ordinary", "concurrent"]
 Engine = Literal["shared", "group"]
 Device = Literal["cpu", "cuda"]
+Compiler = Literal["off", "inductor", "aot_eager"]
+Graphs = Literal["auto", "off"]
 NoiseLooks = int | Literal["off"]
 
 
@@ -99,6 +101,9 @@ class NumericSettings:
     device: Device | None = None
     """What the network is trained on: cpu, or cuda (a GPU)."""
 
+    compile: Compiler | None = None
+    """torch.compile for the forward pass and the loss: inductor, aot_eager (to find faults with), or off."""
+
     channels_last: bool | None = None
     """Images with their channels last in memory."""
 
@@ -142,6 +147,9 @@ class Settings(NumericSettings):
 
     backprop: Backprop | None = None
     """How weight gradients are computed: ordinary, or concurrent (by a thread beside the chain of input gradients)."""
+
+    graphs: Graphs | None = None
+    """On a GPU: auto (the passes of a microbatch are captured as a CUDA graph, where the model allows it), or off."""
 
     stages: int | None = None
     """Pieces that the network is cut into, one worker each; the workers are a multiple of it."""
@@ -212,6 +220,7 @@ class Config:
     threads_per_worker: int
     precision: Precision
     device: Device
+    compile: Compiler
     channels_last: bool
     augment: str | None
     shuffle_block: int | None
@@ -219,6 +228,7 @@ class Config:
     engine: Engine
     deadline_s: float
     backprop: Backprop
+    graphs: Graphs
     stages: int
     schedule: Schedule
     chunks: int
@@ -317,11 +327,13 @@ _DEFAULTS: Mapping[str, Any] = {
     "threads_per_worker": 1,
     "precision": "fp32",
     "device": "cpu",
+    "compile": "off",
     "channels_last": False,
     "last_batch": "keep",
     "engine": "shared",
     "deadline_s": DEADLINE_S,
     "backprop": "ordinary",
+    "graphs": "auto",
     "stages": 1,
     "schedule": "1f1b",
     "noise_scale": 16,
@@ -376,7 +388,7 @@ def resolve(settings: Settings, recipe: Mapping[str, Any]) -> Config:
     if values["chunks"] is None:
         values["chunks"] = 2 if values["schedule"] in ("interleaved", "zbv") else 1
     if values["workers"] == "auto":
-        most = num_cores() if sys.platform != "win32" else 1
+        most = num_cores() if sys.platform != "win32" and values["device"] == "cpu" else 1
         at_least("stages", values["stages"], 1)
         num_replicas = min(most // values["stages"], -(-first // values["microbatch"]))
         values["workers"] = max(1, num_replicas) * values["stages"]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 from samestep.engine.helpers import num_helpers
+from samestep.engine.job import Image, Job
+from samestep.engine.loop import EvaluationRecord, StepRecord
+from samestep.engine.solo import Solo
 from samestep.engine.survey import Layer, survey
+from samestep.errors import NonFiniteError
 from samestep.host.cores import num_cores
 from samestep.plan.allotment import Allotment, allot
 from samestep.plan.layout import Segment
@@ -38,6 +43,7 @@ class Outline:
         schedule: Of the stages' passes; None where there is one stage.
         stage_begins: What every piece of the network begins with; empty where there is one stage.
         allotments: What each worker does.
+        device: What the network is on, where the data are, and which passes are graphs or why not; None on the CPU.
         layers: Under concurrent back-propagation: which layers run how; None otherwise.
     """
 
@@ -57,6 +63,7 @@ class Outline:
     schedule: Schedule | None
     stage_begins: tuple[str, ...]
     allotments: tuple[Allotment, ...]
+    device: dict[str, Any] | None
     layers: tuple[Layer, ...] | None
 
     def as_dict(self) -> dict[str, Any]:
@@ -112,8 +119,32 @@ def outline(workload: Workload, settings: Settings, choices: Choices) -> Outline
         allotments=allot(
             job.batches, job.update.layout, team_of(world_size, config.stages), job.stages, num_hands=helpers + 1
         ),
+        device=_tried(job, prepared.image),
         layers=survey(job, prepared.image) if job.is_backprop_concurrent else None,
     )
+
+
+def _tried(job: Job, image: Image) -> dict[str, Any] | None:
+    """How a device would be used, found out by one step; what it changes is forgotten."""
+    if job.device == "cpu":
+        return None
+    solo = Solo(replace(job, num_steps=1, evaluation=None, has_callbacks=False), image, _Silent())
+    with suppress(NonFiniteError):
+        solo.run()
+    return solo.device_facts
+
+
+class _Silent:
+    """Nobody hears of a step that is only tried."""
+
+    def steps(self, records: list[StepRecord]) -> None:
+        pass
+
+    def evaluated(self, record: EvaluationRecord, number: int) -> None:
+        pass
+
+    def warn_unused(self, names: list[str]) -> None:
+        pass
 
 
 def _as_dict(segment: Segment) -> dict[str, Any]:

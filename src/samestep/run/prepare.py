@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,6 +17,8 @@ from samestep.data import augment
 from samestep.data.columns import Column, Dataset, Rows, Samples, Stretches, Windows
 from samestep.data.pack.mapped import Mapped
 from samestep.engine import losses, numerics, randomness
+from samestep.engine.device import opening
+from samestep.engine.device.seam import Kind
 from samestep.engine.events import Trace
 from samestep.engine.flat import plan_buffers, settle_constants, trainable, write_buffers, write_parameters
 from samestep.engine.job import Evaluation, Image, Job
@@ -30,7 +32,7 @@ from samestep.plan.layout import check_world_size
 from samestep.plan.order import Order
 from samestep.plan.pipeline import check_team
 from samestep.run import curvature, networks, weights
-from samestep.run.config import Config, Device, Settings
+from samestep.run.config import Config, Settings
 from samestep.run.evaluate import judge_for, parse_target
 from samestep.run.workload import Target, Workload
 
@@ -49,12 +51,14 @@ class Choices:
         lr_schedule: Factor of the learning rate as a function of progress (share of all samples seen, 0..1).
         parameter_groups: model -> torch parameter groups.
         trace: Where every rank writes down what it does when; changes no bit.
+        device: "twin" runs on the CPU what runs on a GPU otherwise, for who works on that; None: as configured.
     """
 
     optimizer: Callable[..., Optimizer] | None = None
     lr_schedule: schedules.Schedule | None = None
     parameter_groups: build.ParameterGroups | None = None
     trace: Trace | None = None
+    device: Kind | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,8 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         UsageError: Something cannot be done as asked.
         DataError: The data are missing or hold what no network can learn from.
     """
-    _check_device(config.device)
+    kind = choices.device or config.device
+    of_device = opening.open_device(kind).numerics()
     data = _load(workload)
     switches = numerics.read(config.threads_per_worker)
     with numerics.applied(switches), randomness.preserved():
@@ -113,7 +118,7 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         batches=batches,
         order=Order(num_samples=data.train.num_samples, seed=config.seed, block=config.shuffle_block),
         samples=data.train if config.augment is None else augmented(data.train, augment.parse(config.augment)),
-        loss=losses.summed(loss),
+        loss=losses.summed(loss, is_late=kind != "cpu" or config.compile != "off"),
         class_check=partial(_check_classes, losses.ignored_class(loss)) if losses.has_class_targets(loss) else None,
         metrics=dict(workload.metrics),
         evaluation=_evaluation(data, config, batches),
@@ -122,9 +127,6 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         schedule=choices.lr_schedule or schedules.by_name(config.lr_schedule, config.lr_warmup),
         num_steps=num_steps,
         seed=config.seed,
-        precision=config.precision,
-        is_channels_last=config.channels_last,
-        is_backprop_concurrent=config.backprop == "concurrent",
         stages=None,
         switches=switches,
         has_callbacks=has_callbacks,
@@ -133,20 +135,27 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         doubling=_doubling(config, batches, choices),
         curvature=curved,
         trace=choices.trace,
+        **_way(config, kind),
     )
     if config.stages > 1:
         from samestep.run import staging  # noqa: PLC0415 (torch.fx, where there are stages)
 
         job = replace(job, stages=staging.staged(job, config))
-    lines = (*config.rate_lines, *(scaled.lines(model) if scaled else []))
-    return Prepared(job, _first_image(job), partial(_numerics, job, loss, choices, config, scaled), lines)
+    decided_by = partial(_numerics, job, loss, choices, config, scaled, of_device)
+    lines = [*config.rate_lines, *(scaled.lines(model) if scaled else [])]
+    return Prepared(job, _first_image(job), decided_by, tuple(lines))
 
 
-def _check_device(device: Device) -> None:
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device='cuda': torch {torch.__version__} finds no GPU on this machine; take device='cpu'")
-    if device == "cuda":
-        raise UsageError("device='cuda': training on a GPU is not built yet; take device='cpu'")
+def _way(config: Config, kind: Kind) -> dict[str, Any]:
+    """How passes are carried out."""
+    return {
+        "precision": config.precision,
+        "is_channels_last": config.channels_last,
+        "is_backprop_concurrent": config.backprop == "concurrent",
+        "device": kind,
+        "compiler": None if config.compile == "off" else config.compile,
+        "has_graphs": config.graphs == "auto",
+    }
 
 
 def world_size_of(settings: Settings, config: Config, job: Job) -> int:
@@ -310,7 +319,14 @@ def _check_classes(ignored: int, output: Any, target: Tensor) -> None:
         losses.check_class_targets(target, output.shape[1], ignored)
 
 
-def _numerics(job: Job, loss: Any, choices: Choices, config: Config, scaled: Parametrisation | None) -> dict[str, Any]:
+def _numerics(
+    job: Job,
+    loss: Any,
+    choices: Choices,
+    config: Config,
+    scaled: Parametrisation | None,
+    of_device: Mapping[str, Any],
+) -> dict[str, Any]:
     """What decides the bits; compared when a run is resumed."""
     schedule = choices.lr_schedule or config.lr_schedule
     return {
@@ -334,6 +350,8 @@ def _numerics(job: Job, loss: Any, choices: Choices, config: Config, scaled: Par
         "scheduled_steps": None if schedule == "constant" and not config.lr_warmup else job.num_steps,
         "precision": job.precision,
         "channels_last": job.is_channels_last,
+        "compile": config.compile,
+        **of_device,
         **job.switches.as_dict(),
     }
 

@@ -75,6 +75,7 @@ class Record:
         startup_s: Seconds from the call to the start of the first step.
         peak_memory_bytes: Of all processes together, proportional shares added; None where the system does not tell.
         sent_bytes: Under the group engine: what this rank has sent, by exchange.
+        device: On a GPU: its name, where the data lay, graphs or why not, and the most memory of tensors; else None.
         weights_sha256: The digest of the trained weights.
         last_loss: Loss of the last step.
         end: "finished" or "stopped".
@@ -97,6 +98,7 @@ class Record:
     startup_s: float | None = None
     peak_memory_bytes: int | None = None
     sent_bytes: dict[str, int] | None = None
+    device: dict[str, Any] | None = None
     weights_sha256: str = ""
     last_loss: float | None = None
     end: str = ""
@@ -187,6 +189,7 @@ class Record:
             "step_table": self.steps.as_lists(),
             "noise_scale": self.pairs.as_dict() if self.pairs is not None else None,
             "sent_bytes": self.sent_bytes,
+            "device": self.device,
             "breakdown": asdict(self.breakdown) if self.breakdown else None,
         }
         return {**self.summary(), **own}

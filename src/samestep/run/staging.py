@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from samestep.data.feed import Feed
 from samestep.engine import numerics, randomness
+from samestep.engine.device.host import Host
 from samestep.engine.job import Job
 from samestep.engine.passes import autocast_of, inputs_of
 from samestep.engine.stages import cutting
@@ -25,7 +26,7 @@ def staged(job: Job, config: Config) -> Stages:
         batch = Feed(job.samples, job.order).load(0, first.start, first.stop)
         job.model.train()
         try:
-            found = cutting.measured(graph, inputs_of(job, batch), autocast_of(job))
+            found = cutting.measured(graph, inputs_of(job, batch), autocast_of(job, Host()))
         finally:
             job.model.train(mode)
     names = config.cut.split(",") if config.cut else ()

@@ -28,7 +28,7 @@ from samestep.host.cores import num_cores
 from samestep.optim.build import ParameterGroups
 from samestep.optim.doubling import Growth
 from samestep.optim.schedules import Schedule
-from samestep.run import checkpoint, critical_batch, growth, profile, ranks, usage, weights
+from samestep.run import checkpoint, critical_batch, final, growth, profile, ranks, usage, weights
 from samestep.run.config import Config, Settings, resolve
 from samestep.run.given import given
 from samestep.run.loggers.build import build as build_loggers
@@ -323,7 +323,7 @@ class Session:
         if image is None:
             return
         self._image = image
-        weights.load_trained(self.prepared.job, image)
+        final.load(self.prepared.job, image)
 
     def _sample_memory(self) -> None:
         """Look at the memory in use, at most once a second; the most that was seen is reported."""
@@ -369,27 +369,22 @@ class Session:
             )
         record = self.record
         record.sent_bytes = dict(self._engine.wire.sent) if self.others is not None else None
-        record.breakdown = breakdown(self._engine.events())
+        record.device = self._engine.device_facts if job.device != "cpu" else None
+        if record.device is not None and record.device["not_captured"] is not None and self.config.graphs == "auto":
+            self.notice(f"the passes of microbatches are no graphs: {record.device['not_captured']}")
+        if job.device == "cpu" or job.trace is not None:  # a device that is not waited for tells nothing of its times
+            record.breakdown = breakdown(self._engine.events())
         record.num_samples = job.course(image.decided.tolist()).samples_before(image.step)
         record.growths = growth.growths_of(job, image)
         if job.gain is not None:
             self.notice(job.gain.sentence(tuple(image.decided[KEPT:GROWN].tolist()), image.step))
         record.last_loss = float(image.decided[LAST_LOSS]) if image.step else None
         record.weights_sha256 = weights.digest(job.model)
-        best = self._best_state(image)
+        best = final.best_state(job, image)
         record.wall_s = time.perf_counter() - self.start_s
         if self.config.out is not None:
             self._write_out(self.config.out, best)
         return Result(job.model, record, best, self.others is None or self.others.is_first)
-
-    def _best_state(self, image: Image) -> dict[str, Tensor] | None:
-        job = self.prepared.job
-        if not image.best:
-            return None
-        weights.load_arrays(job, image.best)
-        best = {name: values.clone() for name, values in job.model.state_dict().items()}
-        weights.load_trained(job, image)
-        return best
 
     def _write_out(self, folder: Path, best: dict[str, Tensor] | None) -> None:
         metadata = {"workload": self.workload.name, "weights_sha256": self.record.weights_sha256}

@@ -11,11 +11,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from samestep.engine import flat
-from samestep.engine.job import Image, Job
 from samestep.errors import StateError, UsageError
 from samestep.host.files import write_atomically
-from samestep.optim.owners import evaluated_parameters
 
 
 def digest(model: nn.Module | Mapping[str, Tensor]) -> str:
@@ -44,19 +41,6 @@ def save(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -
     """Write a `state_dict`; tied entries are written under each of their names."""
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
     write_atomically(path, safetensors.torch.save(tensors, dict(metadata)))
-
-
-def load_trained(job: Job, image: Image) -> None:
-    """Put what a state would be evaluated and saved as into the job's module."""
-    parameters = evaluated_parameters(job.update, image.arrays, image.scalars, step=image.step)
-    load_arrays(job, {**image.arrays, "parameters": parameters})
-
-
-def load_arrays(job: Job, arrays: Mapping[str, Tensor]) -> None:
-    """Put live arrays, by region name, into the job's module."""
-    flat.load_model(
-        job.model, job.update.layout, job.buffers, arrays["parameters"], arrays["tracked"], arrays["others"]
-    )
 
 
 def load(path: Path) -> dict[str, Tensor]:

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, NoReturn, Protocol
 
+import torch
 from torch import Tensor
 
-from samestep.engine import faults, numerics, randomness
-from samestep.engine import memory as memories
+from samestep.engine import faults
+from samestep.engine.device.opening import open_device
+from samestep.engine.device.seam import Device
 from samestep.engine.events import Enter, Events, Phase, open_log, open_reader
 from samestep.engine.group import beacon, shipping
 from samestep.engine.group.beacon import Beacon
@@ -25,10 +27,11 @@ from samestep.engine.group.meeting import Meeting
 from samestep.engine.group.wire import PeerLost, Wire
 from samestep.engine.job import MODEL_ARRAYS, Image, Job, run_regions
 from samestep.engine.loop import Control, End, Listener, Loop, live_views
+from samestep.engine.rank import Rank
 from samestep.engine.snapshots import NUM_COPIES, Snapshots, snapshots_in
-from samestep.engine.solo import clean, training_mode
-from samestep.engine.step import Culprit, NonFiniteSums, Rank, SpoiledStateError, non_finite
-from samestep.errors import NonFiniteError, SamestepError, ToldElsewhere, WorkerError
+from samestep.engine.solo import out_of_memory, surroundings, timed
+from samestep.engine.step import Culprit, NonFiniteSums, SpoiledStateError, non_finite
+from samestep.errors import NonFiniteError, SamestepError, ToldElsewhere, UsageError, WorkerError
 from samestep.plan import allotment
 from samestep.plan.pipeline import Team
 
@@ -67,6 +70,7 @@ class Group:
     _snapshots: Snapshots | None = None
     _image: Image | None = None
     _is_stopped: bool = False
+    device_facts: dict[str, Any] | None = None
     _is_live_whole: bool = False
     _doing: tuple[Phase, int] = (Phase.START, 0)
 
@@ -94,8 +98,9 @@ class Group:
             ToldElsewhere: Another rank says why the run ends.
         """
         job, wire = self.job, self.wire
+        device = open_device(job.device, self.meeting.place.local_rank)
         regions = run_regions(job, wire.world_size, num_copies=NUM_COPIES)
-        self._memory = memories.private(regions.num_bytes).tensors(regions)
+        self._memory = device.memory(regions)
         self._live = live_views(job, self._memory["live"])
         self._snapshots = snapshots_in(job, self._memory)
         assert self._image is not None
@@ -106,13 +111,15 @@ class Group:
         light = Beacon(self.meeting.store, self.meeting.name, wire.rank)
         try:
             with ExitStack() as stack:
-                for context in (clean(), numerics.applied(job.switches), randomness.preserved(), training_mode(job)):
+                for context in surroundings(job, device):
                     stack.enter_context(context)
-                return self._run(self._enter_with(log, light))
+                return self._run(timed(device, job, self._enter_with(log, light)), device)
         except PeerLost as lost:
             self._explain(lost, light)
         except (ToldElsewhere, NonFiniteError):
             raise
+        except torch.OutOfMemoryError:
+            self._speak_for_all(UsageError(out_of_memory(device, self._doing[0])))
         except Exception as error:
             self._speak_for_all(error)
         finally:
@@ -139,7 +146,7 @@ class Group:
             return None
         image = self.current()
         if self._is_live_whole and not self.job.update.averages:
-            image.arrays = {**image.arrays, **{name: self._live[name].clone() for name in MODEL_ARRAYS}}
+            image.arrays = {**image.arrays, **{name: self._live[name].cpu().clone() for name in MODEL_ARRAYS}}
         return image
 
     def events(self) -> list[Events]:
@@ -159,14 +166,14 @@ class Group:
 
         return enter
 
-    def _run(self, enter: Enter) -> End:
+    def _run(self, enter: Enter, device: Device) -> End:
         team, num_helpers = Team(self.wire.world_size, 1), min(card.num_helpers for card in self.meeting.cards)
         num_hands = num_helpers + 1
         parts = allotment.owned(self.job.update.layout, team, None, num_hands=num_hands)
         hands = [chain.from_iterable(parts[r * num_hands : (r + 1) * num_hands]) for r in range(team.world_size)]
         owned = [sorted(segments, key=lambda segment: segment.start) for segments in hands]
-        exchange = Travelling(self.job, owned, self._memory, self._live, self.wire)
-        rank = Rank(self.wire.rank, team, exchange, enter, num_helpers=num_helpers)
+        exchange = Travelling(self.job, owned, self._memory, self._live, self.wire, device.holds)
+        rank = Rank(self.wire.rank, team, exchange, enter, num_helpers=num_helpers, device=device)
         is_careful = False
         while True:
             try:
@@ -202,6 +209,7 @@ class Group:
                 raise ToldElsewhere(2) from None
             raise non_finite(error.step, [Culprit(**each) for each in found if each]) from None
         finally:
+            self.device_facts = loop.stepper.device_facts()
             loop.stepper.close()
         return end
 

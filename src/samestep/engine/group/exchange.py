@@ -38,6 +38,7 @@ class Travelling:
         memory: The regions of the run.
         live: The live arrays.
         wire: The connections.
+        is_far: Whether a part of the memory lies on a device.
     """
 
     is_shared = False
@@ -49,9 +50,11 @@ class Travelling:
         memory: Mapping[str, Tensor],
         live: Mapping[str, Tensor],
         wire: Wire,
+        is_far: Callable[[Tensor], bool] = lambda values: False,
     ) -> None:
         self._job, self._owned, self._memory, self._live, self._wire = job, owned, memory, live, wire
         self._runs = [joined(segments) for segments in owned]
+        self._is_far = is_far
         self._words = torch.zeros(wire.world_size, dtype=torch.int64)
         self._routes: dict[tuple[object, ...], Route] = {}
         self._has_norms = False
@@ -122,8 +125,8 @@ class Travelling:
 
     def _route(self, pieces: Pieces) -> Route:
         """Everybody's pieces to everybody."""
-        own = Parcel(pieces(self._wire.rank))
-        incoming = {peer: Parcel(pieces(peer)) for peer in self._wire.peers}
+        own = Parcel(pieces(self._wire.rank), self._is_far)
+        incoming = {peer: Parcel(pieces(peer), self._is_far) for peer in self._wire.peers}
         return Route(dict.fromkeys(self._wire.peers, own), incoming)
 
     def _contributions(self, num_microbatches: int, is_looked_at: bool, is_first: bool) -> Route:
@@ -142,7 +145,8 @@ class Travelling:
 
         me, peers = self._wire.rank, self._wire.peers
         return Route(
-            {peer: Parcel([*pieces(me, peer)]) for peer in peers}, {peer: Parcel([*pieces(peer, me)]) for peer in peers}
+            {peer: Parcel([*pieces(me, peer)], self._is_far) for peer in peers},
+            {peer: Parcel([*pieces(peer, me)], self._is_far) for peer in peers},
         )
 
     def _norms_of(self, rank: int) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,18 +19,20 @@ class Parcel:
 
     Args:
         pieces: Contiguous tensors; empty ones do not travel.
+        is_far: Whether a piece is on a device, and travels by way of the host's memory.
 
     Attributes:
-        messages: What is sent, or received: large pieces as they lie, then the small ones together.
+        messages: What is sent, or received: large pieces as they lie, then the small and the far ones together.
     """
 
-    def __init__(self, pieces: Sequence[Tensor]) -> None:
+    def __init__(self, pieces: Sequence[Tensor], is_far: Callable[[Tensor], bool] = lambda piece: False) -> None:
         given = [as_bytes(piece) for piece in pieces if piece.numel()]
-        small = [piece for piece in given if len(piece) < _SMALL_BYTES]
-        self.messages = [piece for piece in given if len(piece) >= _SMALL_BYTES]
+        is_copied = [len(piece) < _SMALL_BYTES or is_far(piece) for piece in given]
+        small = [piece for piece, flag in zip(given, is_copied, strict=True) if flag]
+        self.messages = [piece for piece, flag in zip(given, is_copied, strict=True) if not flag]
         self._small: list[Tensor] = []
         self._places: list[Tensor] = []
-        if len(small) == 1:
+        if len(small) == 1 and not is_far(small[0]):
             self.messages += small
         elif small:
             room = torch.empty(sum(map(len, small)), dtype=torch.uint8)
