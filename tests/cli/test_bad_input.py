@@ -78,6 +78,11 @@ class TestCommandLine:
             ("train digits-mlp --seed 99999999999999999999", "seed=99999999999999999999"),
             ("train digits-mlp --resume", "resume needs the folder"),
             ("train digits-mlp --weights absent.safetensors", "no weights file absent.safetensors"),
+            ("train digits-mlp --device cuda --parallel auto", "device='cuda' and parallel='auto' do not go together"),
+            (
+                "scale digits-mlp --device cuda --workers 1 --out study",
+                "device='cuda' and a scaling study do not go together",
+            ),
             ("train absent.py:net", "there is no file absent.py"),
             ("train digits-mlp --device gpu", '--device: invalid value "gpu" for cpu or cuda'),
             pytest.param("train digits-mlp --device cuda", "device='cuda': torch", marks=WITHOUT_GPU),

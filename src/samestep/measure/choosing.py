@@ -22,6 +22,7 @@ from samestep.measure.remembered import Memory, key
 from samestep.measure.scale import Teller
 from samestep.run.config import Config, NumericSettings, Settings, resolve
 from samestep.run.prepare import Choices, prepare
+from samestep.run.ways import check_cpu
 from samestep.run.workload import Workload
 
 _FEWEST_ROUNDS, _MOST_ROUNDS = 3, 7
@@ -77,8 +78,7 @@ def choose(
         )
     workload = build()
     config = resolve(settings, workload.recipe)
-    if config.device != "cpu":
-        raise UsageError(f"device={config.device!r} and parallel='auto' do not go together: it measures ways on CPUs")
+    check_cpu(config, "parallel='auto'")
     prepared = prepare(workload, config, choices, has_callbacks=False)
     ways = candidates(
         cores=num_cores(),

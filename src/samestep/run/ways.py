@@ -36,6 +36,16 @@ def check(config: Config) -> None:
         _check_whole(config, f"compile={config.compile!r}")
 
 
+def check_cpu(config: Config, what: str) -> None:
+    """Refuse what is measured, or compared, on CPUs so far.
+
+    Raises:
+        UsageError: Another device was asked for.
+    """
+    if config.device != "cpu":
+        raise UsageError(f"device={config.device!r} and {what} do not go together: it runs on CPUs; take device='cpu'")
+
+
 def _check_gpu(config: Config, what: str) -> None:
     if config.workers > 1 and config.engine == "shared":
         raise UsageError(

@@ -28,6 +28,7 @@ from samestep.optim import build, rounds
 from samestep.plan.batch import cut
 from samestep.run.config import Config, Settings, resolve
 from samestep.run.prepare import Choices, balanced_weights, prepare
+from samestep.run.ways import check_cpu
 from samestep.run.workload import Loss, Workload
 
 State = dict[str, Tensor]
@@ -87,6 +88,7 @@ def task_of(workload: Workload, settings: Settings) -> Task:
         UsageError: The settings ask for something that plain torch does not have.
     """
     config = resolve(settings, workload.recipe)
+    check_cpu(config, "a comparison with another program")
     if config.sam_radius is not None:
         raise UsageError(
             f"sam_radius={config.sam_radius:g}: plain torch has no sharpness-aware step to compare with; "
