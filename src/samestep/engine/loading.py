@@ -28,11 +28,14 @@ class Loading:
         world_size: Number of ranks, or of replicas where each is a few ranks that load the same.
         rank: Which one.
         num_busy: Ranks that compute, where they are more.
+        stop: The step before which it ends; default: the end of the run.
     """
 
-    def __init__(self, job: Job, world_size: int, rank: int, num_busy: int | None = None) -> None:
+    def __init__(
+        self, job: Job, world_size: int, rank: int, num_busy: int | None = None, stop: int | None = None
+    ) -> None:
         self._job, self._world_size, self._rank = job, world_size, rank
-        self._num_busy = num_busy or world_size
+        self._num_busy, self._stop = num_busy or world_size, job.num_steps if stop is None else stop
         self._feed = Feed(job.samples, job.order)
         self._has_thread = self._is_worth_a_thread()
         self._stream: Iterator[Batch] = iter(())
@@ -75,9 +78,9 @@ class Loading:
     def _from(self, step: int) -> Iterator[Batch]:
         """This rank's microbatches of all steps from one on."""
         feed = Feed(self._job.samples, self._job.order) if self._has_thread else self._feed
-        num_steps, per_epoch = self._job.num_steps, self._job.batches.steps_per_epoch
-        for epoch in range(self._epoch(step), self._epoch(num_steps - 1) + 1):
-            steps = range(max(step, epoch * per_epoch), min((epoch + 1) * per_epoch, num_steps))
+        per_epoch = self._job.batches.steps_per_epoch
+        for epoch in range(self._epoch(step), self._epoch(self._stop - 1) + 1):
+            steps = range(max(step, epoch * per_epoch), min((epoch + 1) * per_epoch, self._stop))
             yield from feed.batches(epoch, chain.from_iterable(map(self._own, steps)))
 
     def _own(self, step: int) -> tuple[Microbatch, ...]:

@@ -52,7 +52,10 @@ class CalledBack(Exception):
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What a step left behind; a pair of squared norms (see `noise_scale`) where it was looked at for that."""
+    """What a step left behind; a pair of squared norms (see `noise_scale`) where it was looked at for that.
+
+    With local steps, what a period did: its last step's number, and the norm of the mean change of the replicas.
+    """
 
     step: int
     loss: float
@@ -166,7 +169,8 @@ class Loop:
         evaluation = self.job.evaluation
         if evaluation is None or self.step == 0 or self.decided[EVALUATED_STEP] == self.step:
             return False
-        return self.step % evaluation.every_steps == 0 or self.step == self.job.num_steps
+        is_due = self.step % evaluation.every_steps < self.job.batches.stride  # the first update at or after it
+        return is_due or self.step == self.job.num_steps
 
     def _run_step(self) -> None:
         start = time.perf_counter()
@@ -179,7 +183,7 @@ class Loop:
         self._exchange.update()
         self.rank.enter(Phase.BETWEEN, self.step)
         sums = self.stepper.confirm(sums)
-        step, self.step = self.step, self.step + 1
+        step, self.step = self.step, self.job.batches.next_step(self.step)
         pair = _pair(step, sums, self.job.batches.num_samples_of(step))
         if gain is not None:
             self.decided = (*self.decided[:KEPT], *gain.after(self.decided[KEPT:], pair))
@@ -187,7 +191,8 @@ class Loop:
             now = time.perf_counter()
             num_samples = self.job.batches.num_samples_of(step)
             assert sums.gradient_norm is not None
-            self._records.append(StepRecord(step, sums.loss, sums.gradient_norm, num_samples, now - start, pair))
+            last = self.step - 1
+            self._records.append(StepRecord(last, sums.loss, sums.gradient_norm, num_samples, now - start, pair))
             if step == 0:
                 self._warn_unused()
             if now - self._last_report_s > 0.1:

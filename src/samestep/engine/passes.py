@@ -15,6 +15,7 @@ from samestep.data.columns import Batch
 from samestep.data.feed import Feed, aligned
 from samestep.engine.backprop.concurrent import Concurrent, Ordinary
 from samestep.engine.events import Enter, Phase
+from samestep.engine.finite import Culprit
 from samestep.engine.flat import FlatModel
 from samestep.engine.job import Job
 from samestep.engine.loading import Loading
@@ -56,6 +57,9 @@ class Passes:
     evaluates_in_stages = False
     """Whether a replica evaluates a microbatch together, or every rank by itself."""
 
+    culprit: Culprit | None = None
+    """Where something non-finite of this round came from, if that is already known."""
+
     def __init__(
         self, job: Job, model: FlatModel, loading: Loading, backprop: Ordinary | Concurrent, enter: Enter
     ) -> None:
@@ -72,6 +76,9 @@ class Passes:
     def close(self) -> None:
         """Take the hooks off the model."""
         self._randomness.close()
+
+    def settle(self) -> None:
+        """The step is taken: write what is kept of it beside parameters, buffers and the optimiser's state."""
 
     def begin(self, step: int, number: int, microbatches: Sequence[Microbatch], batches: Iterator[Batch]) -> None:
         """A round begins.

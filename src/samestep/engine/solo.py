@@ -13,9 +13,10 @@ from samestep.engine import memory as memories
 from samestep.engine import numerics, randomness
 from samestep.engine.events import Enter, Events, Phase, open_log, open_reader
 from samestep.engine.exchange import Barriers
+from samestep.engine.finite import NonFiniteSums, non_finite
 from samestep.engine.job import BEST_STEP, MODEL_ARRAYS, Image, Job, run_regions
 from samestep.engine.loop import Control, End, Listener, Loop, live_views
-from samestep.engine.step import NonFiniteSums, Rank, non_finite
+from samestep.engine.step import Rank
 from samestep.plan.pipeline import Team
 
 _ABANDONABLE = frozenset({Phase.START, Phase.DATA, Phase.FORWARD, Phase.BACKWARD, Phase.EVALUATION})

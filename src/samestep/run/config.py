@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 from samestep.errors import UsageError
 from samestep.host.cores import num_cores
-from samestep.optim import adascale, catalog
+from samestep.optim import catalog
 from samestep.optim.rules import BatchChange, Rates
 from samestep.plan.batch import LastBatch, default_microbatch
-from samestep.plan.schedules import Schedule, check_chunks
+from samestep.plan.schedules import Schedule
+from samestep.run import syncing, ways
 from samestep.run.types import check_types
 
 Workers = int | Literal["auto"]
@@ -24,6 +25,7 @@ Backprop = Literal["ordinary", "concurrent"]
 Engine = Literal["shared", "group"]
 Device = Literal["cpu", "cuda"]
 NoiseLooks = int | Literal["off"]
+OuterQuantise = Literal["none", "int8"]
 _AT_LEAST_1 = ("base_batch", "evaluate_every", "width", "depth", "base_width", "base_depth", "steps", "shuffle_block")
 
 
@@ -60,6 +62,21 @@ class NumericSettings:
 
     batch_rule: BatchRule | None = None
     """How they follow: auto (what suits the optimiser), linear, sqrt, adascale or none."""
+
+    sync: str | None = None
+    """step: workers meet in every step; local:H: replicas train H steps by themselves, then meet (DiLoCo)."""
+
+    replicas: int | None = None
+    """With local:H: how many replicas share a step, and the most workers; default 4."""
+
+    outer_lr: float | None = None
+    """With local:H: learning rate of the Nesterov update by the replicas' mean change; default 0.7."""
+
+    outer_momentum: float | None = None
+    """With local:H: its momentum; default 0.9."""
+
+    outer_quantise: OuterQuantise | None = None
+    """With local:H: int8 rounds what a replica has changed to 8 bits before it is sent; default none."""
 
     averaging: float | None = None
     """Weights are evaluated and saved as their average over about the last share (0..1) of the steps."""
@@ -192,6 +209,11 @@ class Config:
     weight_decay: float
     base_batch: int | None
     batch_rule: BatchRule
+    sync: str
+    replicas: int | None
+    outer_lr: float | None
+    outer_momentum: float | None
+    outer_quantise: OuterQuantise | None
     averaging: float | None
     lr_schedule: LrSchedule
     lr_warmup: float
@@ -248,24 +270,8 @@ class Config:
             raise UsageError(f"checkpoint_every_s={self.checkpoint_every_s:g} is not positive")
         if self.resume and self.checkpoint is None:
             raise UsageError("resume needs the folder to resume from: name it with checkpoint")
-        self._check_way()
-
-    def _check_way(self) -> None:
-        """How the run is carried out."""
-        if self.stages > 1 and self.backprop == "concurrent":
-            raise UsageError(
-                f"stages={self.stages} and backprop='concurrent' do not go together: a stage's weight gradients are "
-                "computed in its own turn; take one of them"
-            )
-        if self.cut is not None and self.stages == 1:
-            raise UsageError(f"cut={self.cut!r} says where stages begin, and there is one; take stages=2 or more")
-        if not 0 < self.deadline_s < float("inf"):
-            raise UsageError(f"deadline_s={self.deadline_s:g} is not a finite number above 0")
-        if self.engine == "group" and self.stages > 1:
-            raise UsageError(f"stages={self.stages} work in shared memory so far; take engine='shared', or stages=1")
-        if self.stages > 1 or self.chunks > 1:
-            check_chunks(self.schedule, self.chunks)
-        adascale.check(**{name: getattr(self, name) for name in adascale.CHECKED})
+        ways.check(self)
+        syncing.check(self)
 
     @property
     def rates(self) -> Rates:
@@ -311,6 +317,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "optimizer": "adamw",
     "weight_decay": 0.0,
     "batch_rule": "auto",
+    "sync": "step",
     "lr_schedule": "constant",
     "lr_warmup": 0.0,
     "seed": 0,
@@ -368,6 +375,7 @@ def resolve(settings: Settings, recipe: Mapping[str, Any]) -> Config:
     if values["steps"] is None and values["epochs"] is None:
         values["epochs"] = _DEFAULT_EPOCHS
     _at_least("global_batch", values["global_batch"], 1)
+    syncing.fill(values, given)
     if values["microbatch"] is None:
         values["microbatch"] = default_microbatch(values["global_batch"])
     _at_least("microbatch", values["microbatch"], 1)
@@ -376,7 +384,8 @@ def resolve(settings: Settings, recipe: Mapping[str, Any]) -> Config:
     if values["workers"] == "auto":
         most = num_cores() if sys.platform != "win32" else 1
         _at_least("stages", values["stages"], 1)
-        num_replicas = min(most // values["stages"], -(-values["global_batch"] // values["microbatch"]))
+        num_parts = values["replicas"] or -(-values["global_batch"] // values["microbatch"])
+        num_replicas = min(most // values["stages"], num_parts)
         values["workers"] = max(1, num_replicas) * values["stages"]
     return Config(**values)
 

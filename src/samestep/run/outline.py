@@ -27,13 +27,15 @@ class Outline:
         steps_per_epoch: Of these.
         global_batch: Samples of a step.
         microbatch: Samples in one forward and backward.
-        num_microbatches: Of a whole step.
+        num_microbatches: Of a whole step; with local steps, replicas.
         last_num_microbatches: Of the last step of an epoch.
         num_rounds: Maps over the microbatches, each with its sum, in a step.
         num_elements: Of the flat vector, padding included.
         cores: That the run may use.
         helpers: Threads beside each worker's training thread.
         backprop: How weight gradients are computed.
+        replicas: With local steps: how many; None otherwise.
+        period: Steps between two of their meetings; 1 where workers meet in every step.
         schedule: Of the stages' passes; None where there is one stage.
         stage_begins: What every piece of the network begins with; empty where there is one stage.
         allotments: What each worker does.
@@ -52,6 +54,8 @@ class Outline:
     cores: int
     helpers: int
     backprop: Backprop
+    replicas: int | None
+    period: int
     schedule: Schedule | None
     stage_begins: tuple[str, ...]
     allotments: tuple[Allotment, ...]
@@ -104,6 +108,8 @@ def outline(workload: Workload, settings: Settings, choices: Choices) -> Outline
         cores=num_cores(),
         helpers=helpers,
         backprop=config.backprop,
+        replicas=config.replicas,
+        period=job.batches.stride,
         schedule=job.stages.schedule if job.stages else None,
         stage_begins=job.stages.begins if job.stages else (),
         allotments=allot(

@@ -19,16 +19,18 @@ from samestep.data.pack.mapped import Mapped
 from samestep.engine import losses, numerics, randomness
 from samestep.engine.events import Trace
 from samestep.engine.flat import plan_buffers, settle_constants, trainable, write_buffers, write_parameters
-from samestep.engine.job import Evaluation, Image, Job
+from samestep.engine.job import KEPT_BY_REPLICAS, Evaluation, Image, Job
 from samestep.errors import DataError, UsageError
 from samestep.optim import averaging, build, rounds, schedules, state
 from samestep.optim.adascale import AdaScale
 from samestep.optim.parametrisation import Parametrisation
+from samestep.optim.state import UpdatePlan
 from samestep.plan.batch import BatchPlan
 from samestep.plan.layout import check_world_size
+from samestep.plan.local import check_workers
 from samestep.plan.order import Order
 from samestep.plan.pipeline import check_team
-from samestep.run import curvature, networks, weights
+from samestep.run import curvature, local, networks, weights
 from samestep.run.config import Config, Device, Settings
 from samestep.run.evaluate import judge_for, parse_target
 from samestep.run.workload import Target, Workload
@@ -136,6 +138,8 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         from samestep.run import staging  # noqa: PLC0415 (torch.fx, where there are stages)
 
         job = replace(job, stages=staging.staged(job, config))
+    if config.replicas is not None:
+        job = local.localised(job, config)
     decided_by = partial(_numerics, job, loss, choices, config, scaled)
     lines = [*config.rate_lines, *(scaled.lines(model) if scaled else [])]
     return Prepared(job, _first_image(job), decided_by, tuple(lines))
@@ -157,7 +161,9 @@ def world_size_of(settings: Settings, config: Config, job: Job) -> int:
     num_microbatches = job.batches.num_microbatches
     if settings.workers in (None, "auto"):
         return min(config.workers, num_microbatches * config.stages)
-    if config.stages == 1:
+    if job.local is not None:
+        check_workers(config.workers, num_microbatches)
+    elif config.stages == 1:
         check_world_size(config.workers, num_microbatches)
     else:
         check_team(config.workers, config.stages, num_microbatches)
@@ -168,7 +174,9 @@ def _first_image(job: Job) -> Image:
     image = Image.empty(job)
     write_parameters(job.update.layout, dict(job.model.named_parameters()), image.arrays["parameters"])
     write_buffers(job.buffers, job.model, image.arrays["tracked"], image.arrays["others"])
-    image.arrays["used"].fill_(1)
+    for name in ("used", f"{KEPT_BY_REPLICAS}used"):
+        if name in image.arrays:
+            image.arrays[name].fill_(1)
     return image
 
 
@@ -296,6 +304,7 @@ def _check_classes(ignored: int, output: Any, target: Tensor) -> None:
 def _numerics(job: Job, loss: Any, choices: Choices, config: Config, scaled: Parametrisation | None) -> dict[str, Any]:
     """What decides the bits; compared when a run is resumed."""
     schedule = choices.lr_schedule or config.lr_schedule
+    trained = job.local or job  # what the steps themselves go by
     return {
         "model": _model_text(job.model),
         "data": _data_digest(job.samples),
@@ -307,9 +316,10 @@ def _numerics(job: Job, loss: Any, choices: Choices, config: Config, scaled: Par
         "augment": config.augment,
         "shuffle_block": config.shuffle_block,
         **({"parametrisation": scaled.as_dict(job.model)} if scaled is not None else {}),
-        "optimizer": _optimizer_text(job),
+        "optimizer": _optimizer_text(trained.update),
         **({"averaging": config.averaging} if config.averaging is not None else {}),
-        "rule": str(job.rule),
+        "rule": str(trained.rule),
+        **local.numerics(job, config, _optimizer_text(job.update)),
         **({"gain": str(job.gain)} if job.gain is not None else {}),
         "lr_schedule": schedule if isinstance(schedule, str) else _name(schedule),
         "lr_warmup": config.lr_warmup,
@@ -355,9 +365,9 @@ def _loss_text(loss: Any) -> str:
     return _name(loss)
 
 
-def _optimizer_text(job: Job) -> str:
+def _optimizer_text(update: UpdatePlan) -> str:
     texts = []
-    for part in job.update.parts:
+    for part in update.parts:
         dummies = [{**group, "params": [nn.Parameter(torch.zeros(4, 4))]} for group in part.groups]
         optimizer = build.build(part, dummies)
         options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]

@@ -18,6 +18,7 @@ from torch import Tensor
 from samestep.engine import faults, numerics, randomness
 from samestep.engine import memory as memories
 from samestep.engine.events import Enter, Events, Phase, open_log, open_reader
+from samestep.engine.finite import Culprit, NonFiniteSums, SpoiledStateError, non_finite
 from samestep.engine.group import beacon, shipping
 from samestep.engine.group.beacon import Beacon
 from samestep.engine.group.exchange import Travelling
@@ -27,7 +28,7 @@ from samestep.engine.job import MODEL_ARRAYS, Image, Job, run_regions
 from samestep.engine.loop import Control, End, Listener, Loop, live_views
 from samestep.engine.snapshots import NUM_COPIES, Snapshots, snapshots_in
 from samestep.engine.solo import clean, training_mode
-from samestep.engine.step import Culprit, NonFiniteSums, Rank, SpoiledStateError, non_finite
+from samestep.engine.step import Rank
 from samestep.errors import NonFiniteError, SamestepError, ToldElsewhere, WorkerError
 from samestep.plan import allotment
 from samestep.plan.pipeline import Team
