@@ -20,17 +20,18 @@ from samestep.run.config import Config
 
 
 def localised(job: Job, config: Config) -> Job:
-    """The job with local steps: its own optimiser, rule and schedule become those of the replicas.
+    """The job with local steps, where they are asked for: its optimiser, rule and schedule become the replicas'.
 
     Raises:
         UsageError: The optimiser does not go with it, or the replicas are too many.
     """
+    if config.replicas is None:
+        return job
     if job.update.averages:
         raise UsageError(
             f"sync={config.sync!r} and an optimizer that is judged by an average of its own do not go together: "
             "replicas share what they train; take another optimizer"
         )
-    assert config.replicas is not None
     period = local.parse(config.sync)
     assert period is not None
     inside = LocalSync(

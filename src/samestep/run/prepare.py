@@ -101,8 +101,9 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         microbatch=config.microbatch,
         last_batch=config.last_batch,
     )
-    is_curved = choices.optimizer is None and config.optimizer == "kfac"
-    curved = curvature.plan(model, config, batches) if is_curved else None
+    curved = (
+        curvature.plan(model, config, batches) if choices.optimizer is None and config.optimizer == "kfac" else None
+    )
     if curved is not None:
         update = curvature.with_state(update, curved, dtype)
     num_steps = config.steps or max(1, round((config.epochs or 0) * batches.steps_per_epoch))
@@ -138,8 +139,7 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         from samestep.run import staging  # noqa: PLC0415 (torch.fx, where there are stages)
 
         job = replace(job, stages=staging.staged(job, config))
-    if config.replicas is not None:
-        job = local.localised(job, config)
+    job = local.localised(job, config)
     decided_by = partial(_numerics, job, loss, choices, config, scaled)
     lines = [*config.rate_lines, *(scaled.lines(model) if scaled else [])]
     return Prepared(job, _first_image(job), decided_by, tuple(lines))
