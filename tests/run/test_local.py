@@ -124,9 +124,10 @@ def test_what_decides_the_bits() -> None:
 def diloco(model: nn.Module, plan: PeriodPlan, order: Any, inputs: Tensor, target: Tensor, lr: float) -> float:
     """Algorithm 1 of Douillard et al., written out; trains `model` and gives the mean loss of the last period."""
     replicas = [copy.deepcopy(model) for _ in range(plan.num_replicas)]
-    inner = [torch.optim.AdamW(replica.parameters(), lr=lr, weight_decay=0.0) for replica in replicas]
+    inner = [torch.optim.AdamW(replica.parameters(), lr=lr) for replica in replicas]
     outer = torch.optim.SGD(model.parameters(), lr=0.7, momentum=0.9, nesterov=True)
-    start, losses = 0, []
+    start = 0
+    losses: list[float] = []
     while start < plan.num_steps:
         stop, losses = plan.next_step(start), []
         for number, (replica, optimizer) in enumerate(zip(replicas, inner, strict=True)):

@@ -101,12 +101,10 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         microbatch=config.microbatch,
         last_batch=config.last_batch,
     )
-    curved = (
-        curvature.plan(model, config, batches) if choices.optimizer is None and config.optimizer == "kfac" else None
-    )
+    is_curved = choices.optimizer is None and config.optimizer == "kfac"
+    curved = curvature.plan(model, config, batches) if is_curved else None
     if curved is not None:
         update = curvature.with_state(update, curved, dtype)
-    num_steps = config.steps or max(1, round((config.epochs or 0) * batches.steps_per_epoch))
     job = Job(
         model=model,
         update=update,
@@ -122,7 +120,7 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         judge=judge_for(tuple(workload.metrics), _target(workload, config, data)),
         rule=_rule(config) if curved is None else curvature.rule(curved),
         schedule=choices.lr_schedule or schedules.by_name(config.lr_schedule, config.lr_warmup),
-        num_steps=num_steps,
+        num_steps=config.steps or max(1, round((config.epochs or 0) * batches.steps_per_epoch)),
         seed=config.seed,
         precision=config.precision,
         is_channels_last=config.channels_last,
