@@ -86,7 +86,8 @@ class LocalSync:
         update: What a step of a replica updates how; laid out as the job's own.
         rule: The rounds of such a step.
         schedule: Of its learning rates.
-        is_quantised: Whether what a replica has changed is rounded to 8 bits before it is added up.
+        is_quantised: Whether what a replica has changed is rounded to 8 bits before it is added up, and what a meeting
+            changes likewise.
     """
 
     num_replicas: int
@@ -272,11 +273,13 @@ def _curvature_regions(job: Job, num_replicas: int, num_slots: int) -> list[tupl
 
 
 def _quantised_regions(job: Job) -> list[tuple[str, str, tuple[int, ...]]]:
-    """What replicas have changed, in 8 bits."""
+    """What replicas have changed, and what is then changed for all, in 8 bits."""
     if job.local is None or not job.local.is_quantised:
         return []
     count = job.local.num_replicas
     return [
         ("codes", "uint8", (count, job.num_elements)),
         ("code_scales", job.dtype, (count, job.num_elements // BLOCK)),
+        ("update_codes", "uint8", (job.num_elements,)),
+        ("update_scales", job.dtype, (job.num_elements // BLOCK,)),
     ]

@@ -34,6 +34,7 @@ from samestep.engine.step import Rank, Stepper
 from samestep.optim.views import view_of
 from samestep.plan import keys
 from samestep.plan.batch import Microbatch
+from samestep.plan.layout import BLOCK, Segment
 from samestep.plan.local import PeriodPlan
 from samestep.plan.pipeline import Team
 
@@ -51,6 +52,7 @@ class LocalPasses(Passes):
         rank: Who computes.
         memory: The regions of the run.
         live: The live arrays.
+        segments: What the rank owns of the flat vector.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class LocalPasses(Passes):
         rank: Rank,
         memory: Mapping[str, Tensor],
         live: Mapping[str, Tensor],
+        segments: Sequence[Segment],
     ) -> None:
         assert job.local is not None
         assert isinstance(job.batches, PeriodPlan)
@@ -79,6 +82,8 @@ class LocalPasses(Passes):
         self._step = 0
         self._replicas: Sequence[Microbatch] = ()
         self._pending: dict[int, dict[str, Tensor]] = {}
+        self._segments = segments if self._local.is_quantised else ()
+        self._before: list[Tensor] = []
 
     def close(self) -> None:
         """Every replica's run has been closed where it ended."""
@@ -87,6 +92,7 @@ class LocalPasses(Passes):
         assert number == 0, "the rule of a meeting has one round"
         self._step, self._replicas = step, microbatches
         self._pending, self.culprit = {}, None
+        self._before = [self._live["parameters"][each.start : each.stop].clone() for each in self._segments]
 
     def train(self, targets: Targets) -> Iterator[Done]:
         for part in self._replicas:
@@ -95,11 +101,17 @@ class LocalPasses(Passes):
             yield Done(part, 0, (total, float(part.num_samples)))
 
     def settle(self) -> None:
-        """The period is taken: what its replicas keep counts from now on."""
+        """The period is taken: what its replicas keep counts from now on; this rank's update is made one of 8 bits."""
         for replica, kept in self._pending.items():
             for name, values in kept.items():
                 self._live[name][replica].copy_(values)
         self._pending = {}
+        for segment, before in zip(self._segments, self._before, strict=True):
+            values = self._live["parameters"][segment.start : segment.stop]
+            codes = self._memory["update_codes"][segment.start : segment.stop]
+            scales = self._memory["update_scales"][segment.start // BLOCK : segment.stop // BLOCK]
+            eight_bits.encode(values - before, codes, scales, 1.0)
+            torch.add(before, eight_bits.decode(codes, scales), out=values)
 
     def evaluate(self, step: int, microbatches: Sequence[Microbatch], feed: Feed) -> Iterator[tuple[int, list[float]]]:
         """Evaluate what all share.

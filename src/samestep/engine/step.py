@@ -267,7 +267,8 @@ class Stepper:
         if job.local is not None:
             from samestep.engine import local  # noqa: PLC0415 (it makes steppers, too)
 
-            return local.LocalPasses(job, self._model, self._loading, rank, memory, self._live), [whole]
+            found = local.LocalPasses(job, self._model, self._loading, rank, memory, self._live, self._segments)
+            return found, [whole]
         if rank.neighbours is None:
             backprop = backprop_for(self._model.parameters, self._hands)
             return Passes(job, self._model, self._loading, backprop, rank.enter), [whole]

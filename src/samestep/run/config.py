@@ -76,7 +76,7 @@ class NumericSettings:
     """With local:H: its momentum; default 0.9."""
 
     outer_quantise: OuterQuantise | None = None
-    """With local:H: int8 rounds what a replica has changed to 8 bits before it is sent; default none."""
+    """With local:H: int8 rounds to 8 bits what replicas change and what their meetings do; default none."""
 
     averaging: float | None = None
     """Weights are evaluated and saved as their average over about the last share (0..1) of the steps."""

@@ -87,6 +87,8 @@ class Travelling:
         control = self._memory["control"]
         self._words[self._wire.rank] = control[Control.AFTER]
         self._show("update", self._update_of, 2 * self._first + self._has_norms)
+        if self._is_quantised:
+            self._apply_decoded()
         for word in self._words.tolist():
             control[Control.AFTER] |= word
 
@@ -181,9 +183,23 @@ class Travelling:
     def _parameters_of(self, rank: int) -> list[Tensor]:
         return [self._live["parameters"][start:stop] for start, stop in self._runs[rank]]
 
+    def _changes_of(self, rank: int) -> list[Tensor]:
+        """What a rank has changed of the parameters that it owns, in 8 bits: numbers, then what they are worth."""
+        codes, scales, runs = self._memory["update_codes"], self._memory["update_scales"], self._runs[rank]
+        numbers = [codes[start:stop] for start, stop in runs]
+        return [*numbers, *(scales[start // BLOCK : stop // BLOCK] for start, stop in runs)]
+
+    def _apply_decoded(self) -> None:
+        """Change the other ranks' parameters as their owners have."""
+        for peer in self._wire.peers:
+            targets, pieces = self._parameters_of(peer), self._changes_of(peer)
+            count = len(targets)
+            for target, codes, scales in zip(targets, pieces[:count], pieces[count:], strict=True):
+                target.add_(eight_bits.decode(codes, scales))
+
     def _update_of(self, rank: int) -> list[Tensor]:
         """What a rank changes at the end of a step; see `Stepper` for who applies the buffers."""
-        pieces = self._parameters_of(rank)
+        pieces = self._changes_of(rank) if self._is_quantised else self._parameters_of(rank)
         if rank == self._wire.world_size - 1:
             pieces.append(self._live["tracked"])
         if rank == self._first:
