@@ -100,8 +100,9 @@ def page(found: Mapping[str, Sequence[Result]]) -> str:
         "",
         (
             f"`fashion-cnn --width {first['width']}`, SGD with momentum at a constant rate, two hosts (network "
-            f"namespaces of one machine) with one rank each, links of {first['rate']} each way (`tc tbf`). Seconds from the first "
-            f"step to the first evaluation with {first['until']} (one every 64 steps), evaluations included."
+            f"namespaces of one machine) with one rank each, links of {first['rate']} each way (`tc tbf`). Seconds "
+            f"from the first step to the first evaluation with {first['until']} (one every 64 steps), evaluations "
+            "included."
         ),
         "",
         "| sync | reached | seconds | steps | MB sent by a rank | times faster |",
@@ -146,7 +147,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = results.parser(MODULE, __doc__, PAGE)
     parser.add_argument("--programs", default=";".join(PROGRAMS), help="separated by ';'; default: %(default)s")
     parser.add_argument("--seeds", type=int, default=3, help="default: %(default)s")
-    parser.add_argument("--width", type=int, default=16, help="of the network; default: %(default)s")
+    parser.add_argument("--width", type=int, default=32, help="of the network; default: %(default)s")
     parser.add_argument("--until", default="accuracy=0.86", help="the target; default: %(default)s")
     arguments = parser.parse_args(words)
     if not arguments.page:

@@ -71,7 +71,9 @@ class LocalPasses(Passes):
         self._local, self._periods = job.local, job.batches
         self._memory, self._live = memory, live
         self._num_busy = rank.world_size
-        largest = self._job_of(self._local.num_replicas - 1)  # the last one's part of a step is never the smaller one
+        largest = replica_job(
+            job, self._local.num_replicas - 1
+        )  # the last one's part of a step is never the smaller one
         regions = run_regions(largest, 1, num_copies=0)
         self._inside = memories.private(regions.num_bytes).tensors(regions)
         self._working = live_views(largest, self._inside["live"])
@@ -135,7 +137,7 @@ class LocalPasses(Passes):
 
     def _train(self, replica: int) -> float:
         """Train one replica for a period: the sum of its losses, each as often as its step has samples."""
-        job, stop = self._job_of(replica), self._periods.next_step(self._step)
+        job, stop = replica_job(self._job, replica), self._periods.next_step(self._step)
         self._lay_in(replica)
         loading = Loading(job, 1, 0, self._num_busy, stop)
         stepper = Stepper(job, self._alone, self._inside, self._working, is_careful=True, loading=loading)
@@ -188,19 +190,27 @@ class LocalPasses(Passes):
     def _kept_names(self) -> list[str]:
         return [name for name in self._live if name.startswith(KEPT_BY_REPLICAS) and name != _SCALARS]
 
-    def _job_of(self, replica: int) -> Job:
-        """A replica's own run: its steps, and masks that no other one draws."""
-        local = self._local
-        return replace(
-            self._job,
-            local=None,
-            update=local.update,
-            rule=local.rule,
-            schedule=local.schedule,
-            batches=self._periods.of_replica(replica),
-            seed=keys.key(self._job.seed, _REPLICA_KEY, replica),
-        )
-
     def _enter_inside(self, phase: Phase, step: int) -> None:
         """A rank's steps are periods, whichever step a replica is at."""
         self._enter(phase, self._step)
+
+
+def replica_job(job: Job, replica: int) -> Job:
+    """A replica's own run: its part of the steps, and masks that no other one draws.
+
+    Args:
+        job: With local steps.
+        replica: Which.
+    """
+    local = job.local
+    assert local is not None
+    assert isinstance(job.batches, PeriodPlan)
+    return replace(
+        job,
+        local=None,
+        update=local.update,
+        rule=local.rule,
+        schedule=local.schedule,
+        batches=job.batches.of_replica(replica),
+        seed=keys.key(job.seed, _REPLICA_KEY, replica),
+    )

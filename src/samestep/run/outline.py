@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from samestep.engine.helpers import num_helpers
+from samestep.engine.local import replica_job
 from samestep.engine.survey import Layer, survey
 from samestep.host.cores import num_cores
 from samestep.plan.allotment import Allotment, allot
@@ -95,6 +96,7 @@ def outline(workload: Workload, settings: Settings, choices: Choices) -> Outline
     job = prepared.job
     world_size = world_size_of(settings, config, job)
     helpers = num_helpers(job, world_size)
+    one = job if job.local is None else replica_job(job, 0)  # what a worker runs at a time
     return Outline(
         workload=workload.name,
         num_steps=job.num_steps,
@@ -115,7 +117,7 @@ def outline(workload: Workload, settings: Settings, choices: Choices) -> Outline
         allotments=allot(
             job.batches, job.update.layout, team_of(world_size, config.stages), job.stages, num_hands=helpers + 1
         ),
-        layers=survey(job, prepared.image) if job.is_backprop_concurrent else None,
+        layers=survey(one, prepared.image) if job.is_backprop_concurrent else None,
     )
 
 
