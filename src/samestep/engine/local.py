@@ -71,9 +71,7 @@ class LocalPasses(Passes):
         self._local, self._periods = job.local, job.batches
         self._memory, self._live = memory, live
         self._num_busy = rank.world_size
-        largest = replica_job(
-            job, self._local.num_replicas - 1
-        )  # the last one's part of a step is never the smaller one
+        largest = replica_job(job, self._local.num_replicas - 1)  # no other one has more of a step
         regions = run_regions(largest, 1, num_copies=0)
         self._inside = memories.private(regions.num_bytes).tensors(regions)
         self._working = live_views(largest, self._inside["live"])
