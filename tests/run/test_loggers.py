@@ -856,10 +856,6 @@ def test_wandb_of_a_failed_run_says_so(fake_wandb: list[FakeWandbRun]) -> None:
 
 
 def test_a_step_record_is_all_that_a_row_holds() -> None:
-<<<<<<< ours
-    """A field that is added must find its column; pairs of norms and growths stand in the record of the run alone."""
-=======
     """A field that is added to the record must find its column; pairs of norms and growths are in the run's record."""
->>>>>>> theirs
     assert tuple(StepRecord.__dataclass_fields__) == (*STEP_COLUMNS, "pair", "growth")
     assert len(astuple(step(0))) == len(STEP_COLUMNS) + 2

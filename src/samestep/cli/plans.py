@@ -20,13 +20,18 @@ def print_outline(found: Outline) -> None:
     )
     micro = f"{found.num_microbatches} microbatches of at most {found.microbatch}"
     grows = "" if found.max_batch is None else f" at first, and up to {found.max_batch:,},"
+    if found.replicas is not None:
+        micro = f"microbatches of at most {found.microbatch}, shared by {_plural(found.replicas, 'replica')}"
     print(f"a step: {found.global_batch:,} samples{grows} in {micro}, {_plural(found.num_rounds, 'round')}")
+    if found.replicas is not None:
+        print(f"replicas meet every {_plural(found.period, 'step')}; samples below are of such a period")
+    parts = "microbatches" if found.replicas is None else "replicas"
     has_short = found.last_num_microbatches != found.num_microbatches
     has_stages = found.schedule is not None
     if has_stages:
         print(f"stages: {found.schedule}; they begin with {', '.join(found.stage_begins)}")
     stage_column, last_column = ["stage"] if has_stages else [], ["last step"] if has_short else []
-    table = tables.new("worker", *stage_column, "microbatches", "samples", *last_column, "elements", "slices")
+    table = tables.new("worker", *stage_column, parts, "samples", *last_column, "elements", "slices")
     for part in found.allotments:
         last = [_range(part.last_microbatches)] if has_short else []
         shown = [_slice(segment) for segment in part.segments[:_MOST_SLICES]]

@@ -207,6 +207,12 @@ class FlatModel:
         """Copies of the microbatch's tracked buffers, and of the others' memory."""
         return self._buffers.tracked.clone(), self._buffers.others.clone()
 
+    def show_buffers(self, tracked: Tensor, others: Tensor) -> None:
+        """Let it look as if a microbatch had left these values in the buffers."""
+        self.use_buffers(self._buffers)
+        self._buffers.tracked.copy_(tracked)
+        self._buffers.others.copy_(others)
+
     def gradients(self) -> list[Tensor | None]:
         """What the last backward pass gave, one per parameter of the layout."""
         return [parameter.grad for parameter in self.parameters]

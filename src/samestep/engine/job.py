@@ -87,6 +87,26 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LocalSync:
+    """How replicas train by themselves for a period; the job's own update, rule and batches are those of the meetings.
+
+    Args:
+        num_replicas: How many.
+        update: What a step of a replica updates how; laid out as the job's own.
+        rule: The rounds of such a step.
+        schedule: Of its learning rates.
+        is_quantised: Whether what a replica has changed is rounded to 8 bits before it is added up, and what a meeting
+            changes likewise.
+    """
+
+    num_replicas: int
+    update: UpdatePlan
+    rule: Rule
+    schedule: Schedule
+    is_quantised: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """A training run as the engines see it; `num_steps` counts steps of the first batch."""
 
@@ -116,6 +136,7 @@ class Job:
     gain: AdaScale | None = None
     doubling: Doubling | None = None
     curvature: CurvaturePlan | None = None
+    local: LocalSync | None = None
     trace: events.Trace | None = None
     device: Kind = "cpu"
     compiler: Compiler | None = None
@@ -208,6 +229,23 @@ def live_arrays(job: Job) -> list[tuple[str, str, tuple[int, ...]]]:
         ("others", "uint8", (job.buffers.num_other_bytes,)),
         ("used", "uint8", (len(job.update.layout.places),)),
         *((array.name, array.dtype, array.shape) for array in job.update.arrays),
+        *_replicas_arrays(job),
+    ]
+
+
+KEPT_BY_REPLICAS = "replicas/"
+"""What the name of an array begins with that has a row for every replica."""
+
+
+def _replicas_arrays(job: Job) -> list[tuple[str, str, tuple[int, ...]]]:
+    """What replicas keep from period to period; each begins it with the parameters and buffers that all share."""
+    if job.local is None:
+        return []
+    count, update = job.local.num_replicas, job.local.update
+    return [
+        (f"{KEPT_BY_REPLICAS}used", "uint8", (count, len(update.layout.places))),
+        (f"{KEPT_BY_REPLICAS}scalars", "float64", (count, len(update.scalars))),
+        *((f"{KEPT_BY_REPLICAS}{each.name}", each.dtype, (count, *each.shape)) for each in update.arrays),
     ]
 
 
@@ -246,6 +284,7 @@ def run_regions(job: Job, world_size: int, *, num_copies: int) -> Regions:
             *((f"best/{name}", dtype, shape) for name, dtype, shape in live_arrays(job) if name in MODEL_ARRAYS),
             ("contributions", job.dtype, (num_replicas, rounds.num_slots(counts, num_replicas), contribution_size)),
             *_curvature_regions(job, num_replicas, rounds.num_slots(counts, num_replicas)),
+            *_quantised_regions(job),
             ("links", "int64", (num_linked, num_chunks, 2, 2, SIGNAL_WORDS)),
             ("link_rooms", "uint8", (num_linked, num_chunks, 2, num_stages + 1, room)),
         ]
@@ -260,4 +299,17 @@ def _curvature_regions(job: Job, num_replicas: int, num_slots: int) -> list[tupl
         ("factors", job.dtype, (num_replicas, num_slots, job.curvature.factors.num_elements)),
         ("directions", job.dtype, (1 + len(DAMPINGS), job.num_elements)),
         ("small_table", "float64", (job.batches.num_microbatches, NUM_COLUMNS + 1)),
+    ]
+
+
+def _quantised_regions(job: Job) -> list[tuple[str, str, tuple[int, ...]]]:
+    """What replicas have changed, and what is then changed for all, in 8 bits."""
+    if job.local is None or not job.local.is_quantised:
+        return []
+    count = job.local.num_replicas
+    return [
+        ("codes", "uint8", (count, job.num_elements)),
+        ("code_scales", job.dtype, (count, job.num_elements // BLOCK)),
+        ("update_codes", "uint8", (job.num_elements,)),
+        ("update_scales", job.dtype, (job.num_elements // BLOCK,)),
     ]

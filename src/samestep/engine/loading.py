@@ -33,16 +33,23 @@ class Loading:
         rank: Which one.
         num_busy: Ranks that compute, where they are more.
         device: Where the batches are to be.
+        stop: The step before which it ends; default: the end of the run.
 
     Attributes:
         course: What every step holds; see `follow`.
     """
 
     def __init__(
-        self, job: Job, world_size: int, rank: int, num_busy: int | None = None, device: Device | None = None
+        self,
+        job: Job,
+        world_size: int,
+        rank: int,
+        num_busy: int | None = None,
+        device: Device | None = None,
+        stop: int | None = None,
     ) -> None:
         self._job, self._world_size, self._rank = job, world_size, rank
-        self._num_busy = num_busy or world_size
+        self._num_busy, self._stop = num_busy or world_size, stop
         self._device = device or Host()
         self.course = Course(start=job.batches, length=job.num_steps)
         self._feed = residence.feed_on(self._device, job.samples, job.order)
@@ -107,7 +114,8 @@ class Loading:
     def _from(self, step: int) -> Iterator[Batch]:
         """This rank's microbatches of all steps from one on."""
         feed = Feed(self._job.samples, self._job.order) if self._has_thread else self._feed
-        for epoch, steps in groupby(range(step, self.course.num_steps), key=self._epoch):
+        stop = self.course.num_steps if self._stop is None else self._stop
+        for epoch, steps in groupby(range(step, stop), key=self._epoch):
             yield from feed.batches(epoch, chain.from_iterable(map(self._own, steps)))
 
     def _own(self, step: int) -> tuple[Microbatch, ...]:

@@ -56,12 +56,12 @@ class CalledBack(Exception):
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What a step left behind.
+    """What a step left behind; with local steps what a period did, by the number of its last step.
 
     Args:
         step: Its number.
         loss: The mean over its samples.
-        gradient_norm: Of this mean.
+        gradient_norm: Of this mean; with local steps, of the mean change of the replicas.
         num_samples: It held.
         duration_s: It took.
         pair: Of squared norms (see `noise_scale`), where it was looked at for that.
@@ -225,14 +225,15 @@ class Loop:
         self._exchange.update()
         self.rank.enter(Phase.BETWEEN, self.step)
         sums = self.stepper.confirm(sums)
-        step, self.step = self.step, self.step + 1
+        step, self.step = self.step, self.course.next_step(self.step)
         num_samples = self.course.num_samples_of(step)
         pair = _pair(step, sums, num_samples)
+        last = self.step - 1
         growth = self._learn(step, pair)
         if self.rank.leads:
             now = time.perf_counter()
             assert sums.gradient_norm is not None
-            record = StepRecord(step, sums.loss, sums.gradient_norm, num_samples, now - start, pair, growth)
+            record = StepRecord(last, sums.loss, sums.gradient_norm, num_samples, now - start, pair, growth)
             self._records.append(record)
             if step == 0:
                 self._warn_unused()

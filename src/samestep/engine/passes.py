@@ -19,6 +19,7 @@ from samestep.engine.backprop.concurrent import Concurrent, Ordinary
 from samestep.engine.device.host import Host
 from samestep.engine.device.seam import Device, Number, head
 from samestep.engine.events import Enter, Phase
+from samestep.engine.finite import Culprit
 from samestep.engine.flat import FlatModel
 from samestep.engine.graphs import Graphs, Sums
 from samestep.engine.job import Job
@@ -62,6 +63,9 @@ class Passes:
     evaluates_in_stages = False
     """Whether a replica evaluates a microbatch together, or every rank by itself."""
 
+    culprit: Culprit | None = None
+    """Where something non-finite of this round came from, if that is already known."""
+
     def __init__(
         self,
         job: Job,
@@ -92,6 +96,9 @@ class Passes:
     def close(self) -> None:
         """Take the hooks off the model."""
         self._randomness.close()
+
+    def settle(self) -> None:
+        """The step is taken: write what is kept of it beside parameters, buffers and the optimiser's state."""
 
     def begin(self, step: int, number: int, microbatches: Sequence[Microbatch], batches: Iterator[Batch]) -> None:
         """A round begins.

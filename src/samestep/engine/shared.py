@@ -20,12 +20,12 @@ from samestep.engine import memory as memories
 from samestep.engine import ship, signals
 from samestep.engine.crew import Crew
 from samestep.engine.events import Events, open_reader
+from samestep.engine.finite import Culprit, non_finite
 from samestep.engine.flat import trainable
 from samestep.engine.job import Image, Job, run_regions
 from samestep.engine.launch import WorkerProcess
 from samestep.engine.loop import Control, End, EvaluationRecord, Listener, StepRecord, live_views
 from samestep.engine.snapshots import NUM_COPIES, snapshots_in
-from samestep.engine.step import Culprit, non_finite
 from samestep.engine.worker import Failure, Go, Left, Setup
 from samestep.errors import WorkerError
 from samestep.plan.pipeline import team_of

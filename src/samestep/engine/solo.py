@@ -16,10 +16,10 @@ from samestep.engine.device.opening import open_device
 from samestep.engine.device.seam import Device
 from samestep.engine.events import Enter, Events, Phase, open_log, open_reader
 from samestep.engine.exchange import Barriers
+from samestep.engine.finite import NonFiniteSums, non_finite
 from samestep.engine.job import BEST_STEP, MODEL_ARRAYS, Image, Job, run_regions
 from samestep.engine.loop import Control, End, Listener, Loop, live_views
 from samestep.engine.rank import Rank
-from samestep.engine.step import NonFiniteSums, non_finite
 from samestep.errors import UsageError
 from samestep.plan.pipeline import Team
 

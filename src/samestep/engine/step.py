@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import Any
@@ -19,6 +19,7 @@ from samestep.engine.backprop.concurrent import backprop_for
 from samestep.engine.combine import RoundPlan
 from samestep.engine.curvature import Curvature
 from samestep.engine.events import Phase
+from samestep.engine.finite import LOSS_TENSOR, Culprit, NonFiniteSums, SpoiledStateError
 from samestep.engine.flat import FlatModel
 from samestep.engine.helpers import hands_for
 from samestep.engine.job import LOSS, SAMPLES, WEIGHT, Job
@@ -28,7 +29,6 @@ from samestep.engine.part import Part
 from samestep.engine.passes import Done, Passes
 from samestep.engine.pieces import Piece
 from samestep.engine.rank import Rank
-from samestep.errors import NonFiniteError
 from samestep.optim import noise, owners
 from samestep.optim.rounds import Meeting, RoundRequest, Steps, Sums, TableRequest
 from samestep.optim.rules import Factors
@@ -36,31 +36,6 @@ from samestep.plan import allotment, rounds
 from samestep.plan.batch import Microbatch
 from samestep.plan.course import Course
 from samestep.plan.layout import BLOCK, Range
-
-LOSS_TENSOR = "the loss"
-
-
-@dataclass(frozen=True)
-class Culprit:
-    """Where something non-finite came from: the microbatch, and the loss (place -1) or the parameter's gradient."""
-
-    step: int
-    microbatch: int
-    tensor: str
-    place: int = -1
-
-
-class NonFiniteSums(Exception):
-    """The sums of a round are not finite; all ranks raise it together, before anything was changed."""
-
-    def __init__(self, step: int, culprit: Culprit | None) -> None:
-        super().__init__(f"step {step}")
-        self.step = step
-        self.culprit = culprit
-
-
-class SpoiledStateError(Exception):
-    """The sums turned out not to be finite after the update; all ranks raise it together."""
 
 
 class Stepper:
@@ -73,10 +48,18 @@ class Stepper:
         live: The live arrays, as tensors.
         is_careful: Whether every rank waits for the sums of all slices before it updates. Otherwise a step whose rule
             does not need them updates at once, and `confirm` finds out afterwards.
+        loading: Where its microbatches come from; default: from the job's own steps, up to the last.
     """
 
     def __init__(
-        self, job: Job, rank: Rank, memory: Mapping[str, Tensor], live: Mapping[str, Tensor], *, is_careful: bool
+        self,
+        job: Job,
+        rank: Rank,
+        memory: Mapping[str, Tensor],
+        live: Mapping[str, Tensor],
+        *,
+        is_careful: bool,
+        loading: Loading | None = None,
     ) -> None:
         self._job = job
         self._rank = rank
@@ -99,8 +82,8 @@ class Stepper:
         self._segments = self.owned.segments
         self.parameters: list[Tensor] = list(self.owned.parameters)
         self.gradients = self.owned.gradients
-        self._loading = Loading(job, rank.team.num_replicas, self._replica, rank.world_size, rank.device)
-        self._passes, parts = self._make_passes()
+        self._loading = loading or Loading(job, rank.team.num_replicas, self._replica, rank.world_size, rank.device)
+        self._passes, parts = self._make_passes(memory)
         self._table = memory["table"].numpy()
         self._sums = LateSums(self._table, is_late=not rank.device.is_host)
         self._squares = memory["squares"].numpy()
@@ -178,6 +161,7 @@ class Stepper:
         finally:
             program.close()  # the rule puts back what it changed, however the step ends
         self._apply_buffers()
+        self._passes.settle()
         return first
 
     def confirm(self, sums: Sums) -> Sums:
@@ -240,6 +224,8 @@ class Stepper:
 
     def _find_culprit(self, step: int, number: int, microbatches: tuple[Microbatch, ...]) -> Culprit | None:
         """Replay this rank's microbatches of a round one by one and look at each."""
+        if self._job.local is not None:
+            return self._passes.culprit
         found: list[Culprit] = []
         for microbatch in self._own(microbatches):
             if found and self._rank.neighbours is None:
@@ -264,10 +250,15 @@ class Stepper:
     def _own(self, microbatches: tuple[Microbatch, ...]) -> tuple[Microbatch, ...]:
         return rounds.own(microbatches, self._rank.team.num_replicas, self._replica)
 
-    def _make_passes(self) -> tuple[Passes, Sequence[Part]]:
+    def _make_passes(self, memory: Mapping[str, Tensor]) -> tuple[Passes, Sequence[Part]]:
         job, rank = self._job, self._rank
+        whole = part.whole(job.update.layout, job.buffers)
+        if job.local is not None:
+            from samestep.engine import local  # noqa: PLC0415 (it makes steppers, too)
+
+            found = local.LocalPasses(job, self._model, self._loading, rank, memory, self._live, self._segments)
+            return found, [whole]
         if rank.neighbours is None:
-            whole = part.whole(job.update.layout, job.buffers)
             backprop = backprop_for(self._model.parameters, self._hands)
             return Passes(job, self._model, self._loading, backprop, rank.enter, rank.device), [whole]
         from samestep.engine.stages import staged  # noqa: PLC0415 (torch.fx, where there are stages)
@@ -389,16 +380,3 @@ class Stepper:
         names = frozenset(place.spec.name for place, flag in zip(places, used.tolist(), strict=True) if not flag)
         if names:
             self.owned.leave_alone(names)
-
-
-def non_finite(step: int, culprits: list[Culprit]) -> NonFiniteError:
-    """The error that names the first microbatch that brought a non-finite number."""
-    if culprits:
-        first = min(culprits, key=lambda culprit: (culprit.microbatch, culprit.place))
-        where = f"{first.tensor} of microbatch {first.microbatch} is not finite"
-    else:
-        where = "the sum of gradients overflows, though every microbatch's own is finite"
-    return NonFiniteError(
-        f"step {step}: {where}; the parameters are as they were before this step. "
-        "A smaller lr, clip_norm, or a look at this microbatch's samples may help"
-    )

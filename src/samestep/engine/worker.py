@@ -17,13 +17,13 @@ from samestep import torch_private
 from samestep.engine import faults, memory, numerics, ship
 from samestep.engine.events import Enter, Phase, open_log
 from samestep.engine.exchange import Barriers
+from samestep.engine.finite import NonFiniteSums, SpoiledStateError
 from samestep.engine.job import Job
 from samestep.engine.launch import Channel, listen, parents_channel
 from samestep.engine.loop import CalledBack, Control, EvaluationRecord, Loop, StepRecord, live_views
 from samestep.engine.rank import Rank
 from samestep.engine.signals import Barrier, Patience
 from samestep.engine.stages.links import Neighbours, neighbours
-from samestep.engine.step import NonFiniteSums, SpoiledStateError
 from samestep.errors import SamestepError
 from samestep.host.cores import num_cores
 from samestep.plan.pipeline import Team

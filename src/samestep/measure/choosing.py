@@ -20,6 +20,7 @@ from samestep.measure.interleave import Deal, Program, ProgramError, Running, Sl
 from samestep.measure.programs import Task
 from samestep.measure.remembered import Memory, key
 from samestep.measure.scale import Teller
+from samestep.run import syncing
 from samestep.run.config import Config, NumericSettings, Settings, resolve
 from samestep.run.prepare import Choices, prepare
 from samestep.run.ways import check_cpu
@@ -79,6 +80,7 @@ def choose(
     workload = build()
     config = resolve(settings, workload.recipe)
     check_cpu(config, "parallel='auto'")
+    syncing.refuse(config, "parallel='auto'", "it measures steps in which all workers meet")
     prepared = prepare(workload, config, choices, has_callbacks=False)
     ways = candidates(
         cores=num_cores(),

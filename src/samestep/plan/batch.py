@@ -111,6 +111,15 @@ class BatchPlan:
         start = number * self.global_batch
         return StepSpan(step, epoch, start, min(start + self.global_batch, self.num_samples))
 
+    @property
+    def stride(self) -> int:
+        """Steps between two updates of what the workers share, at most."""
+        return 1
+
+    def next_step(self, step: int) -> int:
+        """The step before which what the workers share is next updated."""
+        return step + 1
+
     def microbatches(self, step: int) -> tuple[Microbatch, ...]:
         """The microbatches of a step, in order."""
         span = self.span(step)

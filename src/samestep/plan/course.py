@@ -93,6 +93,11 @@ class Course:
         found = leg.plan.span(step + leg.shift)
         return StepSpan(step, found.epoch, found.start, found.stop)
 
+    def next_step(self, step: int) -> int:
+        """The step before which what the workers share is next updated."""
+        leg = self._leg(step)
+        return leg.plan.next_step(step + leg.shift) - leg.shift
+
     def microbatches(self, step: int) -> tuple[Microbatch, ...]:
         """The microbatches of a step, in order."""
         leg = self._leg(step)
@@ -121,7 +126,7 @@ class Course:
         >>> [step for step in range(9) if course.is_due(step, 3)]
         [3, 4, 5, 6, 7]
         """
-        return step > 0 and self.done(step) // every > self.done(step - 1) // every
+        return step > 0 and self.done(step) // every > self.done(max(step - self.start.stride, 0)) // every
 
     def progress(self, step: int) -> float:
         """Samples seen by the middle of a step, over the samples of the whole run; 1 at most."""

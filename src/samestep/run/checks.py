@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from samestep.errors import UsageError
 from samestep.optim import adascale, doubling
-from samestep.run import ways
+from samestep.run import syncing, ways
 
 if TYPE_CHECKING:
     from samestep.run.config import Config
@@ -43,6 +43,7 @@ def check(config: Config) -> None:
     if config.resume and config.checkpoint is None:
         raise UsageError("resume needs the folder to resume from: name it with checkpoint")
     ways.check(config)
+    syncing.check(config)
     adascale.check(**{name: getattr(config, name) for name in adascale.CHECKED}, global_batch=config.first_batch)
     if config.is_batch_growing:
         doubling.check(**{name: getattr(config, name) for name in doubling.CHECKED}, initial_batch=config.first_batch)

@@ -15,6 +15,7 @@ from samestep.optim.catalog import RuleName
 from samestep.optim.rules import BatchChange, Rates
 from samestep.plan.batch import LastBatch, default_microbatch
 from samestep.plan.schedules import Schedule
+from samestep.run import syncing
 from samestep.run.checks import at_least, check
 from samestep.run.types import check_types
 
@@ -29,6 +30,7 @@ Device = Literal["cpu", "cuda"]
 Compiler = Literal["off", "inductor", "aot_eager"]
 Graphs = Literal["auto", "off"]
 NoiseLooks = int | Literal["off"]
+OuterQuantise = Literal["none", "int8"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,21 @@ class NumericSettings:
 
     batch_rule: BatchRule | None = None
     """How they follow: auto (what suits the optimiser), linear, sqrt, adascale or none."""
+
+    sync: str | None = None
+    """step: workers meet in every step; local:H: replicas train H steps by themselves, then meet (DiLoCo)."""
+
+    replicas: int | None = None
+    """With local:H: how many replicas share a step, and the most workers; default 4."""
+
+    outer_lr: float | None = None
+    """With local:H: learning rate of the Nesterov update by the replicas' mean change; default 0.7."""
+
+    outer_momentum: float | None = None
+    """With local:H: its momentum; default 0.9."""
+
+    outer_quantise: OuterQuantise | None = None
+    """With local:H: int8 rounds to 8 bits what replicas change and what their meetings do; default none."""
 
     averaging: float | None = None
     """Weights are evaluated and saved as their average over about the last share (0..1) of the steps."""
@@ -210,6 +227,11 @@ class Config:
     weight_decay: float
     base_batch: int | None
     batch_rule: BatchRule
+    sync: str
+    replicas: int | None
+    outer_lr: float | None
+    outer_momentum: float | None
+    outer_quantise: OuterQuantise | None
     averaging: float | None
     lr_schedule: LrSchedule
     lr_warmup: float
@@ -321,6 +343,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "optimizer": "adamw",
     "weight_decay": 0.0,
     "batch_rule": "auto",
+    "sync": "step",
     "lr_schedule": "constant",
     "lr_warmup": 0.0,
     "seed": 0,
@@ -382,6 +405,7 @@ def resolve(settings: Settings, recipe: Mapping[str, Any]) -> Config:
         values["epochs"] = _DEFAULT_EPOCHS
     first = values["initial_batch" if values["global_batch"] == "auto" else "global_batch"]
     at_least("global_batch", first, 1)
+    syncing.fill(values, given)
     if values["microbatch"] is None:
         values["microbatch"] = default_microbatch(first)
     at_least("microbatch", values["microbatch"], 1)
@@ -390,7 +414,7 @@ def resolve(settings: Settings, recipe: Mapping[str, Any]) -> Config:
     if values["workers"] == "auto":
         most = num_cores() if sys.platform != "win32" and values["device"] == "cpu" else 1
         at_least("stages", values["stages"], 1)
-        num_replicas = min(most // values["stages"], -(-first // values["microbatch"]))
+        num_replicas = min(most // values["stages"], values["replicas"] or -(-first // values["microbatch"]))
         values["workers"] = max(1, num_replicas) * values["stages"]
     return Config(**values)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from samestep.engine.helpers import num_helpers
 from samestep.engine.job import Image, Job
+from samestep.engine.local import replica_job
 from samestep.engine.loop import EvaluationRecord, StepRecord
 from samestep.engine.solo import Solo
 from samestep.engine.survey import Layer, survey
@@ -33,13 +34,15 @@ class Outline:
         global_batch: Samples of a step; of the first ones, where it grows.
         max_batch: Of the last ones, at most; None where it does not grow.
         microbatch: Samples in one forward and backward.
-        num_microbatches: Of a whole step.
+        num_microbatches: Of a whole step; with local steps, replicas.
         last_num_microbatches: Of the last step of an epoch.
         num_rounds: Maps over the microbatches, each with its sum, in a step.
         num_elements: Of the flat vector, padding included.
         cores: That the run may use.
         helpers: Threads beside each worker's training thread.
         backprop: How weight gradients are computed.
+        replicas: With local steps: how many; None otherwise.
+        period: Steps between two of their meetings; 1 where workers meet in every step.
         schedule: Of the stages' passes; None where there is one stage.
         stage_begins: What every piece of the network begins with; empty where there is one stage.
         allotments: What each worker does.
@@ -60,6 +63,8 @@ class Outline:
     cores: int
     helpers: int
     backprop: Backprop
+    replicas: int | None
+    period: int
     schedule: Schedule | None
     stage_begins: tuple[str, ...]
     allotments: tuple[Allotment, ...]
@@ -100,6 +105,7 @@ def outline(workload: Workload, settings: Settings, choices: Choices) -> Outline
     job = prepared.job
     world_size = world_size_of(settings, config, job)
     helpers = num_helpers(job, world_size)
+    one = job if job.local is None else replica_job(job, 0)  # what a worker runs at a time
     return Outline(
         workload=workload.name,
         num_steps=job.num_steps,
@@ -114,13 +120,15 @@ def outline(workload: Workload, settings: Settings, choices: Choices) -> Outline
         cores=num_cores(),
         helpers=helpers,
         backprop=config.backprop,
+        replicas=config.replicas,
+        period=job.batches.stride,
         schedule=job.stages.schedule if job.stages else None,
         stage_begins=job.stages.begins if job.stages else (),
         allotments=allot(
             job.batches, job.update.layout, team_of(world_size, config.stages), job.stages, num_hands=helpers + 1
         ),
         device=_tried(job, prepared.image),
-        layers=survey(job, prepared.image) if job.is_backprop_concurrent else None,
+        layers=survey(one, prepared.image) if job.is_backprop_concurrent else None,
     )
 
 

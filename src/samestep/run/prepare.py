@@ -21,17 +21,19 @@ from samestep.engine.device import opening
 from samestep.engine.device.seam import Kind
 from samestep.engine.events import Trace
 from samestep.engine.flat import plan_buffers, settle_constants, trainable, write_buffers, write_parameters
-from samestep.engine.job import Evaluation, Image, Job
+from samestep.engine.job import KEPT_BY_REPLICAS, Evaluation, Image, Job
 from samestep.errors import DataError, UsageError
 from samestep.optim import averaging, build, catalog, rounds, schedules, state
 from samestep.optim.adascale import AdaScale
 from samestep.optim.doubling import Doubling
 from samestep.optim.parametrisation import Parametrisation
+from samestep.optim.state import UpdatePlan
 from samestep.plan.batch import BatchPlan
 from samestep.plan.layout import check_world_size
+from samestep.plan.local import check_workers
 from samestep.plan.order import Order
 from samestep.plan.pipeline import check_team
-from samestep.run import curvature, networks, weights
+from samestep.run import curvature, local, networks, weights
 from samestep.run.config import Config, Settings
 from samestep.run.evaluate import judge_for, parse_target
 from samestep.run.workload import Target, Workload
@@ -109,7 +111,6 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
     curved = curvature.plan(model, config, batches) if is_curved else None
     if curved is not None:
         update = curvature.with_state(update, curved, dtype)
-    num_steps = config.steps or max(1, round((config.epochs or 0) * batches.steps_per_epoch))
     job = Job(
         model=model,
         update=update,
@@ -125,7 +126,7 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         judge=judge_for(tuple(workload.metrics), _target(workload, config, data)),
         rule=_rule(config) if curved is None else curvature.rule(curved),
         schedule=choices.lr_schedule or schedules.by_name(config.lr_schedule, config.lr_warmup),
-        num_steps=num_steps,
+        num_steps=config.steps or max(1, round((config.epochs or 0) * batches.steps_per_epoch)),
         seed=config.seed,
         stages=None,
         switches=switches,
@@ -141,6 +142,7 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         from samestep.run import staging  # noqa: PLC0415 (torch.fx, where there are stages)
 
         job = replace(job, stages=staging.staged(job, config))
+    job = local.localised(job, config)
     decided_by = partial(_numerics, job, loss, choices, config, scaled, of_device)
     lines = [*config.rate_lines, *(scaled.lines(model) if scaled else [])]
     return Prepared(job, _first_image(job), decided_by, tuple(lines))
@@ -167,7 +169,9 @@ def world_size_of(settings: Settings, config: Config, job: Job) -> int:
     num_microbatches = job.batches.num_microbatches
     if settings.workers in (None, "auto"):
         return min(config.workers, num_microbatches * config.stages)
-    if config.stages == 1:
+    if job.local is not None:
+        check_workers(config.workers, num_microbatches)
+    elif config.stages == 1:
         check_world_size(config.workers, num_microbatches)
     else:
         check_team(config.workers, config.stages, num_microbatches)
@@ -178,7 +182,9 @@ def _first_image(job: Job) -> Image:
     image = Image.empty(job)
     write_parameters(job.update.layout, dict(job.model.named_parameters()), image.arrays["parameters"])
     write_buffers(job.buffers, job.model, image.arrays["tracked"], image.arrays["others"])
-    image.arrays["used"].fill_(1)
+    for name in ("used", f"{KEPT_BY_REPLICAS}used"):
+        if name in image.arrays:
+            image.arrays[name].fill_(1)
     return image
 
 
@@ -329,6 +335,7 @@ def _numerics(
 ) -> dict[str, Any]:
     """What decides the bits; compared when a run is resumed."""
     schedule = choices.lr_schedule or config.lr_schedule
+    trained = job.local or job  # what the steps themselves go by
     return {
         "model": _model_text(job.model),
         "data": _data_digest(job.samples),
@@ -340,9 +347,10 @@ def _numerics(
         "augment": config.augment,
         "shuffle_block": config.shuffle_block,
         **({"parametrisation": scaled.as_dict(job.model)} if scaled is not None else {}),
-        "optimizer": _optimizer_text(job),
+        "optimizer": _optimizer_text(trained.update),
         **({"averaging": config.averaging} if config.averaging is not None else {}),
-        "rule": str(job.rule),
+        "rule": str(trained.rule),
+        **local.numerics(job, config, _optimizer_text(job.update)),
         **({"gain": str(job.gain)} if job.gain is not None else {}),
         **({"doubling": str(job.doubling)} if job.doubling is not None else {}),
         "lr_schedule": schedule if isinstance(schedule, str) else _name(schedule),
@@ -391,9 +399,9 @@ def _loss_text(loss: Any) -> str:
     return _name(loss)
 
 
-def _optimizer_text(job: Job) -> str:
+def _optimizer_text(update: UpdatePlan) -> str:
     texts = []
-    for part in job.update.parts:
+    for part in update.parts:
         dummies = [{**group, "params": [nn.Parameter(torch.zeros(4, 4))]} for group in part.groups]
         optimizer = build.build(part, dummies)
         options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]

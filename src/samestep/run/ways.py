@@ -60,6 +60,7 @@ def _check_whole(config: Config, what: str) -> None:
     for name, value, plain in (
         ("stages", config.stages, 1),
         ("backprop", config.backprop, "ordinary"),
+        ("sync", config.sync, "step"),
     ):
         if value != plain:
             raise UsageError(f"{what} and {name}={value!r} do not go together; take {name}={plain!r}")

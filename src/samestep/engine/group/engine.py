@@ -20,6 +20,7 @@ from samestep.engine import faults
 from samestep.engine.device.opening import open_device
 from samestep.engine.device.seam import Device
 from samestep.engine.events import Enter, Events, Phase, open_log, open_reader
+from samestep.engine.finite import Culprit, NonFiniteSums, SpoiledStateError, non_finite
 from samestep.engine.group import beacon, shipping
 from samestep.engine.group.beacon import Beacon
 from samestep.engine.group.exchange import Travelling
@@ -30,7 +31,6 @@ from samestep.engine.loop import Control, End, Listener, Loop, live_views
 from samestep.engine.rank import Rank
 from samestep.engine.snapshots import NUM_COPIES, Snapshots, snapshots_in
 from samestep.engine.solo import out_of_memory, surroundings, timed
-from samestep.engine.step import Culprit, NonFiniteSums, SpoiledStateError, non_finite
 from samestep.errors import NonFiniteError, SamestepError, ToldElsewhere, UsageError, WorkerError
 from samestep.plan import allotment
 from samestep.plan.pipeline import Team

@@ -3,7 +3,8 @@
 Contributions go from each to each: of every partial sum that a rank holds, each owner gets its own elements. What an
 owner has updated goes to all. With W ranks (a power of two that divides the number of microbatches, so that each holds
 one partial sum) a rank sends (W - 1) / W of the parameters' bytes twice a step, as the best all-reduce does, and beside
-it the table of sums and a norm for every 1,024 elements.
+it the table of sums and a norm for every 1,024 elements. Changes in 8 bits travel replica by replica, since a sum of
+some does not have 8 bits; who gets them adds them up as the sender does.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from samestep.engine import eight_bits
 from samestep.engine.group.parcels import Parcel, Route
 from samestep.engine.group.wire import Wire
-from samestep.engine.job import Job
+from samestep.engine.job import KEPT_BY_REPLICAS, Job
 from samestep.engine.loop import Control
 from samestep.optim.owner import state_views
 from samestep.plan import tree
@@ -55,6 +57,7 @@ class Travelling:
         self._job, self._owned, self._memory, self._live, self._wire = job, owned, memory, live, wire
         self._runs = [joined(segments) for segments in owned]
         self._is_far = is_far
+        self._is_quantised = job.local is not None and job.local.is_quantised
         self._words = torch.zeros(wire.world_size, dtype=torch.int64)
         self._routes: dict[tuple[object, ...], Route] = {}
         self._has_norms = False
@@ -73,6 +76,8 @@ class Travelling:
         self._has_norms = False
         self._first = first_rank(num_microbatches, self._wire.world_size)
         self._swap("contributions", ("contributions", *key), lambda: self._contributions(*key))
+        if self._is_quantised:
+            self._add_up_decoded(num_microbatches)
 
     def norms(self) -> None:
         self._has_norms = True
@@ -85,6 +90,8 @@ class Travelling:
         control = self._memory["control"]
         self._words[self._wire.rank] = control[Control.AFTER]
         self._show("update", self._update_of, 2 * self._first + self._has_norms)
+        if self._is_quantised:
+            self._apply_decoded()
         for word in self._words.tolist():
             control[Control.AFTER] |= word
 
@@ -135,9 +142,12 @@ class Travelling:
         sums = self._memory["contributions"]
 
         def pieces(sender: int, receiver: int) -> Iterator[Tensor]:
+            if self._is_quantised:
+                yield from self._codes(blocks[sender], receiver)
             for slot in range(len(tree.maximal_nodes(num_microbatches, *blocks[sender]))):
-                for start, stop in self._runs[receiver]:
-                    yield sums[sender, slot, start:stop]
+                if not self._is_quantised:
+                    for start, stop in self._runs[receiver]:
+                        yield sums[sender, slot, start:stop]
                 if receiver == self._wire.world_size - 1:  # it adds the changes of the tracked buffers
                     yield sums[sender, slot, self._job.num_elements :]
             for name in names:
@@ -149,15 +159,51 @@ class Travelling:
             {peer: Parcel([*pieces(peer, me)], self._is_far) for peer in peers},
         )
 
+    def _codes(self, block: Range, receiver: int) -> Iterator[Tensor]:
+        """Of each of some replicas, what it has changed of a rank's elements, in 8 bits."""
+        for replica in range(*block):
+            for start, stop in self._runs[receiver]:
+                yield self._memory["codes"][replica, start:stop]
+                yield self._memory["code_scales"][replica, start // BLOCK : stop // BLOCK]
+
+    def _add_up_decoded(self, num_replicas: int) -> None:
+        """Make of the other ranks' replicas the partial sums that these ranks hold, of this rank's own elements."""
+        blocks = blocks_of_microbatches(num_replicas, self._wire.world_size)
+        codes, scales, sums = (self._memory[name] for name in ("codes", "code_scales", "contributions"))
+        for start, stop in self._runs[self._wire.rank]:
+            own_blocks = slice(start // BLOCK, stop // BLOCK)
+            for peer in self._wire.peers:
+                for each in tree.local_sum(num_replicas, *blocks[peer]).instructions:
+                    if isinstance(each, tree.Add):
+                        sums[peer, each.target, start:stop].add_(sums[peer, each.source, start:stop])
+                        continue
+                    number, target = each.microbatch, sums[peer, each.slot, start:stop]
+                    values = eight_bits.decode(codes[number, start:stop], scales[number, own_blocks])
+                    target.add_(values) if each.is_added else target.copy_(values)
+
     def _norms_of(self, rank: int) -> list[Tensor]:
         return [self._memory["norms"][start // BLOCK : stop // BLOCK] for start, stop in self._runs[rank]]
 
     def _parameters_of(self, rank: int) -> list[Tensor]:
         return [self._live["parameters"][start:stop] for start, stop in self._runs[rank]]
 
+    def _changes_of(self, rank: int) -> list[Tensor]:
+        """What a rank has changed of the parameters that it owns, in 8 bits: numbers, then what they are worth."""
+        codes, scales, runs = self._memory["update_codes"], self._memory["update_scales"], self._runs[rank]
+        numbers = [codes[start:stop] for start, stop in runs]
+        return [*numbers, *(scales[start // BLOCK : stop // BLOCK] for start, stop in runs)]
+
+    def _apply_decoded(self) -> None:
+        """Change the other ranks' parameters as their owners have."""
+        for peer in self._wire.peers:
+            targets, pieces = self._parameters_of(peer), self._changes_of(peer)
+            count = len(targets)
+            for target, codes, scales in zip(targets, pieces[:count], pieces[count:], strict=True):
+                target.add_(eight_bits.decode(codes, scales))
+
     def _update_of(self, rank: int) -> list[Tensor]:
         """What a rank changes at the end of a step; see `Stepper` for who applies the buffers."""
-        pieces = self._parameters_of(rank)
+        pieces = self._changes_of(rank) if self._is_quantised else self._parameters_of(rank)
         if rank == self._wire.world_size - 1:
             pieces.append(self._live["tracked"])
         if rank == self._first:
@@ -166,8 +212,12 @@ class Travelling:
         return pieces if self._has_norms else [*pieces, *self._norms_of(rank)]
 
     def _state_of(self, rank: int) -> list[Tensor]:
-        plan = self._job.update
-        return [view for segment in self._owned[rank] for view in state_views(plan, segment, self._live).values()]
+        plan, world_size = self._job.update, self._wire.world_size
+        found = [view for segment in self._owned[rank] for view in state_views(plan, segment, self._live).values()]
+        if self._job.local is not None:
+            own = slice(*blocks_of_microbatches(self._job.local.num_replicas, world_size)[rank])
+            found += [values[own] for name, values in self._live.items() if name.startswith(KEPT_BY_REPLICAS)]
+        return found
 
 
 def joined(segments: Sequence[Segment]) -> list[Range]:

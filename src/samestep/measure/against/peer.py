@@ -26,6 +26,7 @@ from samestep.measure.against.rounding import BFLOAT16, FLOAT32, FLOAT64, Arithm
 from samestep.measure.plain import mean_of
 from samestep.optim import build, rounds
 from samestep.plan.batch import cut
+from samestep.run import syncing
 from samestep.run.config import Config, Settings, resolve
 from samestep.run.prepare import Choices, balanced_weights, prepare
 from samestep.run.ways import check_cpu
@@ -94,6 +95,7 @@ def task_of(workload: Workload, settings: Settings) -> Task:
             f"sam_radius={config.sam_radius:g}: plain torch has no sharpness-aware step to compare with; "
             "leave it out, or leave --against out"
         )
+    syncing.refuse(config, "--against", "plain torch has no such steps to compare with")
     if config.batch_rule == "adascale":
         raise UsageError(
             "batch_rule='adascale': plain torch has no rate that follows what every step finds to compare with; take "

@@ -156,7 +156,7 @@ def prepared(workload: Workload, divided: Parts, subject: Subject, trial: Trial)
         **vars(settings),
         workers=1,
         evaluate_every=max(1, -(-run.steps // _READINGS)),
-        noise_scale=max(1, run.steps // _LOOKS),
+        noise_scale=max(1, run.steps // _LOOKS) if settings.sync in (None, "step") else "off",
     )
 
 
