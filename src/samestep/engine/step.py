@@ -101,13 +101,7 @@ class Stepper:
         ]
         self._private = {number: memory for piece in self._pieces for number, memory in piece.private.items()}
         self._owns_tracked = rank.index == rank.world_size - 1 and job.buffers.num_tracked > 0
-        self._curvature: Curvature | None = None
-        if job.curvature is not None:
-            segments = list(zip(self._segments, self.owned.padded_gradients, strict=True))
-            place = rank.world_size, rank.index
-            self._curvature = Curvature(
-                job, job.curvature, self._passes, self._loading, self._model, memory, live, *place, segments
-            )
+        self._curvature = self._make_curvature(memory)
         self._plans: dict[int, RoundPlan] = {}
         self._pending_changes: Tensor | None = None
         self._pending_others: list[tuple[Range, Tensor]] = []
@@ -115,6 +109,14 @@ class Stepper:
         self._factors = Factors()
         self._step = 0
         self._leave_unused_alone()
+
+    def _make_curvature(self, memory: Mapping[str, Tensor]) -> Curvature | None:
+        job, rank = self._job, self._rank
+        if job.curvature is None:
+            return None
+        segments = list(zip(self._segments, self.owned.padded_gradients, strict=True))
+        about, place = (self._passes, self._loading, self._model), (rank.world_size, rank.index)
+        return Curvature(job, job.curvature, *about, memory, self._live, *place, segments)
 
     def device_facts(self) -> dict[str, Any] | None:
         """How the device was used; None on the CPU."""

@@ -17,6 +17,7 @@ from samestep.plan.batch import LastBatch, default_microbatch
 from samestep.plan.schedules import Schedule
 from samestep.run import syncing
 from samestep.run.checks import at_least, check
+from samestep.run.defaults import DEFAULT_EPOCHS, DEFAULTS, OF_GROWTH, OPTIMIZER_RECIPE
 from samestep.run.types import check_types
 
 Workers = int | Literal["auto"]
@@ -334,40 +335,6 @@ class Config:
         return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
 
 
-DEADLINE_S = 600.0
-"""Longest wait for another rank, unless a person says otherwise."""
-
-_DEFAULTS: Mapping[str, Any] = {
-    "workers": "auto",
-    "global_batch": 256,
-    "optimizer": "adamw",
-    "weight_decay": 0.0,
-    "batch_rule": "auto",
-    "sync": "step",
-    "lr_schedule": "constant",
-    "lr_warmup": 0.0,
-    "seed": 0,
-    "threads_per_worker": 1,
-    "precision": "fp32",
-    "device": "cpu",
-    "compile": "off",
-    "channels_last": False,
-    "last_batch": "keep",
-    "engine": "shared",
-    "deadline_s": DEADLINE_S,
-    "backprop": "ordinary",
-    "graphs": "auto",
-    "stages": 1,
-    "schedule": "1f1b",
-    "noise_scale": 16,
-    "checkpoint_every_s": 30.0,
-    "resume": False,
-}
-_OPTIMIZER_RECIPE = ("lr", "momentum", "weight_decay", "lr_schedule", "lr_warmup")
-_OF_GROWTH = ("initial_batch", "max_batch")
-_DEFAULT_EPOCHS = 10.0
-
-
 def resolve(settings: Settings, recipe: Mapping[str, Any]) -> Config:
     """Fill what a person left open from the workload's recipe, then from the defaults.
 
@@ -394,15 +361,15 @@ def resolve(settings: Settings, recipe: Mapping[str, Any]) -> Config:
         raise UsageError(
             f"batch_rule={given['batch_rule']!r} needs base_batch, the global batch that lr was chosen for; give both"
         )
-    if given["optimizer"] is not None and given["optimizer"] != recipe.get("optimizer", _DEFAULTS["optimizer"]):
-        for name in _OPTIMIZER_RECIPE:
+    if given["optimizer"] is not None and given["optimizer"] != recipe.get("optimizer", DEFAULTS["optimizer"]):
+        for name in OPTIMIZER_RECIPE:
             usable.pop(name, None)
     if given["steps"] is not None or given["epochs"] is not None:
         usable.pop("steps", None)
         usable.pop("epochs", None)
-    values = {name: _first(given[name], usable.get(name), _DEFAULTS.get(name)) for name in names}
+    values = {name: _first(given[name], usable.get(name), DEFAULTS.get(name)) for name in names}
     if values["steps"] is None and values["epochs"] is None:
-        values["epochs"] = _DEFAULT_EPOCHS
+        values["epochs"] = DEFAULT_EPOCHS
     first = values["initial_batch" if values["global_batch"] == "auto" else "global_batch"]
     at_least("global_batch", first, 1)
     syncing.fill(values, given)
@@ -425,16 +392,16 @@ def _with_batches(given: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[s
     Raises:
         UsageError: This was asked for, and the batch does not grow.
     """
-    own = _first(recipe.get("global_batch"), _DEFAULTS["global_batch"])
+    own = _first(recipe.get("global_batch"), DEFAULTS["global_batch"])
     if _first(given["global_batch"], own) == "auto":
-        first = _DEFAULTS["global_batch"] if own == "auto" else own
+        first = DEFAULTS["global_batch"] if own == "auto" else own
         return {"noise_scale": doubling.LOOKS_EVERY, "initial_batch": first, **recipe, "global_batch": "auto"}
-    for name in _OF_GROWTH:
+    for name in OF_GROWTH:
         if given[name] is not None:
             raise UsageError(
                 f"{name}={given[name]} is for a batch that grows: take global_batch='auto', or leave it out"
             )
-    return {name: value for name, value in {"global_batch": own, **recipe}.items() if name not in _OF_GROWTH}
+    return {name: value for name, value in {"global_batch": own, **recipe}.items() if name not in OF_GROWTH}
 
 
 def _first(*values: Any) -> Any:

@@ -22,7 +22,8 @@ from samestep.engine.loop import Listener
 from samestep.errors import SamestepError, StateError, UsageError
 from samestep.host import provenance
 from samestep.run import checkpoint, weights
-from samestep.run.config import DEADLINE_S, Config, Settings
+from samestep.run.config import Config, Settings
+from samestep.run.defaults import DEADLINE_S
 
 _WITHOUT_CHECKPOINT_S = 30.0
 """Seconds between snapshots where nobody saves them: they are for the rare step that has to be repeated."""
