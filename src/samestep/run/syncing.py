@@ -36,8 +36,8 @@ def fill(values: dict[str, Any], given: Mapping[str, Any]) -> None:
         return
     if values["global_batch"] == "auto":
         raise UsageError(
-            f"sync={values['sync']!r} and global_batch='auto' do not go together: no two gradients are taken at the same "
-            "weights, so there is no noise scale to grow by; give a number"
+            f"sync={values['sync']!r} and global_batch='auto' do not go together: no two gradients are taken at the "
+            "same weights, so there is no noise scale to grow by; give a number"
         )
     for name, value in _DEFAULTS.items():
         values[name] = value if values[name] is None else values[name]
