@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -127,5 +128,5 @@ def test_a_port_that_is_taken_and_an_address_of_others() -> None:
 
 def test_a_part_of_a_store_has_keys_of_its_own(both: list[Meeting]) -> None:
     torch_private.store_below(both[0].store, "a").set("key", "1")
-    assert both[1].store.check(["a/key"])
+    both[1].store.wait(["a/key"], timedelta(seconds=10))  # nobody confirms what is set: it arrives a moment later
     assert not both[1].store.check(["key"])
