@@ -33,6 +33,7 @@ from samestep.data.sources import DATA_VARIABLE
 from samestep.workloads import from_data, networks
 
 FOLDER = results.FOLDER / "data_accuracy"
+MODULE = "benchmarks.data_accuracy"
 PAGE = results.ROOT / "benchmarks" / "DATA_ACCURACY.md"
 
 Arrays = tuple[npt.NDArray[np.float32], npt.NDArray[Any]]
@@ -174,18 +175,12 @@ def page(found: Mapping[str, Result]) -> str:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    parser = results.parser("benchmarks.data_accuracy", __doc__, PAGE)
-    parser.add_argument("--cases", default=",".join(CASES), help="comma separated; default: %(default)s")
+    parser = results.parser(MODULE, __doc__, PAGE, cases=CASES)
     arguments = parser.parse_args(words)
     if DATA_VARIABLE not in os.environ:
         parser.error(f"{DATA_VARIABLE} names no folder of data sets")
-    for name in arguments.cases.split(",") if not arguments.page else ():
-        settings, work = {"case": name, **CASES[name].settings}, partial(measure, CASES[name])
-        path, module = FOLDER / f"{name}.json", "benchmarks.data_accuracy"
-        results.kept(path, settings, work, module=module, is_forced=arguments.force)
-    found = {name: results.read(FOLDER / f"{name}.json") for name in CASES}
-    arguments.to.write_text(page({name: result for name, result in found.items() if result is not None}))
-    return 0
+    cases = {name: ({"case": name, **case.settings}, partial(measure, case)) for name, case in CASES.items()}
+    return results.run_cases(cases, arguments, FOLDER, page, module=MODULE)
 
 
 if __name__ == "__main__":

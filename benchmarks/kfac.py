@@ -8,7 +8,7 @@ python -m benchmarks.kfac --page        only write the page from the results
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from statistics import median
@@ -18,13 +18,14 @@ from torch import nn
 
 import samestep
 from benchmarks import results
-from benchmarks.results import Result
+from benchmarks.results import Case, Result
 from benchmarks.rounds import say
 from samestep.data.columns import Dataset, Rows, Samples
 from samestep.measure import stats
 from samestep.workloads import catalog
 
 FOLDER = results.FOLDER / "kfac"
+MODULE = "benchmarks.kfac"
 PAGE = results.ROOT / "benchmarks" / "KFAC.md"
 
 NUM_TRAIN, NUM_HELD_OUT, WIDTH = 50_000, 10_000, 128
@@ -44,7 +45,6 @@ def _goal_name(batch: int, steps: int) -> str:
 
 _GOALS = {_goal_name(batch, steps): (batch, steps) for batch, budgets in _BUDGETS.items() for steps in budgets}
 _COSTS = {f"cost-{'full' if batch == NUM_TRAIN else batch}": batch for batch in _BUDGETS}
-CASES = (*_GOALS, *_COSTS)
 
 
 def workload(smoothing: float = 0.0) -> samestep.Workload:
@@ -136,22 +136,22 @@ def page(found: Mapping[str, Result]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(words: list[str] | None = None) -> int:
-    parser = results.parser("benchmarks.kfac", __doc__, PAGE)
-    parser.add_argument("--cases", default=",".join(CASES), help="comma separated; default: %(default)s")
-    arguments = parser.parse_args(words)
-    for name in arguments.cases.split(",") if not arguments.page else ():
-        if name in _GOALS:
-            work = partial(measure_goal, *_GOALS[name])
-            settings: Result = {"batch": _GOALS[name][0], "steps": _GOALS[name][1], "seeds": list(SEEDS)}
-        else:
-            work = partial(measure_cost, _COSTS[name])
-            settings = {"batch": _COSTS[name], "rounds": _COST_ROUNDS, "steps": _COST_STEPS}
-        path = FOLDER / f"{name}.json"
-        results.kept(path, settings, work, module="benchmarks.kfac", is_forced=arguments.force)
-    found = {name: results.read(FOLDER / f"{name}.json") for name in CASES}
-    arguments.to.write_text(page({name: result for name, result in found.items() if result is not None}))
-    return 0
+def _cases() -> Mapping[str, Case]:
+    goals: dict[str, Case] = {
+        name: ({"batch": batch, "steps": steps, "seeds": list(SEEDS)}, partial(measure_goal, batch, steps))
+        for name, (batch, steps) in _GOALS.items()
+    }
+    costs: dict[str, Case] = {
+        name: ({"batch": batch, "rounds": _COST_ROUNDS, "steps": _COST_STEPS}, partial(measure_cost, batch))
+        for name, batch in _COSTS.items()
+    }
+    return {**goals, **costs}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    cases = _cases()
+    arguments = results.parser(MODULE, __doc__, PAGE, cases=cases).parse_args(words)
+    return results.run_cases(cases, arguments, FOLDER, page, module=MODULE)
 
 
 if __name__ == "__main__":

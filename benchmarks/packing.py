@@ -25,7 +25,7 @@ import numpy as np
 import polars as pl
 
 from benchmarks import groups, results
-from benchmarks.results import Result
+from benchmarks.results import Case, Result
 from benchmarks.rounds import say
 from samestep.data import images, making
 from samestep.data.settings import DataSettings
@@ -258,13 +258,13 @@ def _picture_lines(result: Result) -> list[str]:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    parser = results.parser("benchmarks.packing", __doc__, PAGE)
+    parser = results.parser("benchmarks.packing", __doc__, PAGE, cases=("csv", "memory", "pictures"))
     parser.add_argument("--megabytes", type=int, default=200, help="of the CSV file; default: %(default)s")
     parser.add_argument("--pictures", type=int, default=_NUM_PICTURES, help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=9, help="default: %(default)s")
     arguments = parser.parse_args(words)
     num_rounds, few = arguments.rounds, max(3, arguments.rounds // 3)
-    cases: dict[str, tuple[Result, Callable[[], Result]]] = {
+    cases: dict[str, Case] = {
         "csv": (
             {"megabytes": arguments.megabytes, "rounds": num_rounds},
             partial(measure_csv, arguments.megabytes, num_rounds),
@@ -275,12 +275,7 @@ def main(words: Sequence[str] | None = None) -> int:
             partial(measure_pictures, arguments.pictures, few),
         ),
     }
-    for name, (settings, measure) in cases.items() if not arguments.page else ():
-        path = FOLDER / f"{name}.json"
-        results.kept(path, settings, measure, module="benchmarks.packing", is_forced=arguments.force)
-    found = {name: results.read(FOLDER / f"{name}.json") for name in cases}
-    arguments.to.write_text(page({name: result for name, result in found.items() if result is not None}))
-    return 0
+    return results.run_cases(cases, arguments, FOLDER, page, module="benchmarks.packing")
 
 
 if __name__ == "__main__":

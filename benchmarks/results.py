@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,49 @@ def kept(path: Path, settings: Result, measure: Callable[[], Result], *, module:
     return found
 
 
-def parser(module: str, description: str | None, page: Path) -> argparse.ArgumentParser:
+Case = tuple[Result, Callable[[], Result]]
+"""The settings of a part of a benchmark, and what measures it."""
+
+
+def run_cases(
+    cases: Mapping[str, Case],
+    arguments: argparse.Namespace,
+    folder: Path,
+    page: Callable[[Mapping[str, Result]], str],
+    *,
+    module: str,
+) -> int:
+    """Measure the cases that are asked for and have no result yet; write the page from all that have one.
+
+    Args:
+        cases: By name, which is that of the result's file, too.
+        arguments: What `parser` has understood, with cases.
+        folder: Of the results.
+        page: Makes the page from the results that there are.
+        module: Of the benchmark.
+
+    Returns:
+        The exit code.
+    """
+    names = arguments.cases.split(",")
+    unknown = [name for name in names if name not in cases]
+    if unknown:
+        print(f"{module}: there is no case {unknown[0]!r}; there are {', '.join(cases)}", file=sys.stderr)
+        return 2
+    for name in names if not arguments.page else ():
+        settings, measure = cases[name]
+        kept(folder / f"{name}.json", settings, measure, module=module, is_forced=arguments.force)
+    found = {name: result for name in cases if (result := read(folder / f"{name}.json")) is not None}
+    if not found:
+        print(f"{module}: no case has a result yet", file=sys.stderr)
+        return 1
+    arguments.to.write_text(page(found))
+    return 0
+
+
+def parser(
+    module: str, description: str | None, page: Path, *, cases: Iterable[str] | None = None
+) -> argparse.ArgumentParser:
     """What every benchmark with results and a page understands."""
     found = argparse.ArgumentParser(
         prog=f"python -m {module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -74,6 +116,8 @@ def parser(module: str, description: str | None, page: Path) -> argparse.Argumen
     found.add_argument("--page", action="store_true", help="only write the page from the results")
     found.add_argument("--force", action="store_true", help="measure again what has been measured")
     found.add_argument("--to", type=Path, default=page, help="the page to write")
+    if cases is not None:
+        found.add_argument("--cases", default=",".join(cases), help="comma separated; default: all")
     return found
 
 

@@ -14,8 +14,9 @@ from functools import partial
 from typing import Any
 
 from benchmarks import results
-from benchmarks.results import Result
+from benchmarks.results import Case, Result
 
+_MODULE = "benchmarks.stage_memory"
 _PAGE = results.ROOT / "benchmarks" / "STAGE_MEMORY.md"
 _FOLDER = results.FOLDER / "stage_memory"
 _DEPTH, _WIDTH, _SMALL_WIDTH = 32, 512, 8
@@ -88,25 +89,19 @@ def _line(result: Result, small: Result) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def _cases() -> Mapping[str, Case]:
+    found: dict[str, Case] = {}
+    for name, given in _CASES.items():
+        case = {"depth": _DEPTH, "width": _WIDTH, **given, "workers": max(2, given["stages"])}
+        found[name] = case, partial(measure, case)
+    return found
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Measure what is not yet measured, and write the page; the exit code."""
-    arguments = results.parser("benchmarks.stage_memory", __doc__, _PAGE).parse_args(words)
-    found = {}
-    for name, given in _CASES.items():
-        path, case = _FOLDER / f"{name}.json", {"depth": _DEPTH, "width": _WIDTH, **given}
-        case["workers"] = max(2, case["stages"])
-        result = results.read(path) if arguments.page else None
-        if not arguments.page:
-            result = results.kept(
-                path, case, partial(measure, case), module="benchmarks.stage_memory", is_forced=arguments.force
-            )
-        if result is not None:
-            found[name] = result
-    if not found:
-        print(f"no results in {_FOLDER}")
-        return 1
-    arguments.to.write_text(page(found))
-    return 0
+    cases = _cases()
+    arguments = results.parser(_MODULE, __doc__, _PAGE, cases=cases).parse_args(words)
+    return results.run_cases(cases, arguments, _FOLDER, page, module=_MODULE)
 
 
 if __name__ == "__main__":

@@ -117,3 +117,20 @@ def test_what_does_not_go_together(settings: dict[str, Any], text: str) -> None:
 def test_without_a_gpu(more: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=r"device='cuda': torch \S+ (is built without CUDA|finds no GPU)"):
         trained(choices=Choices(), device="cuda", **more)
+
+
+def test_a_graph_follows_the_growth_of_the_batch() -> None:
+    """The backward pass starts from the samples of the step, which become more while the microbatch stays."""
+    work = helpers.workload(Everything, train=helpers.samples(330))
+    grows: dict[str, Any] = {
+        "global_batch": "auto", "initial_batch": 8, "microbatch": 2, "noise_scale": 1, "lr": 0.003, "epochs": 1.5,
+        "seed": 1, "workers": 1,
+    }  # fmt: skip
+    captured, plain = (
+        run(work, Settings(graphs=graphs, **grows), choices=TWIN, progress=Silent()).record
+        for graphs in ("auto", "off")
+    )
+    assert len(captured.growths) >= 1
+    assert captured.device is not None
+    assert captured.device["graphs"] > 0
+    assert captured.weights_sha256 == plain.weights_sha256

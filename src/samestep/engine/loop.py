@@ -97,6 +97,19 @@ class Listener(Protocol):
     def warn_unused(self, names: list[str]) -> None: ...
 
 
+class Deaf:
+    """A listener for a run that nobody hears of."""
+
+    def steps(self, records: list[StepRecord]) -> None:
+        pass
+
+    def evaluated(self, record: EvaluationRecord, number: int) -> None:
+        pass
+
+    def warn_unused(self, names: list[str]) -> None:
+        pass
+
+
 @dataclass
 class Loop:
     """Runs a job on one rank, from a step on, until it ends or the ranks are called back.

@@ -209,7 +209,7 @@ class Passes:
         restart = partial(self._restart, microbatch)
         try:
             if self.graphs is not None and not is_trial:
-                num_samples = self._job.batches.num_samples_of(step)
+                num_samples = self._loading.course.num_samples_of(step)
                 found = self.graphs.run(batch, step, num_samples, restart)
                 if found is not None:
                     return found

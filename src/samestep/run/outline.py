@@ -9,7 +9,7 @@ from typing import Any
 from samestep.engine.helpers import num_helpers
 from samestep.engine.job import Image, Job
 from samestep.engine.local import replica_job
-from samestep.engine.loop import EvaluationRecord, StepRecord
+from samestep.engine.loop import Deaf
 from samestep.engine.solo import Solo
 from samestep.engine.survey import Layer, survey
 from samestep.errors import NonFiniteError
@@ -136,23 +136,10 @@ def _tried(job: Job, image: Image) -> dict[str, Any] | None:
     """How a device would be used, found out by one step; what it changes is forgotten."""
     if job.device == "cpu":
         return None
-    solo = Solo(replace(job, num_steps=1, evaluation=None, has_callbacks=False), image, _Silent())
+    solo = Solo(replace(job, num_steps=1, evaluation=None, has_callbacks=False), image, Deaf())
     with suppress(NonFiniteError):
         solo.run()
     return solo.device_facts
-
-
-class _Silent:
-    """Nobody hears of a step that is only tried."""
-
-    def steps(self, records: list[StepRecord]) -> None:
-        pass
-
-    def evaluated(self, record: EvaluationRecord, number: int) -> None:
-        pass
-
-    def warn_unused(self, names: list[str]) -> None:
-        pass
 
 
 def _as_dict(segment: Segment) -> dict[str, Any]:

@@ -6,8 +6,7 @@ graph is refused, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import psutil
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from samestep.data.columns import Batch
+from samestep.engine.device.host import Host
 from samestep.engine.device.seam import CannotCapture, Kind, Passed, laid_out, mapped, one_ahead
 from samestep.plan.regions import Regions
 
@@ -23,7 +23,7 @@ _WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "
 """Operations whose result the host has to know."""
 
 
-class Twin:
+class Twin(Host):
     """See `seam.Device`.
 
     Args:
@@ -32,16 +32,11 @@ class Twin:
 
     kind: Kind = "twin"
     is_host = False
-    where = torch.device("cpu")
-    generators: Sequence[torch.Generator] = (torch.default_generator,)
     name = "a GPU's twin on the CPU"
 
     def __init__(self, free_bytes: int | None = None) -> None:
         self._free_bytes = free_bytes
         self._room: Tensor | None = None
-
-    def settled(self) -> AbstractContextManager[None]:
-        return nullcontext()
 
     def numerics(self) -> dict[str, Any]:
         return {"device": "twin"}
@@ -49,12 +44,6 @@ class Twin:
     def memory(self, regions: Regions) -> Mapping[str, Tensor]:
         found, self._room = laid_out(regions, self.where)
         return found
-
-    def autocast(self, *, enabled: bool) -> AbstractContextManager[Any]:
-        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled)
-
-    def staged(self, batch: Batch) -> Batch:
-        return batch
 
     def ahead(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         return one_ahead(batches, self.placed, lambda batch: batch)
@@ -78,15 +67,6 @@ class Twin:
 
     def free_bytes(self) -> int:
         return int(psutil.virtual_memory().available) if self._free_bytes is None else self._free_bytes
-
-    def peak_bytes(self) -> int | None:
-        return None
-
-    def release(self) -> None:
-        pass
-
-    def synchronise(self) -> None:
-        pass
 
     def holds(self, values: Tensor) -> bool:
         room = self._room

@@ -11,22 +11,9 @@ from samestep.engine.group.engine import Group
 from samestep.engine.group.local import Setup
 from samestep.engine.helpers import num_helpers
 from samestep.engine.job import Image, Job
-from samestep.engine.loop import EvaluationRecord, StepRecord
+from samestep.engine.loop import Deaf
 from samestep.engine.worker import failure_of
 from samestep.errors import ToldElsewhere
-
-
-class _Silent:
-    """Rank 0 speaks."""
-
-    def steps(self, records: list[StepRecord]) -> None:
-        pass
-
-    def evaluated(self, record: EvaluationRecord, number: int) -> None:
-        pass
-
-    def warn_unused(self, names: list[str]) -> None:
-        pass
 
 
 def main() -> None:
@@ -50,6 +37,6 @@ def _train(setup: Setup) -> None:
     job: Job = ship.unpack(setup.data, memory.attach(*setup.constants))
     meeting = meetings.connect(setup.place, setup.deadline_s)
     meeting.begin(num_helpers=num_helpers(job, setup.place.local_size))
-    group = Group(job, _Silent(), meeting, meeting.connect())
+    group = Group(job, Deaf(), meeting, meeting.connect())
     group.agree(None, Image.empty(job), {})
     group.run()
