@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from typing import Any
 
 import psutil
 import pytest
 
+from samestep.cli.main import main
+from samestep.engine import crew as crews
 from samestep.engine.crew import Crew, hired
 from samestep.host.cores import num_cores
 from samestep.run import ahead
@@ -63,3 +67,18 @@ class TestCrew:
                 assert len(pids) == (size if size > 1 else 0)
                 assert (pids[:2] == early_pids) is is_kept
         assert not any(psutil.pid_exists(pid) for pid in {*early_pids, *pids})
+
+    def test_the_command_trains_with_the_workers_that_it_has_started(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        launched: list[int] = []
+
+        class Counted(crews.WorkerProcess):
+            def __init__(self, number: int, **about: Any) -> None:
+                launched.append(number)
+                super().__init__(number, **about)
+
+        monkeypatch.setattr(crews, "WorkerProcess", Counted)
+        assert main(["train", "digits-mlp", "--workers", "2", "--steps", "1", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["workers"] == 2
+        assert launched == [0, 1]
