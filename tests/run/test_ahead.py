@@ -13,6 +13,7 @@ import pytest
 from samestep.cli.main import main
 from samestep.engine import crew as crews
 from samestep.engine.crew import Crew, hired
+from samestep.engine.launch import WorkerProcess
 from samestep.host.cores import num_cores
 from samestep.run import ahead
 from samestep.run.config import Settings
@@ -73,7 +74,7 @@ class TestCrew:
     ) -> None:
         launched: list[int] = []
 
-        class Counted(crews.WorkerProcess):
+        class Counted(WorkerProcess):
             def __init__(self, number: int, **about: Any) -> None:
                 launched.append(number)
                 super().__init__(number, **about)
