@@ -117,6 +117,47 @@ def test_weights_decay_and_biases_do_not() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "weight_decay", "wanted"),
+    [
+        ("adamw", None, {"hidden.weight": 0.01, "hidden.bias": 0.0}),
+        ("adamw", 0.0, {"hidden.weight": 0.0, "hidden.bias": 0.0}),
+        ("muon", None, {"hidden.weight": 0.1, "hidden.bias": 0.0}),
+        ("muon", 0.0, {"hidden.weight": 0.0, "hidden.bias": 0.0}),
+        ("muon", 0.2, {"hidden.weight": 0.2, "hidden.bias": 0.0}),
+        ("soap", None, {"hidden.weight": 0.0, "hidden.bias": 0.0}),
+        (torch.optim.AdamW, None, {"hidden.weight": 0.01, "hidden.bias": 0.01}),
+        (torch.optim.AdamW, 0.0, {"hidden.weight": 0.0, "hidden.bias": 0.0}),
+        (torch.optim.AdamW, 0.3, {"hidden.weight": 0.3, "hidden.bias": 0.0}),
+    ],
+)
+def test_what_decays_is_what_was_asked_for(optimizer: Any, weight_decay: float | None, wanted: Any) -> None:
+    model = Mlp()
+    found = {}
+    for part in build.parts(model, optimizer, weight_decay=weight_decay):
+        built = build.build(
+            part, [{**group, "params": [model.get_parameter(n) for n in group["params"]]} for group in part.groups]
+        )
+        for named, group in zip(part.groups, built.param_groups, strict=True):
+            found.update(dict.fromkeys(named["params"], group["weight_decay"]))
+    assert {name: found[name] for name in wanted} == wanted
+
+
+def test_groups_of_the_callers_decay_where_they_do_not_say_themselves() -> None:
+    def split(model: Any) -> Any:
+        return [
+            {"params": [model.hidden.weight, model.hidden.bias], "lr": 0.5},
+            {"params": [model.out.weight, model.out.bias], "weight_decay": 0.7},
+        ]
+
+    (part,) = build.parts(Mlp(), "adamw", weight_decay=0.1, groups=split)
+    assert [dict(group) for group in part.groups] == [
+        {"params": ("hidden.weight",), "lr": 0.5, "weight_decay": 0.1},
+        {"params": ("hidden.bias",), "lr": 0.5, "weight_decay": 0.0},
+        {"params": ("out.weight", "out.bias"), "weight_decay": 0.7},
+    ]
+
+
 def test_decay_in_training_touches_weights_only() -> None:
     work = helpers.workload(Mlp)
     settings: dict[str, Any] = {"lr": 0.1, "steps": 1, "global_batch": 32, "microbatch": 8}

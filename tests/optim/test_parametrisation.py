@@ -177,9 +177,16 @@ def test_groups_have_the_rates_and_keep_the_decay(optimizer: str) -> None:
 
 def test_a_class_decays_as_it_does_by_itself_where_nobody_says_how() -> None:
     model, found = scaled(Net, 512, 64, optimizer="adamw")
-    parts = build.parts(model, "adamw", lr=None, groups=found.groups(lr=None, weight_decay=0.0))
+    parts = build.parts(model, "adamw", lr=None, groups=found.groups(lr=None, weight_decay=None))
     for group in parts[0].groups:
-        assert group["lr"] * group["weight_decay"] == pytest.approx(1e-3 * 0.01)
+        has_weights = any(model.get_parameter(name).dim() >= 2 for name in group["params"])
+        assert group["lr"] * group["weight_decay"] == pytest.approx(1e-3 * 0.01 if has_weights else 0.0)
+
+
+def test_no_decay_is_no_decay() -> None:
+    model, found = scaled(Net, 512, 64, optimizer="adamw")
+    parts = build.parts(model, "adamw", lr=None, groups=found.groups(lr=None, weight_decay=0.0))
+    assert [group["weight_decay"] for group in parts[0].groups] == [0.0] * len(parts[0].groups)
 
 
 def test_muon_follows_the_spectral_norm() -> None:

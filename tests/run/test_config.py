@@ -42,7 +42,7 @@ def test_zero_is_a_value() -> None:
 def test_another_optimiser_does_not_get_the_recipes_learning_rate(optimizer: str | None, has_recipe: bool) -> None:
     config = resolve(Settings(optimizer=optimizer), RECIPE)
     found = (config.lr, config.momentum, config.weight_decay, config.lr_schedule, config.lr_warmup)
-    assert found == ((0.1, 0.9, 0.01, "cosine", 0.05) if has_recipe else (None, None, 0.0, "constant", 0.0))
+    assert found == ((0.1, 0.9, 0.01, "cosine", 0.05) if has_recipe else (None, None, None, "constant", 0.0))
     assert config.global_batch == 64
 
 

@@ -123,7 +123,7 @@ def test_what_decides_the_bits() -> None:
 def diloco(model: nn.Module, plan: PeriodPlan, order: Any, inputs: Tensor, target: Tensor, lr: float) -> float:
     """Algorithm 1 of Douillard et al., written out; trains `model` and gives the mean loss of the last period."""
     replicas = [copy.deepcopy(model) for _ in range(plan.num_replicas)]
-    inner = [torch.optim.AdamW(replica.parameters(), lr=lr) for replica in replicas]
+    inner = [torch.optim.AdamW(replica.parameters(), lr=lr, weight_decay=0.0) for replica in replicas]
     outer = torch.optim.SGD(model.parameters(), lr=0.7, momentum=0.9, nesterov=True)
     start = 0
     losses: list[float] = []
@@ -155,7 +155,7 @@ def diloco(model: nn.Module, plan: PeriodPlan, order: Any, inputs: Tensor, targe
 def test_it_is_the_papers_algorithm(num_samples: int) -> None:
     samples = helpers.samples(num_samples, dtype=torch.float64)
     work = helpers.workload(helpers.double(Mlp), train=samples)
-    settings = {**COMMON, "optimizer": "adamw", "clip_norm": 0.4, "lr_schedule": "linear"}
+    settings = {**COMMON, "optimizer": "adamw", "weight_decay": 0.0, "clip_norm": 0.4, "lr_schedule": "linear"}
     plan = helpers.prepared(work, **settings, momentum=None)
     wanted = helpers.initial(plan)
     rows = torch.arange(num_samples)

@@ -257,7 +257,8 @@ def test_a_planted_fault_is_seen(fault: str) -> None:
     def without_one(passes: Any, held: Any, flight: Any) -> Any:
         found = backward(passes, held, flight)
         if passes._step == 2:
-            passes._model.parameters[-2].grad = None
+            weights = [parameter for parameter in passes._model.parameters if parameter.dim() >= 2]
+            weights[-1].grad = None
         return found
 
     def swapped(passes: Any, *given: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -96,14 +96,20 @@ def show_averages(optimizers: Iterable[Optimizer]) -> None:
             optimizer.eval()  # type: ignore[attr-defined]
 
 
-def split_decay(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: weights decay; biases, norms and other tensors of fewer than two dimensions do not."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+def split_decay(group: Mapping[str, Any], weight_decay: float | None) -> list[dict[str, Any]]:
+    """A group as two: weights decay; biases, norms and other tensors of fewer than two dimensions do not.
+
+    A group stays whole where nothing decays, where it says itself what does, or where the class decides (None).
+    """
+    if weight_decay is None or "weight_decay" in group:
+        return [dict(group)]
+    if weight_decay == 0:
+        return [{**group, "weight_decay": 0.0}]
+    halves = (
+        {**group, "params": [p for p in group["params"] if p.dim() >= 2], "weight_decay": weight_decay},
+        {**group, "params": [p for p in group["params"] if p.dim() < 2], "weight_decay": 0.0},
+    )
+    return [half for half in halves if half["params"]]
 
 
 def parts(
@@ -122,28 +128,24 @@ def parts(
         optimizer: A name, a class of `torch.optim`, or a callable that builds one from parameter groups.
         lr: Learning rate; None leaves the class its own.
         momentum: Only for those that have one.
-        weight_decay: Decays weights but not biases and norms, unless `groups` says otherwise.
+        weight_decay: Decays weights but not biases and norms, unless `groups` says otherwise; None leaves the
+            optimiser its own.
         groups: The caller's own parameter groups, with options as in torch.
 
     Raises:
         UsageError: The optimiser cannot be used, or the groups do not hold every trainable parameter once.
     """
     options = {"lr": lr, "momentum": momentum}
-    if isinstance(optimizer, str) and weight_decay:
-        catalog.entry(optimizer).check_option("weight_decay")
     if groups is not None:
         wanted = [dict(group) for group in groups(model)]
-    elif weight_decay:
-        wanted = split_decay(model, weight_decay)
     else:
         wanted = [{"params": [parameter for parameter in model.parameters() if parameter.requires_grad]}]
     _check_groups(model, wanted)
-    if optimizer == "muon":
-        return _muon_parts(model, wanted, lr=lr, momentum=momentum)
     if isinstance(optimizer, str):
-        return (Part(by_name(optimizer, **options), tuple(_named(model, wanted)), catalog.entry(optimizer).kind),)
+        return tuple(_named_parts(model, optimizer, wanted, options, weight_decay))
     factory = partial(optimizer, **{key: value for key, value in options.items() if value is not None})
-    return (Part(factory, tuple(_named(model, wanted))),)
+    split = [half for group in wanted for half in split_decay(group, weight_decay)]
+    return (Part(factory, tuple(_named(model, split))),)
 
 
 def averaged(part: Part, share: float) -> Part:
@@ -179,23 +181,33 @@ def build(part: Part, groups: Sequence[Mapping[str, Any]]) -> Optimizer:
     return optimizer
 
 
-def _muon_parts(
-    model: nn.Module, groups: list[dict[str, Any]], *, lr: float | None, momentum: float | None
-) -> tuple[Part, ...]:
-    """Muon takes matrices only; everything else gets AdamW beside it."""
-    matrices: list[dict[str, Any]] = []
-    others: list[dict[str, Any]] = []
-    for group in groups:
-        for chosen, is_matrix in ((matrices, True), (others, False)):
-            members = [parameter for parameter in group["params"] if (parameter.dim() == 2) is is_matrix]
-            if members:
-                chosen.append({**group, "params": members})
-    found = []
-    if matrices:
-        found.append(Part(by_name("muon", lr=lr, momentum=momentum), tuple(_named(model, matrices)), "whole tensor"))
-    if others:
-        found.append(Part(by_name("adamw", lr=lr), tuple(_named(model, others)), "element-wise"))
-    return tuple(found)
+def _named_parts(
+    model: nn.Module,
+    name: str,
+    groups: Sequence[Mapping[str, Any]],
+    options: Mapping[str, Any],
+    weight_decay: float | None,
+) -> Iterator[Part]:
+    """Of an optimiser by name, and of AdamW for what Muon does not take: everything but matrices."""
+    if weight_decay:
+        catalog.entry(name).check_option("weight_decay")
+    if name != "muon":
+        taken = [(name, options, list(groups))]
+    else:
+        others = {"lr": options["lr"]}
+        taken = [("muon", options, _of(groups, is_matrix=True)), ("adamw", others, _of(groups, is_matrix=False))]
+    for chosen, its_options, its_groups in taken:
+        entry = catalog.entry(chosen)
+        decay = entry.default_weight_decay() if weight_decay is None else weight_decay
+        split = [half for group in its_groups for half in split_decay(group, decay)]
+        if split:
+            yield Part(by_name(chosen, **its_options), tuple(_named(model, split)), entry.kind)
+
+
+def _of(groups: Iterable[Mapping[str, Any]], *, is_matrix: bool) -> list[Mapping[str, Any]]:
+    """The groups with nothing but their matrices, or without them."""
+    found = [{**group, "params": [p for p in group["params"] if (p.dim() == 2) is is_matrix]} for group in groups]
+    return [group for group in found if group["params"]]
 
 
 def _named(model: nn.Module, groups: Iterable[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:

@@ -74,6 +74,11 @@ class Entry:
         own = self.options.get("lr", inspect.signature(self.load()).parameters["lr"].default)
         return float(own)
 
+    def default_weight_decay(self) -> float | None:
+        """The weight decay of weights where nobody names one; None: it has none."""
+        parameter = inspect.signature(self.load()).parameters.get("weight_decay")
+        return None if parameter is None else float(self.options.get("weight_decay", parameter.default))
+
 
 _NO_DECAY = {"weight_decay": 0.0}
 _PAPER_LAMB = {**_NO_DECAY, "adam_debias": True, "weight_decouple": False}

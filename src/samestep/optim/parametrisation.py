@@ -26,7 +26,6 @@ References:
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -121,12 +120,12 @@ class Parametrisation:
         """What a parameter's learning rate is multiplied with."""
         return self.scales[name].rate(law_of(self._entry(parameter).name))
 
-    def groups(self, *, lr: float | None, weight_decay: float) -> ParameterGroups:
+    def groups(self, *, lr: float | None, weight_decay: float | None) -> ParameterGroups:
         """Parameter groups with a learning rate each, and a weight decay where there is one.
 
         Args:
             lr: Of the base network; None: the optimiser's own.
-            weight_decay: Of the base network's weights; 0 leaves the optimiser its own.
+            weight_decay: Of the base network's weights; None: the optimiser's own.
         """
 
         def split(model: nn.Module) -> Iterator[dict[str, Any]]:
@@ -315,11 +314,11 @@ def _check_heads(model: nn.Module, base: nn.Module) -> None:
             )
 
 
-def _decay(entry: catalog.Entry, weight_decay: float, parameter: Tensor) -> float | None:
+def _decay(entry: catalog.Entry, weight_decay: float | None, parameter: Tensor) -> float | None:
     """A parameter's weight decay before it follows the width; None: the optimiser has none."""
-    own = inspect.signature(entry.load()).parameters.get("weight_decay")
+    own = entry.default_weight_decay()
     if own is None:
         return None
-    if weight_decay:
-        return weight_decay if parameter.dim() >= 2 else 0.0
-    return float(entry.options.get("weight_decay", own.default))
+    if parameter.dim() < 2:
+        return 0.0
+    return own if weight_decay is None else weight_decay

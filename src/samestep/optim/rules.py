@@ -45,11 +45,11 @@ class Rates:
 
     Args:
         lr: Learning rate; None leaves the class its own.
-        weight_decay: Weight decay.
+        weight_decay: Weight decay; None leaves the class its own.
     """
 
     lr: float | None
-    weight_decay: float
+    weight_decay: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,17 +104,20 @@ class BatchChange:
             return 1.0
         return self.global_batch / self.base_batch / self.lr_factor
 
-    def rates(self, entry: Entry, lr: float | None, weight_decay: float) -> Rates:
+    def rates(self, entry: Entry, lr: float | None, weight_decay: float | None) -> Rates:
         """The rates of this run, from those that were chosen for the base batch."""
         if self.lr_factor != 1.0:
             lr = (entry.default_lr() if lr is None else lr) * self.lr_factor
-        return Rates(lr=lr, weight_decay=weight_decay * self.decay_factor(decays_by_rate=entry.decays_by_rate))
+        decay = entry.default_weight_decay() if weight_decay is None else weight_decay
+        if decay is not None:
+            decay *= self.decay_factor(decays_by_rate=entry.decays_by_rate)
+        return Rates(lr=lr, weight_decay=decay)
 
     def factors(self, *, decays_by_rate: bool) -> Factors:
         """Both."""
         return Factors(lr=self.lr_factor, weight_decay=self.decay_factor(decays_by_rate=decays_by_rate))
 
-    def lines(self, entry: Entry, weight_decay: float, lr_warmup: float) -> list[str]:
+    def lines(self, entry: Entry, weight_decay: float | None, lr_warmup: float) -> list[str]:
         """What was done, in words; then what may be wrong with it."""
         change = f"global_batch {self.base_batch:,} → {self.global_batch:,}"
         if self.rule == "none":
@@ -126,6 +129,7 @@ class BatchChange:
         text = f"{change}: learning rate × {self.lr_factor:.4g} by the {_WORDS[self.rule]} rule"
         kept = "momentum and lr_warmup as they were"
         factor = self.decay_factor(decays_by_rate=entry.decays_by_rate)
+        weight_decay = entry.default_weight_decay() if weight_decay is None else weight_decay
         if weight_decay and factor != 1.0:
             text += f", weight decay × {factor:.4g}"
         elif weight_decay:

@@ -34,7 +34,7 @@ def check(config: Config) -> None:
         raise UsageError(f"epochs={config.epochs:g} is not a finite number above 0; take one, or steps")
     if config.lr is not None and not 0 <= config.lr < float("inf"):
         raise UsageError(f"lr={config.lr} is not a finite number of 0 or more")
-    if not 0 <= config.weight_decay < float("inf"):
+    if config.weight_decay is not None and not 0 <= config.weight_decay < float("inf"):
         raise UsageError(f"weight_decay={config.weight_decay} is not a finite number of 0 or more")
     if not -(2**63) <= config.seed < 2**63:
         raise UsageError(f"seed={config.seed} does not fit 64 bits; take a number from -2**63 to 2**63 - 1")

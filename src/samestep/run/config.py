@@ -66,7 +66,7 @@ class NumericSettings:
     """Momentum, for optimisers that have one; sgd has 0.9 by default."""
 
     weight_decay: float | None = None
-    """Weight decay of weights; biases and norms do not decay."""
+    """Weight decay of weights; biases and norms do not decay; default: the optimiser's own."""
 
     base_batch: int | None = None
     """The global batch that lr and weight_decay were chosen for; they follow this run's batch by a rule."""
@@ -225,7 +225,7 @@ class Config:
     optimizer: str
     lr: float | None
     momentum: float | None
-    weight_decay: float
+    weight_decay: float | None
     base_batch: int | None
     batch_rule: BatchRule
     sync: str

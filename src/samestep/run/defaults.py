@@ -12,7 +12,6 @@ DEFAULTS: Mapping[str, Any] = {
     "workers": "auto",
     "global_batch": 256,
     "optimizer": "adamw",
-    "weight_decay": 0.0,
     "batch_rule": "auto",
     "sync": "step",
     "lr_schedule": "constant",
