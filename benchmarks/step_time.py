@@ -22,7 +22,7 @@ from benchmarks.results import Result
 from benchmarks.rounds import Plan, say
 
 FOLDER = results.FOLDER / "step_time"
-EXTRAS = ("m8", "bf16", "channels-last", "bf16-channels-last", "kept-memory")
+EXTRAS = ("m4", "m8", "bf16", "channels-last", "bf16-channels-last", "kept-memory")
 
 _START_S = 5.0
 """About how long a program takes to start, for the estimate."""
@@ -53,8 +53,10 @@ def tasks(case: Case, extras: Sequence[str]) -> list[Task]:
         make("torch-accumulating-twin", kind="torch"),
         make("ddp", kind="ddp", workers=2),
     ]
-    if "m8" in extras:
-        found.append(make("samestep-2-m8", kind="samestep", workers=2, microbatch=max(1, batch // 8)))
+    for name, num_microbatches in (("m4", 4), ("m8", 8)):
+        if name in extras:
+            microbatch = max(1, batch // num_microbatches)
+            found.append(make(f"samestep-2-{name}", kind="samestep", workers=2, microbatch=microbatch))
     if "bf16" in extras:
         found.append(make("samestep-2-bf16", kind="samestep", workers=2, precision="bf16"))
     if "channels-last" in extras and net == "cnn":
