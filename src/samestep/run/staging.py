@@ -19,7 +19,7 @@ def staged(job: Job, config: Config) -> Stages:
     Raises:
         UsageError: It cannot be cut so.
     """
-    graph = traced(job.model)
+    graph = traced(job.model, len(job.samples.inputs))
     first = job.batches.microbatches(0)[0]
     mode = job.model.training
     with numerics.applied(job.switches), randomness.preserved():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +16,7 @@ from tests.helpers import Lstm
 
 
 def looked_at(model: nn.Module, *inputs: Tensor) -> tuple[Graph, Measured]:
-    graph = traced(model)
+    graph = traced(model, len(inputs))
     return graph, cutting.measured(graph, inputs, nullcontext)
 
 
@@ -50,6 +51,28 @@ def test_pieces_make_the_whole() -> None:
         kept = {node: values[node] for node in graph.crossing(edge)}
         graph.run(kept, edge, len(graph.operations))
         assert all(torch.equal(*pair) for pair in zip(graph.output(kept), model(x), strict=True))
+
+
+class Columns(nn.Module):
+    """Takes any number of inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 4), nn.Linear(4, 4)
+
+    def forward(self, *columns: Tensor) -> Tensor:
+        scores: Tensor = self.b(self.a(torch.cat((*columns[:-1], columns[-1] * 2), dim=1)))
+        return scores
+
+
+@pytest.mark.parametrize("num_inputs", [1, 2, 4])
+def test_any_number_of_inputs(num_inputs: int) -> None:
+    model, inputs = Columns(), torch.randn(2, 8).split(8 // num_inputs, dim=1)  # type: ignore[no-untyped-call]
+    graph, _ = looked_at(model, *inputs)
+    values = dict(zip(graph.inputs, inputs, strict=True))
+    graph.run(values, 0, len(graph.operations))
+    assert torch.equal(graph.output(values), model(*inputs))
+    assert cutting.evaluates(graph)
 
 
 def test_values_that_nobody_needs_any_more_are_dropped() -> None:

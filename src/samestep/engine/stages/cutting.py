@@ -225,7 +225,7 @@ def cut(
 def evaluates(graph: Graph) -> bool:
     """Whether the network can be cut at the same edges when it is evaluated: it runs the same operations."""
     try:
-        return graph.resembles(traced(graph.module, is_training=False))
+        return graph.resembles(traced(graph.module, len(graph.inputs), is_training=False))
     except UsageError:
         return False
 

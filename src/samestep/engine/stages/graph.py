@@ -6,6 +6,7 @@ as they are: so the bits are those of the module. A module that cannot be traced
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -138,8 +139,13 @@ class Graph:
         return getattr(self.module.get_submodule(path), name)
 
 
-def traced(module: nn.Module, *, is_training: bool = True) -> Graph:
+def traced(module: nn.Module, num_inputs: int = 1, *, is_training: bool = True) -> Graph:
     """The chain of a module's operations, in training or in evaluation.
+
+    Args:
+        module: The network.
+        num_inputs: How many inputs it is called with; ``forward(self, *inputs)`` does not say.
+        is_training: Its mode.
 
     Raises:
         UsageError: It cannot be traced.
@@ -149,20 +155,23 @@ def traced(module: nn.Module, *, is_training: bool = True) -> Graph:
     was_training = module.training
     module.train(is_training)
     try:
-        return _traced(module)
+        return _traced(module, num_inputs)
     finally:
         module.train(was_training)
 
 
-def _traced(module: nn.Module) -> Graph:
+def _traced(module: nn.Module, num_inputs: int) -> Graph:
+    parameters = inspect.signature(module.forward).parameters.values()
+    takes_any = [each.kind for each in parameters] == [inspect.Parameter.VAR_POSITIONAL]
+    inputs: Any = (fx.PH,) * num_inputs if takes_any else None  # type: ignore[attr-defined]
     try:
-        graph = _chain(module, _Tracer(are_blocks_opened=True).trace(module))
+        graph = _chain(module, _Tracer(are_blocks_opened=True).trace(module, inputs))
         if not graph.drawing:  # what a block draws by itself is keyed by the block, which would not run as a whole
             return graph
     except Exception:
         pass
     try:
-        return _chain(module, _Tracer(are_blocks_opened=False).trace(module))
+        return _chain(module, _Tracer(are_blocks_opened=False).trace(module, inputs))
     except Exception as error:
         raise UsageError(
             f"the network cannot be cut into stages, for its forward pass cannot be traced: {error}"

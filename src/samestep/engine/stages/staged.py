@@ -303,8 +303,9 @@ def passes_for(
     stages = job.stages
     assert stages is not None
     edges = stages.cuts[place[1]]
-    graph = traced(job.model)
-    evaluated = traced(job.model, is_training=False) if stages.evaluates else None
+    num_inputs = len(job.samples.inputs)
+    graph = traced(job.model, num_inputs)
+    evaluated = traced(job.model, num_inputs, is_training=False) if stages.evaluates else None
     found = []
     for number, each in zip(stages.chunks_of(*place), neighbours, strict=True):
         layout, buffers = job.update.layout, job.buffers
