@@ -18,7 +18,7 @@ from benchmarks import feed_bandwidth, feed_loaders, feed_peers, results
 from benchmarks.feed_bandwidth import SHAPES, Copies, Runs
 from benchmarks.feed_loaders import BATCH, Loader, Source
 from benchmarks.results import ROOT, Result
-from samestep.engine import memory
+from samestep.engine import allocator
 from samestep.measure.processes import cpu_s, machine_s
 
 FOLDER = results.FOLDER / "feed"
@@ -96,7 +96,7 @@ class Case:
 def run(case: Case, plan: Plan, say: Say) -> None:
     """Measure a case in this process, and write its record."""
     torch.set_num_threads(1)
-    memory.keep_freed()
+    allocator.keep_freed()
     start = time.monotonic()
     measured = case.measure(plan, say)
     duration_s = time.monotonic() - start

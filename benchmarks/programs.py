@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 import samestep
 from benchmarks import cases
 from benchmarks.quiet import BeginsOnly
-from samestep.engine import memory
+from samestep.engine import allocator
 from samestep.engine.events import Enter, Phase, Trace, open_log
 from samestep.measure.interleave import FOLDER_VARIABLE, Program
 from samestep.run.config import Settings
@@ -104,7 +104,7 @@ def perform(task: Task, folder: Path) -> None:
     """
     torch.set_num_threads(task.threads)
     if task.keeps_memory:
-        memory.keep_freed()
+        allocator.keep_freed()
     match task.kind:
         case "samestep":
             train(task, steps=_FOR_EVER, trace=BeginsOnly(folder) if task.events == "begins" else Trace(folder))

@@ -6,7 +6,6 @@ whatever death, the kernel frees it.
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 import sys
@@ -90,13 +89,3 @@ def create(handle: int, num_bytes: int) -> Memory:
 def attach(handle: int, num_bytes: int) -> Memory:
     """Map memory that another process created, by its inherited descriptor."""
     return Memory(handle, mmap.mmap(handle, num_bytes), num_bytes)
-
-
-def keep_freed() -> None:
-    """Keep freed memory in the process: torch frees and takes the same activations and gradients in every step."""
-    if sys.platform == "linux":
-        library = ctypes.CDLL(None)
-        if hasattr(library, "mallopt"):
-            trim_threshold, mmap_threshold = -1, -3
-            library.mallopt(mmap_threshold, 1 << 30)
-            library.mallopt(trim_threshold, (1 << 31) - 1)

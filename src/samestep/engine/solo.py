@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from samestep.engine import numerics, randomness
+from samestep.engine import allocator, numerics, randomness
 from samestep.engine.device.host import Host
 from samestep.engine.device.opening import open_device
 from samestep.engine.device.seam import Device
@@ -141,6 +141,7 @@ def out_of_memory(device: Device, phase: Phase) -> str:
 def surroundings(job: Job, device: Device) -> list[AbstractContextManager[object]]:
     """What the steps of a job run in, in a process that goes on afterwards as if nothing had been."""
     return [
+        allocator.freed_kept(),
         clean(device),
         numerics.applied(job.switches),
         device.settled(),

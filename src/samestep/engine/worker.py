@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from samestep import torch_private
-from samestep.engine import faults, memory, numerics, ship
+from samestep.engine import allocator, faults, memory, numerics, ship
 from samestep.engine.events import Enter, Phase, open_log
 from samestep.engine.exchange import Barriers
 from samestep.engine.finite import NonFiniteSums, SpoiledStateError
@@ -68,7 +68,7 @@ class Left:
 def main() -> None:
     """Serve the parent."""
     channel = parents_channel()
-    memory.keep_freed()
+    allocator.keep_freed()
     torch_private.without_compiler_import()
     messages = listen(channel)
     worker: _Worker | None = None

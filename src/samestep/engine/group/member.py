@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from samestep import torch_private
-from samestep.engine import launch, memory, numerics, ship
+from samestep.engine import allocator, launch, memory, numerics, ship
 from samestep.engine.group import meeting as meetings
 from samestep.engine.group.engine import Group
 from samestep.engine.group.local import Setup
@@ -19,7 +19,7 @@ from samestep.errors import ToldElsewhere
 def main() -> None:
     """Train with the others, and end."""
     channel = launch.parents_channel()
-    memory.keep_freed()
+    allocator.keep_freed()
     torch_private.without_compiler_import()
     messages = launch.listen(channel)
     try:
