@@ -32,7 +32,12 @@ def test_every_byte_is_one_ranks(world_size: int, settings: dict[str, Any]) -> N
 
 def test_who_updates_a_slice_copies_its_state() -> None:
     job = helpers.prepared(
-        helpers.workload(Everything), global_batch=24, microbatch=3, momentum=None, optimizer="adamw"
+        helpers.workload(Everything),
+        global_batch=24,
+        microbatch=3,
+        momentum=None,
+        optimizer="adamw",
+        weight_decay=0.0,  # one group
     ).job
     segments = layout.owners(job.update.layout, 3)[1]
     (segment,) = segments

@@ -39,7 +39,7 @@ class Noisy(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         answers: Tensor = self.drop(self.layer(inputs))
         noise = self.noise()
-        return answers + noise if isinstance(noise, float) else answers
+        return answers * (1.0 + noise) if isinstance(noise, float) else answers
 
 
 def noisy(noise: Callable[[], object] = lambda: None) -> Workload:
