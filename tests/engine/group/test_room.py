@@ -56,7 +56,7 @@ def test_what_one_writes_the_other_reads_and_no_descriptor_is_left(both: list[Me
         each.close()
     del first, second, each
     gc.collect()
-    assert opened() == before
+    assert opened() <= before
 
 
 def test_where_it_cannot_be_opened_all_say_the_same(both: list[Meeting]) -> None:
