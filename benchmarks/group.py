@@ -53,8 +53,10 @@ def page(found: Mapping[str, Result]) -> str:
             "",
             *results.header(list(found.values()), what=what),
             "",
-            "Two ranks on one machine, one thread each; SGD with momentum. **group**: they share the machine's memory. "
-            "**wire**: they behave as on two machines, and send over the loopback interface, as DDP does.",
+            (
+                "Two ranks on one machine, one thread each; SGD with momentum. **group**: they share the machine's memory. "
+                "**wire**: they behave as on two machines, and send over the loopback interface, as DDP does."
+            ),
             "",
             *(f"- {_mean(found, program)}" for program in (_GROUP, _WIRE)),
             "",
