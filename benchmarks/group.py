@@ -54,7 +54,7 @@ def page(found: Mapping[str, Result]) -> str:
             *results.header(list(found.values()), what=what),
             "",
             (
-                "Two ranks on one machine, one thread each; SGD with momentum. **group**: they share the machine's memory. "
+                "Two ranks on one machine, one thread each; SGD with momentum. **group**: they share its memory. "
                 "**wire**: they behave as on two machines, and send over the loopback interface, as DDP does."
             ),
             "",
