@@ -130,12 +130,12 @@ def enter(
     ranks = machines.ranks(wire.rank)
     handle, own, said = -1, None, None
     watched: dict[int, int] = {}
-    if wire.rank == ranks.start:
-        handle = anonymous.reserve()
-        own, token = _made(handle, regions), secrets.randbits(62)
-        own["control"][Control.TOKEN] = token
-        said = [handle, token]
     try:
+        if wire.rank == ranks.start:
+            handle = anonymous.reserve()
+            own, token = _made(handle, regions), secrets.randbits(62)
+            own["control"][Control.TOKEN] = token
+            said = [handle, token]
         told = wire.gather("memory", said)[ranks.start]
         why = None
         try:
