@@ -101,7 +101,7 @@ def alone(*words: str) -> str:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", [1, 2, 3])  # with rank 0 goes the store
 def test_of_two_machines_with_two_ranks_one_dies_and_one_line_says_so(ranks: Ranks, number: int) -> None:
     variables = [{"LOCAL_RANK": str(rank % 2), "LOCAL_WORLD_SIZE": "2"} for rank in range(4)]
     ranks.start([[SLEEPY, "--deadline-s", "30"]] * 4, variables)

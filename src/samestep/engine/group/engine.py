@@ -256,10 +256,10 @@ class Group:
 
     def _speak_for_all(self, error: Exception) -> NoReturn:
         """Something went wrong in this rank's own work; the first rank to which it happened says so."""
-        if self._room is not None:
-            self._room.call_off()
         with suppress(RuntimeError):  # where the store is gone, everybody speaks
             self.meeting.store.set(self._wrong(self.wire.rank), "")
+            if self._room is not None:
+                self._room.call_off()
             time.sleep(_TOGETHER_S)
         if self._is_told(self.wire.rank):
             raise ToldElsewhere(1) from None
@@ -284,8 +284,11 @@ class Group:
         """Say on one rank why the run ends."""
         if self._room is not None:
             self._room.call_off()
+        self.wire.close()  # who waits for this rank finds it out now
         if light is not None:
             light.fail()
+        if self.members is None and self._is_told(self.wire.world_size):
+            raise ToldElsewhere(1) from None
         signs = beacon.look(self.meeting.store, self.meeting.name, self.meeting.cards) if light is not None else None
         failure = self.members.failure() if self.members is not None else None
         if failure is not None and (not isinstance(failure, WorkerError) or failure.trace):
