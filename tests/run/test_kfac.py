@@ -94,14 +94,14 @@ def linear(num_samples: int, dtype: torch.dtype = torch.float64) -> Samples:
 
 def test_the_factors_of_a_linear_layer_are_the_second_moments() -> None:
     """Mean squared error: A is the inputs' second moment, with a 1 for the bias; G the unit matrix, up to its draws."""
-    work = helpers.workload(helpers.double(lambda: nn.Linear(3, 2)), loss=nn.MSELoss(), train=linear(4000))
+    work = helpers.workload(helpers.double(lambda: nn.Linear(3, 2)), loss=nn.MSELoss(), train=linear(2000))
     work = type(work)(**{**vars(work), "metrics": {}})
-    plan = helpers.prepared(work, optimizer="kfac", momentum=None, global_batch=4000, microbatch=500, steps=1)
+    plan = helpers.prepared(work, optimizer="kfac", momentum=None, global_batch=2000, microbatch=500, steps=1)
     ran = helpers.run(plan)
     inputs, outputs = _factors(ran.job, ran.image.arrays[FACTORS])
-    values = helpers.load(linear(4000).inputs[0], torch.arange(4000))
-    ones = torch.cat([values, torch.ones(4000, 1, dtype=torch.float64)], 1)
-    assert helpers.relative(inputs, ones.T @ ones / 4000) < 1e-12
+    values = helpers.load(linear(2000).inputs[0], torch.arange(2000))
+    ones = torch.cat([values, torch.ones(2000, 1, dtype=torch.float64)], 1)
+    assert helpers.relative(inputs, ones.T @ ones / 2000) < 1e-12
     assert helpers.relative(outputs, torch.eye(2, dtype=torch.float64)) < 0.1  # H = 2 over 2 elements of the mean
     assert float(ran.image.arrays[DECIDED][0]) == 1
 
