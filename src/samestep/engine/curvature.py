@@ -24,6 +24,7 @@ from samestep.engine.losses import sampled_targets
 from samestep.engine.passes import Passes
 from samestep.engine.slots import make_slots
 from samestep.optim.kfac import precondition
+from samestep.optim.kfac.precondition import Inverse
 from samestep.optim.kfac.rule import DAMPINGS, NUM_DIRECTIONS
 from samestep.optim.kfac.units import (
     DECIDED,
@@ -135,7 +136,7 @@ class Curvature:
         self._num_microbatches = 0
         self._num_rows = 0
         self._batches: dict[int, Batch] = {}
-        self._inverses: dict[tuple[int, int], precondition.Inverse] = {}
+        self._inverses: dict[tuple[int, int], Inverse] = {}
         self._inverted_at = -1
         self._is_recurrent = any(isinstance(module, nn.RNNBase) for module in job.model.modules())
 
@@ -195,7 +196,7 @@ class Curvature:
             for place, found in zip(places, _preconditioned(unit, parts, self._inverse(number, damping)), strict=True):
                 target[place.start : place.stop].copy_(flat_of(place, found.reshape(place.spec.shape)))
 
-    def _inverse(self, number: int, damping: int) -> precondition.Inverse:
+    def _inverse(self, number: int, damping: int) -> Inverse:
         """A unit's, of its factors' running means; it is as old as they are."""
         key = (number, damping)
         if key not in self._inverses:
@@ -348,7 +349,7 @@ def _combined(coefficients: Values, directions: Sequence[Tensor]) -> Tensor:
     return found
 
 
-def _preconditioned(unit: Unit, parts: list[Tensor], inverse: precondition.Inverse) -> list[Tensor]:
+def _preconditioned(unit: Unit, parts: list[Tensor], inverse: Inverse) -> list[Tensor]:
     """A unit's part of a direction, one tensor a parameter."""
     if unit.kind == "diagonal":
         return [inverse(parts[0].reshape(-1))]
