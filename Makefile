@@ -35,6 +35,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.beyond_memory
 	$(BIN)/python -m benchmarks.backprop
 	$(BIN)/python -m benchmarks.stages
+	$(BIN)/python -m benchmarks.bubble
 	$(BIN)/python -m benchmarks.kinds
 	$(BIN)/python -m benchmarks.group
 	$(BIN)/python -m benchmarks.stage_memory

@@ -107,8 +107,9 @@ def page(found: Mapping[str, Result]) -> str:
         (
             f"`fashion-mlp --width {WIDTH}`, {NUM_TRAIN:,} training images, the last {NUM_HELD_OUT:,} of the training "
             f"part held out; kfac with nothing set; goal: held-out error ≤ {GOAL}, read once at the end of a fixed "
-            "number of steps. Medians over fresh seeds, smallest and largest in brackets. Rows read for directions and "
-            "candidates (products on 8,192 rows, candidates on the same) come on top of the batch."
+            "number of steps. Medians over fresh seeds, smallest and largest in brackets. Passes for products and "
+            "candidates (on a quarter of the batch, 1,024 to 8,192 rows; below the full batch rows of a later step) "
+            "come on top of the batch's own."
         ),
         "",
         "| batch | steps | error, plain loss | error, label smoothing 0.1 | |",

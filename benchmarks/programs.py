@@ -54,6 +54,7 @@ class Task:
         channels_last: samestep's.
         backprop: samestep's.
         engine: samestep's.
+        machines: samestep's.
         stages: samestep's, and pipelining's.
         schedule: The same.
         cut: The same; for pipelining, the number of the layer that begins the second stage.
@@ -73,6 +74,7 @@ class Task:
     channels_last: bool = False
     backprop: Literal["ordinary", "concurrent"] = "ordinary"
     engine: Literal["shared", "group"] = "shared"
+    machines: int | None = None
     stages: int = 1
     schedule: Literal["1f1b", "gpipe", "interleaved", "zbv"] = "1f1b"
     cut: str | None = None
@@ -141,6 +143,7 @@ def train(task: Task, *, steps: int, trace: Trace | None) -> Result:
         channels_last=task.channels_last,
         backprop=task.backprop,
         engine=task.engine,
+        machines=task.machines,
         stages=task.stages,
         schedule=task.schedule,
         cut=task.cut,

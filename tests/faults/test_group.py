@@ -83,6 +83,38 @@ def digest(out: str) -> str:
     return next(line.split()[-1] for line in out.splitlines() if line.startswith("weights sha256"))
 
 
+@pytest.mark.soak
+def test_machines_of_unequal_size_train_the_same(ranks: Ranks) -> None:
+    """Three ranks on one, one on the other."""
+    places = [(0, 3), (1, 3), (2, 3), (0, 1)]
+    variables = [{"LOCAL_RANK": str(number), "LOCAL_WORLD_SIZE": str(size)} for number, size in places]
+    ranks.start([["digits-mlp", "--steps", "20"]] * 4, variables)
+    (code, out, err), *others = ranks.ends()
+    assert (code, [other[0] for other in others]) == (0, [0, 0, 0]), err
+    assert digest(out) == alone("digits-mlp", "--steps", "20")
+
+
+def alone(*words: str) -> str:
+    """The digest of one worker."""
+    command = [sys.executable, "-m", "samestep", "train", *words, "--workers", "1"]
+    return digest(subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT_S).stdout)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("number", [1, 2, 3])  # with rank 0 goes the store
+def test_of_two_machines_with_two_ranks_one_dies_and_one_line_says_so(ranks: Ranks, number: int) -> None:
+    variables = [{"LOCAL_RANK": str(rank % 2), "LOCAL_WORLD_SIZE": "2"} for rank in range(4)]
+    ranks.start([[SLEEPY, "--deadline-s", "30"]] * 4, variables)
+    ranks.wait_for("after step 20")
+    ranks.started[number].kill()
+    start = time.monotonic()
+    codes, lines = ranks.complaints()
+    assert time.monotonic() - start < 15
+    assert codes == [-9 if rank == number else 1 for rank in range(4)]
+    assert len(lines) == 1
+    assert f" without rank {number} (" in lines[0]
+
+
 def test_ranks_by_variables_train_the_same_and_only_the_first_speaks(ranks: Ranks) -> None:
     ranks.start([["digits-mlp", "--steps", "20"]] * 2)
     (code, out, _), (other_code, other_out, other_err) = ranks.ends()

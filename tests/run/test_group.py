@@ -1,4 +1,4 @@
-"""The group engine: ranks without shared memory train the same network, bit for bit."""
+"""The group engine: ranks on one machine or several train the same network, bit for bit."""
 
 from __future__ import annotations
 
@@ -80,24 +80,26 @@ def summary(result: Result) -> tuple[Any, ...]:
     )
 
 
-def same_bits(case: str, workers: int) -> None:
+def same_bits(case: str, workers: int, machines: int) -> None:
     build, settings = CASES[case]
     wanted = train(build(), **settings, workers=1)
-    found = train(build(), **settings, workers=workers, engine="group")
+    found = train(build(), **settings, workers=workers, engine="group", machines=machines)
     assert found.record.engine == "group"
     assert summary(found) == summary(wanted)
 
 
-@pytest.mark.parametrize("case", TOLD)
-def test_same_bits(case: str) -> None:
-    same_bits(case, 2)
+@pytest.mark.parametrize(("case", "workers", "machines"), [*((case, 2, 1) for case in TOLD), ("everything", 3, 2)])
+def test_same_bits(case: str, workers: int, machines: int) -> None:
+    same_bits(case, workers, machines)
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("workers", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("workers", "machines"), [(1, 1), (2, 1), (2, 2), (3, 1), (3, 2), (3, 3), (4, 1), (4, 2), (4, 3), (4, 4)]
+)
 @pytest.mark.parametrize("case", CASES)
-def test_same_bits_in_every_case(case: str, workers: int) -> None:
-    same_bits(case, workers)
+def test_same_bits_in_every_case(case: str, workers: int, machines: int) -> None:
+    same_bits(case, workers, machines)
 
 
 @pytest.mark.soak
@@ -118,7 +120,7 @@ def test_a_callback_stops_all_ranks_at_the_same_step() -> None:
 
     settings: dict[str, Any] = {**EVERYTHING, "evaluate_every": 2, "callbacks": (stop_at_4,)}
     digests = []
-    for ways in ({"workers": 1}, {"workers": 3, "engine": "group"}):
+    for ways in ({"workers": 1}, {"workers": 3, "engine": "group", "machines": 2}):
         heard.clear()
         record = train(everything(), **settings, **ways).record
         assert (record.end, heard, len(record.steps)) == ("stopped", [2, 4], 4)
@@ -132,7 +134,7 @@ def test_a_run_goes_on_on_another_engine(tmp_path: Path, optimizer: str) -> None
     wanted = train(everything(), **settings, workers=1)
     ways: list[dict[str, Any]] = [{"workers": 2, "engine": "group"}, {"workers": 1}]
     if optimizer == "adamw":
-        ways.append({"workers": 3, "engine": "group"})
+        ways += [{"workers": 3, "engine": "group", "machines": 2}, {"workers": 3, "engine": "group", "machines": 3}]
     for number, way in enumerate(ways):
         folder = tmp_path / "state"
         found = train(everything(), **settings, **way, checkpoint=folder, checkpoint_every_s=0.001, resume=number > 0)
@@ -169,7 +171,7 @@ def test_on_one_machine_nobody_listens_but_on_the_loopback_interface() -> None:
 )
 def test_what_is_not_finite_is_named_as_on_one_worker(model: Callable[[], nn.Module], sam_radius: float | None) -> None:
     texts, states = [], []
-    for ways in ({"workers": 1}, {"workers": 2, "engine": "group"}):
+    for ways in ({"workers": 1}, {"workers": 2, "engine": "group"}, {"workers": 3, "engine": "group", "machines": 2}):
         made: list[nn.Module] = []
 
         def build(made: list[nn.Module] = made) -> nn.Module:
@@ -180,8 +182,8 @@ def test_what_is_not_finite_is_named_as_on_one_worker(model: Callable[[], nn.Mod
             train(helpers.workload(build), **COMMON, **ways, optimizer="adamw", lr=0.02, sam_radius=sam_radius)
         texts.append(str(caught.value))
         states.append({name: values.tolist() for name, values in made[-1].state_dict().items()})
-    assert texts[0] == texts[1]
-    assert states[0] == states[1]
+    assert texts[0] == texts[1] == texts[2]
+    assert states[0] == states[1] == states[2]
 
 
 class _Large(nn.Module):
@@ -213,12 +215,24 @@ def test_a_rank_sends_no_more_than_the_best_all_reduce(workers: int) -> None:
         "lr": 0.01,
         "steps": 6,
     }
-    result = train(helpers.workload(_Large), **settings, optimizer="sgd", workers=workers, engine="group")
+    ways: dict[str, Any] = {"workers": workers, "machines": workers, "engine": "group"}
+    result = train(helpers.workload(_Large), **settings, **ways, optimizer="sgd")
     sent = result.record.sent_bytes
     assert sent is not None
     num_bytes = sum(4 * parameter.numel() for parameter in result.model.parameters())
     least = 2 * (workers - 1) / workers * num_bytes
     assert least < sum(sent[name] for name in STEP) / 6 < 1.02 * least
+
+
+@pytest.mark.parametrize(("workers", "machines", "share"), [(2, 1, 0.0), (4, 2, 0.5)])
+def test_a_machine_sends_once_whatever_its_ranks(workers: int, machines: int, share: float) -> None:
+    """Of what one rank on each of two machines would send, each of two ranks on two machines sends half."""
+    ways: dict[str, Any] = {"workers": workers, "machines": machines, "engine": "group"}
+    result = train(helpers.workload(_Large), **DIVIDES, **ways)
+    num_bytes = sum(4 * parameter.numel() for parameter in result.model.parameters())
+    sent = result.record.sent_bytes
+    assert sent is not None
+    assert sum(sent.get(name, 0) for name in STEP) / 6 == pytest.approx(share * num_bytes, rel=0.02)
 
 
 @pytest.mark.soak
@@ -232,7 +246,7 @@ def test_what_other_numbers_of_ranks_cost() -> None:
         "steps": 6,
         "optimizer": "sgd",
     }
-    result = train(helpers.workload(_Large), **settings, workers=3, engine="group")
+    result = train(helpers.workload(_Large), **settings, workers=3, machines=3, engine="group")
     num_bytes = sum(4 * parameter.numel() for parameter in result.model.parameters())
     sent = result.record.sent_bytes
     assert sent is not None
@@ -267,6 +281,7 @@ def test_what_a_model_raises_is_told_once() -> None:
         ({"workers": 2, "stages": 2}, "stages=2 work in shared memory so far"),
         ({"workers": 2, "deadline_s": 0.0}, "deadline_s=0 is not a finite number above 0"),
         ({"workers": 2, "device": "cuda"}, "device='cuda'"),
+        ({"workers": 2, "machines": 3}, "machines=3 with engine='group' and workers=2"),
     ],
 )
 def test_what_cannot_be_done(settings: dict[str, Any], text: str) -> None:

@@ -13,6 +13,7 @@ from samestep.data.columns import Rows, Samples
 from samestep.engine.curvature import Curvature
 from samestep.engine.job import Job
 from samestep.errors import UsageError
+from samestep.optim.kfac.rule import NUM_PRODUCTS
 from samestep.optim.kfac.units import DECIDED, FACTORS, factor_places
 from samestep.optim.views import view_of
 from samestep.plan.batch import Microbatch
@@ -77,10 +78,10 @@ def test_it_learns_on_layers_of_every_kind(build: Any) -> None:
 
 @pytest.mark.processes
 def test_a_run_goes_on_with_another_number_of_workers(tmp_path: Path) -> None:
-    whole = run(helpers.Mlp, steps=6, workers=1)
-    run(helpers.Mlp, steps=4, workers=2, checkpoint=tmp_path)
-    again = run(helpers.Mlp, steps=6, workers=1, checkpoint=tmp_path, resume=True)
-    assert again.record.first_step == 4
+    whole = run(helpers.Mlp, steps=14, workers=1)
+    run(helpers.Mlp, steps=11, workers=2, checkpoint=tmp_path)  # the factors are those of step 9 until step 12
+    again = run(helpers.Mlp, steps=14, workers=1, checkpoint=tmp_path, resume=True)
+    assert again.record.first_step == 11
     assert again.record.weights_sha256 == whole.record.weights_sha256
 
 
@@ -93,14 +94,14 @@ def linear(num_samples: int, dtype: torch.dtype = torch.float64) -> Samples:
 
 def test_the_factors_of_a_linear_layer_are_the_second_moments() -> None:
     """Mean squared error: A is the inputs' second moment, with a 1 for the bias; G the unit matrix, up to its draws."""
-    work = helpers.workload(helpers.double(lambda: nn.Linear(3, 2)), loss=nn.MSELoss(), train=linear(4000))
+    work = helpers.workload(helpers.double(lambda: nn.Linear(3, 2)), loss=nn.MSELoss(), train=linear(2000))
     work = type(work)(**{**vars(work), "metrics": {}})
-    plan = helpers.prepared(work, optimizer="kfac", momentum=None, global_batch=4000, microbatch=500, steps=1)
+    plan = helpers.prepared(work, optimizer="kfac", momentum=None, global_batch=2000, microbatch=500, steps=1)
     ran = helpers.run(plan)
     inputs, outputs = _factors(ran.job, ran.image.arrays[FACTORS])
-    values = helpers.load(linear(4000).inputs[0], torch.arange(4000))
-    ones = torch.cat([values, torch.ones(4000, 1, dtype=torch.float64)], 1)
-    assert helpers.relative(inputs, ones.T @ ones / 4000) < 1e-12
+    values = helpers.load(linear(2000).inputs[0], torch.arange(2000))
+    ones = torch.cat([values, torch.ones(2000, 1, dtype=torch.float64)], 1)
+    assert helpers.relative(inputs, ones.T @ ones / 2000) < 1e-12
     assert helpers.relative(outputs, torch.eye(2, dtype=torch.float64)) < 0.1  # H = 2 over 2 elements of the mean
     assert float(ran.image.arrays[DECIDED][0]) == 1
 
@@ -142,7 +143,11 @@ def test_products_are_those_of_the_dense_gauss_newton_matrix(monkeypatch: pytest
         moved = torch.stack([jacobian @ direction for direction in self._all()], 1)  # samples, directions, classes
         curved = shares[:, None] * moved - shares[:, None] * (shares[:, None] * moved).sum(2, keepdim=True)
         dense = torch.einsum("nic,njc->ij", moved, curved)
-        seen.append(helpers.relative(torch.from_numpy(entries), dense[tuple(torch.triu_indices(*dense.shape))]))
+        found = torch.from_numpy(entries)
+        seen.append(helpers.relative(found[:NUM_PRODUCTS], dense[tuple(torch.triu_indices(*dense.shape))]))
+        targets = nn.functional.one_hot(self._batches[microbatch.index].target, shares.shape[1])
+        slopes = torch.einsum("nc,nic->i", shares - targets, moved)  # the gradient of these samples, not of the step's
+        seen.append(helpers.relative(found[NUM_PRODUCTS:], slopes))
         return entries, weight
 
     monkeypatch.setattr(Curvature, "_products", watched)

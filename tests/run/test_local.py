@@ -314,7 +314,7 @@ def test_what_is_not_finite_is_named_as_on_one_worker(way: dict[str, Any]) -> No
 
 
 def sent(**settings: Any) -> tuple[Record, int]:
-    result = train(helpers.workload(helpers.Wide, train=helpers.samples(64)), **settings, engine="group")
+    result = train(helpers.workload(helpers.Wide, train=helpers.samples(64)), **settings, engine="group", machines=2)
     assert result.record.sent_bytes is not None
     return result.record, sum(4 * parameter.numel() for parameter in result.model.parameters())
 

@@ -137,6 +137,39 @@ def test_a_module_that_draws_in_two_stages() -> None:
     assert summary(found) == summary(wanted)
 
 
+class Deep(nn.Module):
+    """A recurrent network of three layers between dropouts, which draws in training between its layers."""
+
+    def __init__(self, kind: Callable[..., nn.RNNBase]) -> None:
+        super().__init__()
+        self.before, self.behind = nn.Dropout(0.2), nn.Dropout(0.2)
+        self.net = kind(3, 8, num_layers=3, dropout=0.3, bidirectional=True, batch_first=True)
+        self.out = nn.Linear(32, helpers.NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found, states = self.net(self.before(x.view(-1, 4, 3)))
+        last = states[0] if isinstance(self.net, nn.LSTM) else states
+        scores: Tensor = self.out(self.behind(torch.cat([found[:, -1], last[0], last[3]], dim=1)))
+        return scores
+
+
+@pytest.mark.parametrize(
+    ("kind", "stages", "schedule", "cut"),
+    [
+        (nn.LSTM, 2, "1f1b", "net.l2"), soak(nn.GRU, 3, "1f1b", "net.l1,net.l2"),
+        (nn.GRU, 2, "zbv", "net.l1,net.l2,out"), soak(nn.LSTM, 2, "interleaved", None),
+    ],
+)  # fmt: skip
+def test_cuts_between_the_layers_of_a_recurrent_network(
+    kind: Callable[..., nn.RNNBase], stages: int, schedule: str, cut: str | None
+) -> None:
+    work = helpers.workload(lambda: Deep(kind), evaluation=helpers.samples(20))
+    settings = {**SHORT, "evaluate_every": 3}
+    wanted = train(work, **settings)
+    found = train(work, **{**settings, "workers": stages, "stages": stages, "schedule": schedule, "cut": cut})
+    assert summary(found) == summary(wanted)
+
+
 class Mixed(nn.Module):
     """A weight that a layer uses, whose gradient can wait, and an operation of which nothing is known."""
 
@@ -337,7 +370,7 @@ def test_every_built_in_workload(name: str) -> None:
     """In every schedule, alone and with a second replica."""
     schedules = [(2, "1f1b"), (2, "gpipe"), (4, "1f1b")]
     chunked = [(2, "interleaved"), (2, "zbv"), (4, "zbv")]
-    if name == "fashion-lstm":  # an LSTM is one operation
+    if name == "fashion-lstm":  # an LSTM of one layer is one operation
         with pytest.raises(UsageError, match="can be cut in 3 pieces at most"):
             train(catalog.build(name), steps=1, workers=2, stages=2, schedule="zbv")
     else:

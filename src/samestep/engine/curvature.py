@@ -24,6 +24,7 @@ from samestep.engine.losses import sampled_targets
 from samestep.engine.passes import Passes
 from samestep.engine.slots import make_slots
 from samestep.optim.kfac import precondition
+from samestep.optim.kfac.precondition import Inverse
 from samestep.optim.kfac.rule import DAMPINGS, NUM_DIRECTIONS
 from samestep.optim.kfac.units import (
     DECIDED,
@@ -32,6 +33,7 @@ from samestep.optim.kfac.units import (
     CurvaturePlan,
     Unit,
     factor_places,
+    refreshed_at,
     rows_of_each,
     shares,
 )
@@ -42,7 +44,7 @@ from samestep.plan.batch import Microbatch
 from samestep.plan.layout import Place, Segment
 
 RUNNING_MEAN = 0.6
-"""What a step keeps of the factors before it."""
+"""What is kept of the factors so far when new ones of as many samples as usual come."""
 
 _DRAWS = keys.name_key("kfac")
 
@@ -134,9 +136,20 @@ class Curvature:
         self._num_microbatches = 0
         self._num_rows = 0
         self._batches: dict[int, Batch] = {}
+        self._inverses: dict[tuple[int, int], Inverse] = {}
+        self._inverted_at = -1
         self._is_recurrent = any(isinstance(module, nn.RNNBase) for module in job.model.modules())
 
     # Factors.
+
+    @property
+    def needs_factors(self) -> bool:
+        """Whether this step's samples give factors: a function of the number of steps, as kept in the state."""
+        return refreshed_at(self._num_steps) == self._num_steps
+
+    @property
+    def _num_steps(self) -> int:
+        return int(self._live[DECIDED][0])
 
     def collect(self, step: int, local: tree.LocalSum, microbatches: tuple[Microbatch, ...]) -> None:
         """Add up the factors of this rank's microbatches, as their gradients have been."""
@@ -152,32 +165,50 @@ class Curvature:
             self._slots[instruction.slot].take(found, is_added=instruction.is_added)
 
     def publish(self) -> None:
-        """Show all ranks the owned gradients, and take the round's factors into the running means."""
+        """Show all ranks the owned gradients, and take the round's factors, if any, into the running means."""
         for segment, gradient in self._segments:
             self._directions[0, segment.start : segment.stop].copy_(gradient)
-        plan, is_first = self._round_plan(), not bool(self._live[DECIDED][0])
+        if not self.needs_factors:
+            return
+        plan, is_first = self._round_plan(), self._num_steps == 0
+        usual = min(self._plan.factor_rows, self._job.batches.global_batch, self._job.batches.num_samples)
+        taken = (1.0 - RUNNING_MEAN) * min(1.0, self._num_rows / usual)  # of an epoch's short last batch, less
         for number, segment in enumerate(self._owned):
             plan.combine(number, self._sums[number], 1.0 / self._num_rows)
             running = self._live[FACTORS][segment.start : segment.stop]
             if is_first:
                 running.copy_(self._sums[number])
             else:
-                running.mul_(RUNNING_MEAN).add_(self._sums[number].mul(1.0 - RUNNING_MEAN))
+                running.mul_(1.0 - taken).add_(self._sums[number].mul(taken))
 
     def precondition(self) -> None:
         """Write this rank's share of the directions."""
-        gradient, running = self._directions[0], self._live[FACTORS]
+        gradient = self._directions[0]
+        newest = refreshed_at(self._num_steps)
+        if newest != self._inverted_at:  # new factors, or another state was put back
+            self._inverses.clear()
+            self._inverted_at = newest
         for number, damping in self._jobs:
             unit = self._plan.units[number]
-            given = [view_of(place, running) for place in self._factor_places[number]]
             places = self._places_of(unit)
             target = self._directions[1 + damping]
             parts = [view_of(place, gradient) for place in places]
-            for place, found in zip(places, _preconditioned(unit, parts, given, DAMPINGS[damping]), strict=True):
+            for place, found in zip(places, _preconditioned(unit, parts, self._inverse(number, damping)), strict=True):
                 target[place.start : place.stop].copy_(flat_of(place, found.reshape(place.spec.shape)))
 
+    def _inverse(self, number: int, damping: int) -> Inverse:
+        """A unit's, of its factors' running means; it is as old as they are."""
+        key = (number, damping)
+        if key not in self._inverses:
+            unit, running = self._plan.units[number], self._live[FACTORS]
+            given = [view_of(place, running) for place in self._factor_places[number]]
+            if unit.kind == "matrix":
+                given = list(precondition.balanced(*given))
+            self._inverses[key] = precondition.inverse(given, DAMPINGS[damping], unit.weight)
+        return self._inverses[key]
+
     def slopes(self) -> Values:
-        """g·v of every direction."""
+        """g·v of every direction, with the gradient of the step's own samples."""
         return np.array([float(torch.dot(self._directions[0], each)) for each in self._all()], np.float64)
 
     def choose(self, coefficients: Values) -> None:
@@ -194,7 +225,7 @@ class Curvature:
 
     def small_round(self, step: int, request: TableRequest) -> SmallRound:
         """The round that is asked for, over the samples of a step that steps are tried on."""
-        source = step + 1 if self._plan.has_fresh_rows else step
+        source = self._plan.trial_source(self._job.batches, step)
         microbatches = _heads(self._job.batches.microbatches(source), self._plan.trial_rows)
         rows = self._table[: len(microbatches), : request.num_columns + 1]
         if request.kind == "products":
@@ -205,7 +236,7 @@ class Curvature:
         return SmallRound(microbatches, rows, lambda each: self._losses(source, each, trials))
 
     def _products(self, source: int, microbatch: Microbatch) -> tuple[Values, float]:
-        """v_i·G v_j for the pairs i <= j."""
+        """v_i·G v_j for the pairs i <= j; then the slopes along every v_i on these samples."""
         batch = self._batches[microbatch.index] = next(self._loading.again(source, microbatch))
         output, tangents = self._forward_products(microbatch, batch)
         output = output.detach().requires_grad_()
@@ -215,6 +246,7 @@ class Curvature:
         for number, tangent in enumerate(tangents):
             (curved,) = torch.autograd.grad(slope, output, tangent, retain_graph=True)
             entries += [float((curved * other).sum(dtype=torch.float64)) for other in tangents[number:]]
+        entries += [float((slope.detach() * tangent).sum(dtype=torch.float64)) for tangent in tangents]
         return np.array(entries), weight
 
     def _losses(self, source: int, microbatch: Microbatch, trials: Sequence[Tensor]) -> tuple[Values, float]:
@@ -317,13 +349,12 @@ def _combined(coefficients: Values, directions: Sequence[Tensor]) -> Tensor:
     return found
 
 
-def _preconditioned(unit: Unit, parts: list[Tensor], given: list[Tensor], damping: float) -> list[Tensor]:
+def _preconditioned(unit: Unit, parts: list[Tensor], inverse: Inverse) -> list[Tensor]:
     """A unit's part of a direction, one tensor a parameter."""
     if unit.kind == "diagonal":
-        return [precondition.diagonal(parts[0].reshape(-1), given[0], damping)]
-    inputs, outputs = precondition.balanced(*given) if unit.kind == "matrix" else given
+        return [inverse(parts[0].reshape(-1))]
     matrix = parts[0].reshape(unit.num_outputs, -1)
     if unit.bias is not None:
         matrix = torch.cat([matrix, parts[1][:, None]], dim=1)
-    found = precondition.kronecker(matrix, inputs, outputs, damping, unit.weight)
+    found = inverse(matrix)
     return [found] if unit.bias is None else [found[:, :-1], found[:, -1]]

@@ -17,15 +17,13 @@ class Exchange(Protocol):
     """What the ranks show each other; every rank calls the same in the same order.
 
     Attributes:
-        is_shared: Whether the ranks work in the same memory; otherwise each has all of it for itself.
         rest_s: Seconds that should pass between two snapshots at least.
     """
 
-    is_shared: bool
     rest_s: float
 
     def on_meeting(self, call: Callable[[], None]) -> None:
-        """Call this whenever all ranks have met."""
+        """Call this whenever all ranks that share a memory have met."""
 
     def contributions(self, step: int, number: int, num_microbatches: int, *, is_looked_at: bool) -> None:
         """After the contributions: partial sums, to the owners of their elements; the table of sums, to all."""
@@ -49,7 +47,7 @@ class Exchange(Protocol):
         """Before a snapshot: optimiser state to all, and its numbers; `write` writes those that a rank knows."""
 
     def meet(self) -> None:
-        """Nothing but waiting for each other."""
+        """Nothing but waiting for those that share a memory."""
 
 
 class Barriers:
@@ -61,7 +59,6 @@ class Barriers:
         verdict: The word that holds the callbacks' answers.
     """
 
-    is_shared = True
     rest_s = 0.0
 
     def __init__(self, wait: Callable[[], None], control: Tensor, verdict: int) -> None:

@@ -35,6 +35,7 @@ class Control(IntEnum):
     AFTER = 3  # rank 0: what all ranks do after the running step (flags of `After`)
     VERDICT = 4  # parent: answer of the callbacks to evaluation number n: 2 n + (1 if it stops)
     BEST_STEP = 5  # rank 0: step of the best state, 0 while it is being written
+    TOKEN = 7  # first rank of a machine: a number by which the others know its memory
     COPY_STEP = 8  # rank 0: 8 + k is step + 1 of snapshot k, 0 while it is being written
 
 
@@ -147,10 +148,10 @@ class Loop:
         self.stepper = Stepper(self.job, self.rank, self.memory, self.live, is_careful=self.is_careful)
         self._follow()
         self._num_copies = len(self.memory["copies"])
-        # Of what the ranks share each copies what it owns, and touches nothing else; otherwise all is its own.
-        owned = self.stepper.owned.segments if self._exchange.is_shared else self.job.update.layout.segments
-        self._elements = [(segment.start, segment.stop) for segment in owned]
-        self._bytes = share(self.job, owned, is_first=self.rank.leads)
+        # Each copies what it writes anyhow: what it owns, and what has come from other machines through it.
+        kept = self.stepper.kept
+        self._elements = [(segment.start, segment.stop) for segment in kept]
+        self._bytes = share(self.job, kept, is_first=self.rank.leads)
         self._last_snapshot_s = self._last_report_s = time.perf_counter()
         self._evaluations = 0
         if self.job.evaluation is not None:
@@ -243,7 +244,7 @@ class Loop:
         pair = _pair(step, sums, num_samples)
         last = self.step - 1
         growth = self._learn(step, pair)
-        if self.rank.leads:
+        if self.rank.speaks:
             now = time.perf_counter()
             assert sums.gradient_norm is not None
             record = StepRecord(last, sums.loss, sums.gradient_norm, num_samples, now - start, pair, growth)
@@ -296,7 +297,7 @@ class Loop:
         if judgement.is_best:
             self._keep_best()
         self._evaluations += 1
-        if self.rank.leads:
+        if self.rank.speaks:
             self._report()
             record = EvaluationRecord(self.step, means, judgement.is_best, time.perf_counter() - start)
             self.listener.evaluated(record, self._evaluations)

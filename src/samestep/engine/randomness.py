@@ -66,6 +66,7 @@ class KeyedRandomness:
         self._base = 0
         self._calls: list[int] = []
         self._open: list[list[int]] = []  # of the modules being run: [key, drawing children run so far]
+        self._places: dict[int, tuple[int, int]] = {}  # by module: its number, and the key of its path
         self._handles: list[RemovableHandle] = []
         for path, module in model.named_modules():
             if has_hooks and path and may_draw(module):  # the model itself starts from the microbatch's own key
@@ -96,6 +97,29 @@ class KeyedRandomness:
             self._open[:] = [[self._base, drawn.num_modules]]
             self._generator.manual_seed(keys.mix(self._base, drawn.num_modules))
 
+    def hook_layer(self, layer: nn.Module, whole: nn.Module, *, is_last: bool) -> None:
+        """Let a layer that runs in the place of a part of a module draw where a call of that module begins to draw.
+
+        Args:
+            layer: It draws, itself, what earlier layers would have drawn.
+            whole: The module, with all its layers.
+            is_last: Whether the call ends with this one.
+        """
+        if id(whole) not in self._places:
+            return
+        number, path_key = self._places[id(whole)]
+
+        def before(layer: nn.Module, arguments: Any) -> None:
+            self._generator.manual_seed(self._key(path_key, self._calls[number]))
+
+        def after(layer: nn.Module, arguments: Any, output: Any) -> None:
+            self._calls[number] += 1
+            self._go_on()
+
+        self._handles.append(layer.register_forward_pre_hook(before))
+        if is_last:
+            self._handles.append(layer.register_forward_hook(after))
+
     def close(self) -> None:
         """Take the hooks off."""
         for handle in self._handles:
@@ -105,6 +129,7 @@ class KeyedRandomness:
     def _hook(self, module: nn.Module, path_key: int) -> None:
         number = len(self._calls)
         self._calls.append(0)
+        self._places[id(module)] = number, path_key
 
         def before(module: nn.Module, arguments: Any) -> None:
             if torch_private.is_in_backward():
@@ -112,18 +137,25 @@ class KeyedRandomness:
             else:
                 call = self._calls[number]
                 self._calls[number] = call + 1
-            opened = keys.mix(keys.mix(self._base, path_key), call)
+            opened = self._key(path_key, call)
             self._open.append([opened, 0])
             self._generator.manual_seed(opened)
 
         def after(module: nn.Module, arguments: Any, output: Any) -> None:
             self._open.pop()
-            parent = self._open[-1]  # what the surrounding module draws next is keyed by itself again
-            parent[1] += 1
-            self._generator.manual_seed(keys.mix(*parent))
+            self._go_on()
 
         self._handles.append(module.register_forward_pre_hook(before))
         self._handles.append(module.register_forward_hook(after))
+
+    def _key(self, path_key: int, call: int) -> int:
+        return keys.mix(keys.mix(self._base, path_key), call)
+
+    def _go_on(self) -> None:
+        """A module has run: what the surrounding one draws next is keyed by itself again."""
+        parent = self._open[-1]
+        parent[1] += 1
+        self._generator.manual_seed(keys.mix(*parent))
 
     def _recomputed_call(self, number: int, module: nn.Module) -> int:
         """Activation checkpointing runs a module again during backward: it must draw what it drew before."""

@@ -9,6 +9,7 @@ from samestep.engine.device.seam import Device
 from samestep.engine.events import Enter
 from samestep.engine.exchange import Exchange
 from samestep.engine.stages.links import Neighbours
+from samestep.plan.machines import Machines
 from samestep.plan.pipeline import Team
 
 
@@ -24,6 +25,8 @@ class Rank:
         neighbours: The links of each of its chunks to others; None where there is one stage.
         num_helpers: Threads beside its training thread, where the ranks agree on it; None: as its cores allow.
         device: What it computes on.
+        machines: Which ranks share a memory, where they are programs of their own; None: all ranks share one, and
+            serve the same program.
     """
 
     index: int
@@ -33,6 +36,7 @@ class Rank:
     neighbours: tuple[Neighbours, ...] | None = None
     num_helpers: int | None = None
     device: Device = field(default_factory=Host)
+    machines: Machines | None = None
 
     @property
     def world_size(self) -> int:
@@ -45,5 +49,15 @@ class Rank:
 
     @property
     def leads(self) -> bool:
-        """Whether it writes what all ranks of its memory read, and speaks to its process."""
-        return self.index == 0 or not self.exchange.is_shared
+        """Whether it writes what all ranks of its memory read."""
+        return self.index == 0 if self.machines is None else self.machines.is_first(self.index)
+
+    @property
+    def speaks(self) -> bool:
+        """Whether a program hears of the run from it."""
+        return self.leads or self.machines is not None
+
+    @property
+    def stands_for(self) -> tuple[int, ...]:
+        """The owners whose elements come into its memory through it: itself, and some of other machines."""
+        return (self.index,) if self.machines is None else self.machines.stands_for(self.index)

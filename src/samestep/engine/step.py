@@ -80,6 +80,7 @@ class Stepper:
         mine = hands[rank.index * num_hands : (rank.index + 1) * num_hands]
         self.owned = owners.owned_by(job.update, mine, live, self._hands.run)
         self._segments = self.owned.segments
+        self.kept = [s for r in rank.stands_for for hand in hands[r * num_hands : (r + 1) * num_hands] for s in hand]
         self.parameters: list[Tensor] = list(self.owned.parameters)
         self.gradients = self.owned.gradients
         self._loading = loading or Loading(job, rank.team.num_replicas, self._replica, rank.world_size, rank.device)
@@ -271,7 +272,8 @@ class Stepper:
     def _plan(self, num_microbatches: int) -> RoundPlan:
         plan = self._plans.get(num_microbatches)
         if plan is None:
-            share = rounds.share(num_microbatches, self._rank.team.num_replicas, self._replica)
+            num_replicas, machines = self._rank.team.num_replicas, self._rank.machines
+            share = rounds.share(num_microbatches, num_replicas, self._replica, machines)
             plan = self._plans[num_microbatches] = RoundPlan(
                 share,
                 self._segments,
@@ -314,7 +316,9 @@ class Stepper:
             norm = self._gradient_norm()
         loss = float(totals[LOSS]) / weight
         if not (math.isfinite(loss) and (norm is None or math.isfinite(norm))):
-            raise NonFiniteSums(step, self._find_culprit(step, number, microbatches))
+            culprit = self._find_culprit(step, number, microbatches)
+            self._rank.exchange.meet()  # the rule puts back what it has changed, which others may still replay with
+            raise NonFiniteSums(step, culprit)
         return Sums(loss, norm, self._spread(len(microbatches)) if self._is_looked_at else None)
 
     def _combine(self, plan: RoundPlan, factor: float) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from samestep.plan import layout, tree
 from samestep.plan.batch import Microbatch
+from samestep.plan.machines import Machines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,16 +22,17 @@ class Share:
     cross: tree.CrossSum
 
 
-def share(num_microbatches: int, world_size: int, rank: int) -> Share:
-    """Plan one rank's part of a round over `num_microbatches`.
+def share(num_microbatches: int, world_size: int, rank: int, machines: Machines | None = None) -> Share:
+    """Plan one rank's part of a round over `num_microbatches`, where machines add up what they hold beforehand.
 
     >>> share(2, 2, 1).local.nodes
     (Node(start=1, stop=2),)
     """
     blocks = layout.blocks_of_microbatches(num_microbatches, world_size)
+    elsewhere = machines.elsewhere(blocks, rank) if machines is not None else ()
     return Share(
         local=tree.local_sum(num_microbatches, *blocks[rank]),
-        cross=tree.cross_sum(num_microbatches, blocks),
+        cross=tree.cross_sum(num_microbatches, blocks, elsewhere),
     )
 
 

@@ -116,19 +116,46 @@ class Operand:
 
 @dataclass(frozen=True)
 class CrossSum:
-    """How published nodes become the total: additions `target += source` in order; the last target is the root."""
+    """How published nodes become a larger one: additions `target += source` in order; the last target is the root."""
 
     additions: tuple[tuple[Operand, Operand], ...]
     root: Operand
 
 
-def cross_sum(num_microbatches: int, blocks: tuple[tuple[int, int], ...]) -> CrossSum:
-    """Plan the sum over ranks, where rank r holds the microbatches ``blocks[r][0] .. blocks[r][1] - 1``."""
-    published = {
+def cross_sum(
+    num_microbatches: int, blocks: tuple[tuple[int, int], ...], elsewhere: tuple[tuple[int, int], ...] = ()
+) -> CrossSum:
+    """Plan the sum over ranks, where rank r holds the microbatches ``blocks[r][0] .. blocks[r][1] - 1``.
+
+    Args:
+        num_microbatches: Of the round.
+        blocks: What each rank holds.
+        elsewhere: Within these, nodes are added where they are (see `sums_within`), and come as one.
+    """
+    return _sum(Node(0, num_microbatches), _published(num_microbatches, blocks), elsewhere)
+
+
+def sums_within(
+    num_microbatches: int, blocks: tuple[tuple[int, int], ...], start: int, stop: int
+) -> tuple[CrossSum, ...]:
+    """Plan how published nodes become the largest ones inside ``start .. stop - 1``, from left to right.
+
+    >>> [(each.additions, each.root) for each in sums_within(4, ((0, 1), (1, 2), (2, 4)), 0, 2)]
+    [(((Operand(rank=0, slot=0), Operand(rank=1, slot=0)),), Operand(rank=0, slot=0))]
+    """
+    published = _published(num_microbatches, blocks)
+    return tuple(_sum(node, published, ()) for node in maximal_nodes(num_microbatches, start, stop))
+
+
+def _published(num_microbatches: int, blocks: tuple[tuple[int, int], ...]) -> dict[Node, Operand]:
+    return {
         node: Operand(rank, slot)
         for rank, (start, stop) in enumerate(blocks)
         for slot, node in enumerate(maximal_nodes(num_microbatches, start, stop))
     }
+
+
+def _sum(top: Node, published: dict[Node, Operand], elsewhere: tuple[tuple[int, int], ...]) -> CrossSum:
     additions: list[tuple[Operand, Operand]] = []
 
     def visit(node: Node) -> Operand:
@@ -136,8 +163,9 @@ def cross_sum(num_microbatches: int, blocks: tuple[tuple[int, int], ...]) -> Cro
             return published[node]
         left, right = node.children
         target, source = visit(left), visit(right)
-        additions.append((target, source))
+        if not any(start <= node.start and node.stop <= stop for start, stop in elsewhere):
+            additions.append((target, source))
         return target
 
-    root = visit(Node(0, num_microbatches))
+    root = visit(top)
     return CrossSum(tuple(additions), root)

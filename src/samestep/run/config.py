@@ -163,6 +163,9 @@ class Settings(NumericSettings):
     deadline_s: float | None = None
     """With the group engine: longest wait of a worker for another one, in seconds; default 600."""
 
+    machines: int | None = None
+    """With the group engine, for trying out: its workers on this machine behave as on so many machines; default 1."""
+
     backprop: Backprop | None = None
     """How weight gradients are computed: ordinary, or concurrent (by a thread beside the chain of input gradients)."""
 
@@ -250,6 +253,7 @@ class Config:
     last_batch: LastBatch
     engine: Engine
     deadline_s: float
+    machines: int
     backprop: Backprop
     graphs: Graphs
     stages: int

@@ -14,8 +14,11 @@ from samestep.optim.state import StateArray, UpdatePlan
 from samestep.plan.batch import BatchPlan
 from samestep.run.config import Config
 
-SHRINK = 0.5
-"""Of a step below the full batch."""
+SHARE = 0.25
+"""Of the batch: as many samples give factors, and steps are tried on as many, within the limits below."""
+
+FACTOR_ROWS, TRIAL_ROWS = (2048, 4096), (1024, 8192)
+"""Fewest and most samples."""
 
 
 def plan(model: nn.Module, config: Config, batches: BatchPlan) -> CurvaturePlan:
@@ -35,7 +38,22 @@ def plan(model: nn.Module, config: Config, batches: BatchPlan) -> CurvaturePlan:
             raise UsageError(f"optimizer='kfac' and {name}={getattr(config, name)!r} do not go together; {way_out}")
     units = units_of(model)
     is_full = batches.steps_per_epoch == 1
-    return CurvaturePlan(units=units, factors=factor_layout(units), has_fresh_rows=not is_full)
+    return CurvaturePlan(
+        units=units,
+        factors=factor_layout(units),
+        factor_rows=rows(batches.global_batch, *FACTOR_ROWS),
+        trial_rows=rows(batches.global_batch, *TRIAL_ROWS),
+        has_fresh_rows=not is_full,
+    )
+
+
+def rows(global_batch: int, fewest: int, most: int) -> int:
+    """Samples for the work besides the gradient: it grows with the batch.
+
+    >>> [rows(size, 1024, 8192) for size in (512, 8192, 50_000)]
+    [1024, 2048, 8192]
+    """
+    return min(max(int(SHARE * global_batch), fewest), most)
 
 
 def with_state(update: UpdatePlan, curved: CurvaturePlan, dtype: torch.dtype) -> UpdatePlan:
@@ -51,4 +69,4 @@ def with_state(update: UpdatePlan, curved: CurvaturePlan, dtype: torch.dtype) ->
 
 def rule(curved: CurvaturePlan) -> SubspaceKfac:
     """The rounds of its step."""
-    return SubspaceKfac(shrink=SHRINK if curved.has_fresh_rows else 1.0)
+    return SubspaceKfac(has_fresh_rows=curved.has_fresh_rows)

@@ -25,6 +25,7 @@ DEFAULTS: Mapping[str, Any] = {
     "last_batch": "keep",
     "engine": "shared",
     "deadline_s": DEADLINE_S,
+    "machines": 1,
     "backprop": "ordinary",
     "graphs": "auto",
     "stages": 1,

@@ -1,4 +1,4 @@
-"""A run as one of several ranks that share no memory: started by torchrun, or by the first of them on this machine."""
+"""A run as one of several ranks, on one machine or several: started by torchrun, or by the first of them."""
 
 from __future__ import annotations
 
@@ -69,6 +69,11 @@ class Ranks:
             raise UsageError(
                 f"workers={settings.workers}, and {world_size} ranks were started; leave workers out, or start as many"
             )
+        if settings.machines is not None:
+            raise UsageError(
+                f"machines={settings.machines}, and the ranks know which machine they are on; it is for ranks that "
+                "samestep starts itself: leave it out"
+            )
         return replace(settings, engine="group", workers=world_size)
 
     def own_part(self, config: Config) -> Config:
@@ -88,6 +93,7 @@ class Ranks:
         facts: Mapping[str, str],
         listener: Listener,
         marked: Callable[[], None],
+        notice: Callable[[str], None],
     ) -> tuple[Group, Image, Mapping[str, Any]]:
         """Meet the others; all go on from the newest state that one of them has.
 
@@ -98,13 +104,14 @@ class Ranks:
             facts: What has to be the same on all ranks.
             listener: Hears of steps and evaluations.
             marked: Called when a snapshot counts.
+            notice: Takes a line for the person who watches.
 
         Raises:
             UsageError: The ranks were not started alike.
             WorkerError: A rank did not come.
         """
         self.meeting.begin(step=image.step, num_helpers=num_helpers(job, self.place.local_size), facts=facts)
-        group = Group(job, listener, self.meeting, self.meeting.connect(), self.members, marked)
+        group = Group(job, listener, self.meeting, self.meeting.connect(), self.members, marked, notice)
         return (group, *group.agree(image, Image.empty(job), history))
 
 

@@ -116,7 +116,7 @@ def run(
             prepared = replace(prepared, job=ranks.with_snapshots(prepared.job, config))
         if members is not None:
             members.keep(world_size)
-            others = ranks.Ranks(members.meeting(prepared.job, config.deadline_s), members)
+            others = ranks.Ranks(members.meeting(prepared.job, config.deadline_s, config.machines), members)
         if others is not None and not others.is_first:
             progress, callbacks = Silent(), ()
         session = Session(workload, config, prepared, world_size, tuple(callbacks), progress, start_s, loggers, others)
@@ -205,7 +205,9 @@ class Session:
         job = self.prepared.job
         if self.others is not None:
             facts = ranks.facts(job, self.config, self._numerics, self.prepared.image)
-            self._engine, image, history = self.others.begin(job, image, self._history(image), facts, self, self._mark)
+            self._engine, image, history = self.others.begin(
+                job, image, self._history(image), facts, self, self._mark, self.notice
+            )
             self.record.evaluations = [EvaluationRecord(**item) for item in history["evaluations"]]
         elif self._crew is not None and self.world_size > 1:
             self._engine = Shared(job, image, self, self._crew, self.world_size)

@@ -26,6 +26,11 @@ def check(config: Config) -> None:
         raise UsageError(f"cut={config.cut!r} says where stages begin, and there is one; take stages=2 or more")
     if not 0 < config.deadline_s < float("inf"):
         raise UsageError(f"deadline_s={config.deadline_s:g} is not a finite number above 0")
+    if config.machines != 1 and (config.engine != "group" or not 1 <= config.machines <= config.workers):
+        raise UsageError(
+            f"machines={config.machines} with engine={config.engine!r} and workers={config.workers}: from 1 to as many "
+            "as there are workers, and of engine='group' alone"
+        )
     if config.engine == "group" and config.stages > 1:
         raise UsageError(f"stages={config.stages} work in shared memory so far; take engine='shared', or stages=1")
     if config.stages > 1 or config.chunks > 1:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -15,33 +13,9 @@ from samestep import torch_private
 from samestep.engine.group import meeting as meetings
 from samestep.engine.group.meeting import Meeting
 from samestep.engine.group.parcels import Parcel, Route
-from samestep.engine.group.place import Place
 from samestep.engine.group.wire import PeerLost, Wire
 from samestep.errors import ToldElsewhere, UsageError, WorkerError
-
-PLACE = Place(rank=0, world_size=2, local_rank=0, local_size=2, host="127.0.0.1", port=0, hosts_store=True)
-
-
-@pytest.fixture
-def both() -> list[Meeting]:
-    """Two ranks at one store."""
-    listening = meetings.listen(PLACE.host, 0)
-    place = replace(PLACE, port=listening.getsockname()[1])
-    first = meetings.connect(place, 5.0, listening)
-    return [first, meetings.connect(replace(place, rank=1, hosts_store=False), 5.0)]
-
-
-def together(*functions: Callable[[], Any]) -> list[Any]:
-    """What each returns, or raises."""
-
-    def caught(function: Callable[[], Any]) -> Any:
-        try:
-            return function()
-        except Exception as error:
-            return error
-
-    with ThreadPoolExecutor(len(functions)) as pool:
-        return list(pool.map(caught, functions))
+from tests.engine.group.two import connected, together
 
 
 def test_all_get_the_cards_of_all(both: list[Meeting]) -> None:
@@ -85,13 +59,6 @@ def test_a_meeting_of_ranks_that_are_gone_does_not_count(both: list[Meeting]) ->
     late, early = together(again[1].begin, again[0].begin)
     assert again[0].name == again[1].name != old
     assert {card.nonce for card in late} == {card.nonce for card in early} != {card.nonce for card in both[0].cards}
-
-
-def connected(both: list[Meeting]) -> list[Wire]:
-    together(*(m.begin for m in both))
-    found = together(*(m.connect for m in both))
-    assert all(isinstance(wire, Wire) for wire in found), found
-    return found
 
 
 def test_parcels_are_swapped_and_counted(both: list[Meeting]) -> None:

@@ -130,6 +130,29 @@ def test_what_is_larger_than_a_room_goes_through_several(num_messages: int) -> N
     thread.join()
 
 
+def test_a_room_is_laid_out_anew_for_another_message() -> None:
+    """The same room holds messages of several layouts in turn, and parts of larger ones, whatever lies there."""
+    first, second = pair(num_bytes=1024, num_messages=6)
+    sender, receiver = first.to_behind, second.from_before
+    assert sender is not None
+    assert receiver is not None
+    plain, turned = torch.randn(2, 4), torch.randn(4, 2).t()
+    kinds: list[list[Tensor | None]] = [
+        [plain], [turned], [plain.double()], [plain, None], [None, plain], [plain.clone().requires_grad_()],
+        [torch.ones(100, 7)], [torch.ones(100, 7, dtype=torch.int64)],
+    ]  # fmt: skip
+    for number in range(60):
+        sent = kinds[number * number % len(kinds) if number % 2 else number // 2 % len(kinds)]
+        sender.send(sent)
+        found = receiver.receive(len(sent))
+        for wanted, tensor in zip(sent, found, strict=True):
+            assert (wanted is None) == (tensor is None)
+            if wanted is not None and tensor is not None:
+                assert torch.equal(wanted, tensor)
+                kept = (tensor.dtype, tensor.stride(), tensor.requires_grad)
+                assert kept == (wanted.dtype, wanted.stride(), wanted.requires_grad)
+
+
 def test_chunks_of_one_rank_hand_over_without_copies() -> None:
     """The turn of a V: the second and the third chunk are on the second rank."""
     words = torch.zeros(2, 2, 2, 2, SIGNAL_WORDS, dtype=torch.int64)

@@ -26,8 +26,8 @@ def test_is_the_papers_formula() -> None:
     eye = torch.eye(5, dtype=torch.float64), torch.eye(3, dtype=torch.float64)
     dense = torch.kron(outputs + math.sqrt(damping) / pi * eye[1], inputs + math.sqrt(damping) * pi * eye[0])
     wanted = torch.linalg.solve(dense, gradient.reshape(-1)).view(3, 5)
-    assert helpers.relative(precondition.kronecker(gradient, inputs, outputs, damping, "w"), wanted) < 1e-10
-    assert helpers.relative(precondition.kronecker(gradient, inputs, outputs, 2 * damping, "w"), wanted) > 1e-3
+    assert helpers.relative(precondition.kronecker(inputs, outputs, damping, "w")(gradient), wanted) < 1e-10
+    assert helpers.relative(precondition.kronecker(inputs, outputs, 2 * damping, "w")(gradient), wanted) > 1e-3
 
 
 def test_factors_of_sampled_gradients_give_back_the_blocks() -> None:
@@ -44,11 +44,11 @@ def test_factors_of_sampled_gradients_give_back_the_blocks() -> None:
 def test_what_cannot_be_inverted_is_named() -> None:
     broken = torch.diag(torch.tensor([1.0, -2.0, 3.0]))
     with pytest.raises(NonFiniteError, match=r"a factor of out\.weight \(3 × 3\) cannot be inverted with damping"):
-        precondition.kronecker(torch.ones(3, 3), broken, torch.eye(3), 1e-4, "out.weight")
+        precondition.kronecker(broken, torch.eye(3), 1e-4, "out.weight")
     with pytest.raises(NonFiniteError, match=r"a factor of out\.weight is not finite"):
-        precondition.kronecker(torch.ones(3, 3), torch.full((3, 3), math.inf), torch.eye(3), 1e-4, "out.weight")
+        precondition.kronecker(torch.full((3, 3), math.inf), torch.eye(3), 1e-4, "out.weight")
 
 
 def test_no_curvature_leaves_the_gradient() -> None:
     gradient = torch.ones(2, 2)
-    assert torch.equal(precondition.kronecker(gradient, torch.zeros(2, 2), torch.eye(2), 0.5, "w"), 2 * gradient)
+    assert torch.equal(precondition.kronecker(torch.zeros(2, 2), torch.eye(2), 0.5, "w")(gradient), 2 * gradient)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import nn
 
 from samestep.optim.kfac import units
+from samestep.plan.batch import BatchPlan
 
 
 class Mixed(nn.Module):
@@ -54,3 +57,11 @@ def test_every_inverse_has_one_rank() -> None:
 def test_factors_lie_on_boundaries_of_64_bytes() -> None:
     layout = units.factor_layout(units.units_of(Mixed()))
     assert all(place.start % 16 == 0 for place in layout.places)
+
+
+def test_a_step_is_tried_on_the_next_batch_that_is_whole() -> None:
+    batches = BatchPlan(num_samples=100, global_batch=30, microbatch=10)  # the fourth of an epoch has 10
+    found = units.CurvaturePlan(units=(), factors=units.factor_layout(()), trial_rows=20, has_fresh_rows=True)
+    assert [found.trial_source(batches, step) for step in range(6)] == [1, 2, 4, 4, 5, 6]
+    assert replace(found, trial_rows=10).trial_source(batches, 2) == 3
+    assert replace(found, has_fresh_rows=False).trial_source(batches, 2) == 2

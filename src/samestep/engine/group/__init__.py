@@ -1,1 +1,1 @@
-"""Ranks without shared memory: the same step, and what is written travels (torch.distributed, Gloo)."""
+"""Ranks on several machines: the same step, and what is written travels between them (torch.distributed, Gloo)."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from typing import Any
+
+from samestep.plan.machines import Machines, single
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +23,7 @@ class Card:
         error: Why it cannot begin, if it cannot.
         step: Of the newest state that it has; -1 where it has none.
         num_helpers: Threads that it has for helpers.
+        first: The first rank of its machine, as far as it knows.
         facts: What must be the same on all ranks, by name; empty where a rank got its job from another one.
     """
 
@@ -30,6 +34,7 @@ class Card:
     error: str | None = None
     step: int = -1
     num_helpers: int = 0
+    first: int = -1
     facts: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -71,6 +76,18 @@ def difference(cards: Sequence[Card]) -> str | None:
     values = [f"{_short(card.facts.get(differing[0]))} on rank {card.rank} ({card.host})" for card in (first, other)]
     more = f" (nor on {', '.join(differing[1:4])})" if len(differing) > 1 else ""
     return f"the ranks do not agree on {differing[0]}: it is {values[0]} and {values[1]}{more}. Start all of them alike"
+
+
+def machines_of(cards: Sequence[Card]) -> Machines:
+    """Which ranks are of one machine; each on one of its own where what they say makes no sense.
+
+    >>> machines_of([Card(rank=r, nonce="", host="a", pid=r, first=first) for r, first in enumerate((0, 0, 2))]).runs
+    ((0, 2), (2, 3))
+    """
+    groups = [[*group] for _, group in groupby(cards, key=lambda card: (card.host, card.first))]
+    if any(group[0].first != group[0].rank for group in groups):
+        return single(len(cards))
+    return Machines(tuple((group[0].rank, group[-1].rank + 1) for group in groups))
 
 
 def newest(cards: Sequence[Card]) -> Card:

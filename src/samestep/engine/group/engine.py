@@ -1,7 +1,7 @@
-"""One rank of several that share no memory: it trains in its own process and exchanges what it writes with the others.
+"""One rank of several on several machines: it trains in its own process and exchanges what it writes with the others.
 
-What a snapshot means is the same as with shared memory, but every rank has all of it, and all take it at the same step:
-so each machine that is left has the newest one.
+What a snapshot means is the same as with shared memory, but every machine has all of it, and all take it at the same
+step: so each machine that is left has the newest one.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from samestep.engine.device.opening import open_device
 from samestep.engine.device.seam import Device
 from samestep.engine.events import Enter, Events, Phase, open_log, open_reader
 from samestep.engine.finite import Culprit, NonFiniteSums, SpoiledStateError, non_finite
-from samestep.engine.group import beacon, shipping
+from samestep.engine.group import beacon, cards, room, shipping
 from samestep.engine.group.beacon import Beacon
 from samestep.engine.group.exchange import Travelling
 from samestep.engine.group.meeting import Meeting
+from samestep.engine.group.room import Room
 from samestep.engine.group.wire import PeerLost, Wire
 from samestep.engine.job import MODEL_ARRAYS, Image, Job, run_regions
 from samestep.engine.loop import Control, End, Listener, Loop, live_views
@@ -32,8 +33,10 @@ from samestep.engine.rank import Rank
 from samestep.engine.snapshots import NUM_COPIES, Snapshots, snapshots_in
 from samestep.engine.solo import out_of_memory, surroundings, timed
 from samestep.errors import NonFiniteError, SamestepError, ToldElsewhere, UsageError, WorkerError
-from samestep.plan import allotment
+from samestep.host.cores import num_cores
+from samestep.plan import allotment, machines
 from samestep.plan.pipeline import Team
+from samestep.plan.regions import Regions
 
 _TOGETHER_S = 0.5
 """What happens to all ranks alike happens to them within so much time."""
@@ -57,6 +60,7 @@ class Group:
         wire: Connections to the others.
         members: Ranks that this process has started.
         marked: Called when a snapshot counts.
+        notice: Takes a line for the person who watches.
     """
 
     job: Job
@@ -65,6 +69,8 @@ class Group:
     wire: Wire
     members: Members | None = None
     marked: Callable[[], None] = lambda: None
+    notice: Callable[[str], None] = lambda text: None
+    _room: Room | None = None
     _memory: Mapping[str, Tensor] = field(default_factory=dict)
     _live: Mapping[str, Tensor] = field(default_factory=dict)
     _snapshots: Snapshots | None = None
@@ -99,17 +105,10 @@ class Group:
         """
         job, wire = self.job, self.wire
         device = open_device(job.device, self.meeting.place.local_rank)
-        regions = run_regions(job, wire.world_size, num_copies=NUM_COPIES)
-        self._memory = device.memory(regions)
-        self._live = live_views(job, self._memory["live"])
-        self._snapshots = snapshots_in(job, self._memory)
-        assert self._image is not None
-        self._snapshots.begin(self._image)
-        if self._is_stopped:
-            self._memory["control"][Control.STOP] = 1
-        log = open_log(job.trace, self._memory["events"], wire.rank).enter
         light = Beacon(self.meeting.store, self.meeting.name, wire.rank)
         try:
+            self._set_up(device)
+            log = open_log(job.trace, self._memory["events"], wire.rank).enter
             with ExitStack() as stack:
                 for context in surroundings(job, device):
                     stack.enter_context(context)
@@ -124,6 +123,8 @@ class Group:
             self._speak_for_all(error)
         finally:
             light.close()
+            if self._room is not None:
+                self._room.close()
 
     def stop(self) -> None:
         """Ask all ranks for an end after the running step."""
@@ -154,6 +155,40 @@ class Group:
         reader = open_reader(self.job.trace, self._memory["events"], self.wire.rank) if self._memory else None
         return [reader.since(0)] if reader else []
 
+    def _set_up(self, device: Device) -> None:
+        """Enter the room of this machine, and lay the state into it that the run starts from."""
+        regions = run_regions(self.job, self.wire.world_size, num_copies=NUM_COPIES)
+        self._room = self._enter_room(device, regions)
+        self._memory = self._room.memory
+        self._live = live_views(self.job, self._memory["live"])
+        self._snapshots = snapshots_in(self.job, self._memory)
+        assert self._image is not None
+        if self._room.is_first:
+            self._snapshots.begin(self._image)
+        self._image = None
+        if self._is_stopped:
+            self._memory["control"][Control.STOP] = 1
+        self._room.wait("state to begin with")
+
+    def _enter_room(self, device: Device, regions: Regions) -> Room:
+        found, why, place = cards.machines_of(self.meeting.cards), None, self.meeting.place
+        if not device.is_host:
+            why = "what lies on a device is each rank's own"
+        elif self.job.local is not None and self.job.local.is_quantised:
+            why = "changes in 8 bits are added by those who get them"
+        if why is None and not found.are_single:
+            has_own_core = place.local_size <= num_cores()
+            pids = [card.pid for card in self.meeting.cards]
+            entered = room.enter(
+                self.wire, found, regions, pids, has_own_core=has_own_core, deadline_s=self.meeting.deadline_s
+            )
+            if isinstance(entered, Room):
+                return entered
+            why = entered
+        if why is not None and not found.are_single and self.wire.rank == 0:
+            self.notice(f"ranks of one machine do not share their memory, each sends for itself: {why}")
+        return Room(machines.single(self.wire.world_size), self.wire.rank, device.memory(regions))
+
     def _enter_with(self, log: Enter, light: Beacon) -> Enter:
         fault = faults.from_environment(self.wire.rank)
 
@@ -172,8 +207,10 @@ class Group:
         parts = allotment.owned(self.job.update.layout, team, None, num_hands=num_hands)
         hands = [chain.from_iterable(parts[r * num_hands : (r + 1) * num_hands]) for r in range(team.world_size)]
         owned = [sorted(segments, key=lambda segment: segment.start) for segments in hands]
-        exchange = Travelling(self.job, owned, self._memory, self._live, self.wire, device.holds)
-        rank = Rank(self.wire.rank, team, exchange, enter, num_helpers=num_helpers, device=device)
+        assert self._room is not None
+        exchange = Travelling(self.job, owned, self._live, self.wire, self._room, device.holds)
+        together = self._room.machines
+        rank = Rank(self.wire.rank, team, exchange, enter, num_helpers=num_helpers, device=device, machines=together)
         is_careful = False
         while True:
             try:
@@ -182,9 +219,13 @@ class Group:
                 is_careful = True
 
     def _run_loop(self, rank: Rank, is_careful: bool) -> End:
+        assert self._room is not None
         image = self.current()
-        for name, values in image.arrays.items():
-            self._live[name].copy_(values)
+        self._room.wait("state to begin with")  # nobody works any more with what is written now
+        if self._room.is_first:
+            for name, values in image.arrays.items():
+                self._live[name].copy_(values)
+        self._room.wait("state to begin with")
         loop = Loop(
             self.job,
             rank,
@@ -217,6 +258,8 @@ class Group:
         """Something went wrong in this rank's own work; the first rank to which it happened says so."""
         with suppress(RuntimeError):  # where the store is gone, everybody speaks
             self.meeting.store.set(self._wrong(self.wire.rank), "")
+            if self._room is not None:
+                self._room.call_off()
             time.sleep(_TOGETHER_S)
         if self._is_told(self.wire.rank):
             raise ToldElsewhere(1) from None
@@ -228,18 +271,30 @@ class Group:
             return any(self.meeting.store.check([self._wrong(rank)]) for rank in range(stop))
         return False
 
+    def _may_speak(self) -> bool:
+        """Whether nobody else has said why the run ends; who finds out late does not say it again."""
+        with suppress(RuntimeError):
+            return bool(self.meeting.store.add(f"{self.meeting.name}/told", 1) == 1)
+        return True
+
     def _wrong(self, rank: int) -> str:
         return f"{self.meeting.name}/wrong/{rank}"
 
     def _explain(self, lost: PeerLost, light: Beacon | None) -> NoReturn:
         """Say on one rank why the run ends."""
+        if self._room is not None:
+            self._room.call_off()
+        self.wire.close()  # who waits for this rank finds it out now
         if light is not None:
             light.fail()
+        if self.members is None and self._is_told(self.wire.world_size):
+            raise ToldElsewhere(1) from None
         signs = beacon.look(self.meeting.store, self.meeting.name, self.meeting.cards) if light is not None else None
         failure = self.members.failure() if self.members is not None else None
         if failure is not None and (not isinstance(failure, WorkerError) or failure.trace):
             raise failure from None
-        if beacon.speaker(self.wire.rank, signs) != self.wire.rank or (signs and self._is_told(self.wire.world_size)):
+        is_other = beacon.speaker(self.wire.rank, signs) != self.wire.rank
+        if is_other or (signs and (self._is_told(self.wire.world_size) or not self._may_speak())):
             raise ToldElsewhere(1) from None
         text = beacon.explain(lost, self._doing[1], self.wire.rank, self.meeting.cards, signs)
         if failure is not None:

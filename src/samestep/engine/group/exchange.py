@@ -1,22 +1,27 @@
-"""The exchange of ranks without shared memory: who sends which part of its memory to whom, at which point of a step.
+"""The exchange of ranks on several machines: who sends which part of its memory to whom, at which point of a step.
 
-Contributions go from each to each: of every partial sum that a rank holds, each owner gets its own elements. What an
-owner has updated goes to all. With W ranks (a power of two that divides the number of microbatches, so that each holds
-one partial sum) a rank sends (W - 1) / W of the parameters' bytes twice a step, as the best all-reduce does, and beside
-it the table of sums and a norm for every 1,024 elements. Changes in 8 bits travel replica by replica, since a sum of
-some does not have 8 bits; who gets them adds them up as the sender does.
+Ranks of one machine work in one memory and only meet. Between machines contributions go to the owners of their
+elements: a machine adds up what its ranks hold, and one of them, the owner's courier, sends it. What an owner has
+updated goes to its courier on each other machine, straight into that machine's memory. With k machines (a power of two
+that divides the number of microbatches, so that each holds one partial sum) a machine sends (k - 1) / k of the
+parameters' bytes twice a step, as the best all-reduce does, and beside it the table of sums and a norm for every 1,024
+elements. Changes in 8 bits travel replica by replica, since a sum of some does not have 8 bits; who gets them adds them
+up as the sender does.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
 
+from samestep import torch_private
 from samestep.engine import eight_bits
 from samestep.engine.group.parcels import Parcel, Route
+from samestep.engine.group.room import Room
 from samestep.engine.group.wire import Wire
 from samestep.engine.job import KEPT_BY_REPLICAS, Job
 from samestep.engine.loop import Control
@@ -27,39 +32,42 @@ from samestep.plan.layout import BLOCK, Range, Segment, blocks_of_microbatches, 
 _REST = 20.0
 """A snapshot may take one part in so many of the time."""
 
-Pieces = Callable[[int], Sequence[Tensor]]
-"""What a rank shows to all the others, as it lies in this rank's memory."""
+Pieces = Callable[[int, int], Iterator[Tensor]]
+"""What a sender has for a receiver on another machine, as it lies in the memory of either."""
 
 
 class Travelling:
-    """Ranks that each have the whole memory of the run for themselves.
+    """Ranks on machines, each of which has the whole memory of the run.
 
     Args:
         job: What they do.
         owned: The segments that every rank owns.
-        memory: The regions of the run.
         live: The live arrays.
         wire: The connections.
+        room: The machine's memory, and where its ranks meet.
         is_far: Whether a part of the memory lies on a device.
     """
-
-    is_shared = False
 
     def __init__(
         self,
         job: Job,
         owned: Sequence[Sequence[Segment]],
-        memory: Mapping[str, Tensor],
         live: Mapping[str, Tensor],
         wire: Wire,
+        room: Room,
         is_far: Callable[[Tensor], bool] = lambda values: False,
     ) -> None:
-        self._job, self._owned, self._memory, self._live, self._wire = job, owned, memory, live, wire
+        self._job, self._owned, self._live, self._wire, self._room = job, owned, live, wire, room
+        self._memory, self._machines = room.memory, room.machines
+        self._own = self._machines.of(wire.rank)
+        self._is_first = self._machines.is_first(wire.rank)
+        self._travels = len(self._machines.runs) > 1
         self._runs = [joined(segments) for segments in owned]
         self._is_far = is_far
         self._is_quantised = job.local is not None and job.local.is_quantised
-        self._words = torch.zeros(wire.world_size, dtype=torch.int64)
+        self._words = torch.zeros(len(self._machines.runs), dtype=torch.int64)
         self._routes: dict[tuple[object, ...], Route] = {}
+        self._additions: dict[int, list[tuple[list[Tensor], list[Tensor]]]] = {}
         self._has_norms = False
         self._first = 0
         self._met: Callable[[], None] = lambda: None
@@ -69,95 +77,166 @@ class Travelling:
         self._met = call
 
     def meet(self) -> None:
-        self._met()  # nobody writes into another's memory
+        self._room.wait("barriers")
+        self._met()
 
     def contributions(self, step: int, number: int, num_microbatches: int, *, is_looked_at: bool) -> None:
         key = (num_microbatches, is_looked_at, step == 0 and number == 0)
         self._has_norms = False
         self._first = first_rank(num_microbatches, self._wire.world_size)
-        self._swap("contributions", ("contributions", *key), lambda: self._contributions(*key))
+        if self._travels:
+            self._room.wait("contributions")
+            self._add_up(num_microbatches)
+        self._send("contributions", ("contributions", *key), lambda: self._contributions(*key))
         if self._is_quantised:
             self._add_up_decoded(num_microbatches)
 
     def norms(self) -> None:
         self._has_norms = True
-        self._show("norms", self._norms_of)
+        self._send("norms", ("norms",), lambda: self._from_owners(self._norms_of))
 
     def parameters(self) -> None:
-        self._show("parameters", self._parameters_of)
+        self._send("parameters", ("parameters",), lambda: self._from_owners(self._parameters_of))
 
     def update(self) -> None:
         control = self._memory["control"]
-        self._words[self._wire.rank] = control[Control.AFTER]
-        self._show("update", self._update_of, 2 * self._first + self._has_norms)
+        if self._is_first:
+            self._words[self._own] = control[Control.AFTER]
+        self._swap("update", ("update", self._first, self._has_norms), lambda: self._update)
         if self._is_quantised:
             self._apply_decoded()
-        for word in self._words.tolist():
-            control[Control.AFTER] |= word
+        if self._is_first:
+            for word in self._words.tolist():
+                control[Control.AFTER] |= word
+        self._close("update")
 
     def evaluated(self) -> None:
         table = self._memory["evaluated"]
-        blocks = blocks_of_microbatches(len(table), self._wire.world_size)
-        self._show("evaluation", lambda rank: [table[slice(*blocks[rank])]])
+        blocks = self._machines.blocks(blocks_of_microbatches(len(table), self._wire.world_size))
+        if self._travels:
+            self._room.wait("evaluation")
+        self._send("evaluation", ("evaluation",), lambda: self._between_firsts(lambda m: [table[slice(*blocks[m])]]))
 
     def verdict(self, number: int, check: Callable[[], None]) -> bool:
         word = self._memory["control"][Control.VERDICT : Control.VERDICT + 1]
-        self._show("verdict", lambda rank: [word] if rank == 0 else [])
+        self._send("verdict", ("verdict",), lambda: self._between_firsts(lambda m: [word] if m == 0 else []))
         assert int(word) >> 1 == number
         return bool(int(word) & 1)
 
     def state(self, scalars: Tensor, write: Callable[[Tensor], None]) -> None:
         start = time.monotonic()
-        scalars.fill_(torch.nan)
+        if not self._travels:
+            self.meet()
+            write(scalars)
+            return
+        if self._is_first:
+            scalars.fill_(torch.nan)
+        self._room.wait("state")
         write(scalars)
-        known = scalars.new_full((self._wire.world_size, len(scalars)), torch.nan)
-        known[self._wire.rank] = scalars
-        route = self._route(lambda rank: [*self._state_of(rank), known[rank]])
-        self._wire.swap("state", route)
-        for row in known:
-            scalars.copy_(torch.where(row.isnan(), scalars, row))
-        scalars.nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf)  # what nobody knows is not there yet
+        self._room.wait("state")
+        known = scalars.new_full((len(self._machines.runs), len(scalars)), torch.nan)
+        known[self._own] = scalars
+        of_owners = self._from_owners(self._state_of)
+        of_machines = self._between_firsts(lambda m: [*self._replicas_of(m), known[m]])
+        self._wire.swap("state", self._route(lambda s, r: chain(of_owners(s, r), of_machines(s, r))))
+        if self._is_first:
+            for row in known:
+                scalars.copy_(torch.where(row.isnan(), scalars, row))
+            scalars.nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf)  # what nobody knows is not there yet
         self.rest_s = _REST * (time.monotonic() - start)
         self._met()
 
-    def _show(self, name: str, pieces: Pieces, kind: int = 0) -> None:
-        self._swap(name, (name, kind), lambda: self._route(pieces))
+    def _send(self, name: str, key: tuple[object, ...], make: Callable[[], Pieces]) -> None:
+        self._swap(name, key, make)
+        self._close(name)
 
-    def _swap(self, name: str, key: tuple[object, ...], make: Callable[[], Route]) -> None:
+    def _swap(self, name: str, key: tuple[object, ...], make: Callable[[], Pieces]) -> None:
+        if not self._travels:
+            return
         route = self._routes.get(key)
         if route is None:
-            route = self._routes[key] = make()
+            route = self._routes[key] = self._route(make())
         self._wire.swap(name, route)
+
+    def _close(self, name: str) -> None:
+        """What has come is there for all ranks of the machine."""
+        self._room.wait(name)
         self._met()
 
     def _route(self, pieces: Pieces) -> Route:
-        """Everybody's pieces to everybody."""
-        own = Parcel(pieces(self._wire.rank), self._is_far)
-        incoming = {peer: Parcel(pieces(peer), self._is_far) for peer in self._wire.peers}
-        return Route(dict.fromkeys(self._wire.peers, own), incoming)
+        """Parcels to and from ranks of other machines; none where there is nothing to send."""
+        me = self._wire.rank
+        peers = [peer for peer in self._wire.peers if self._machines.of(peer) != self._own]
+        outgoing = {peer: Parcel([*pieces(me, peer)], self._is_far) for peer in peers}
+        incoming = {peer: Parcel([*pieces(peer, me)], self._is_far) for peer in peers}
+        return Route(
+            {peer: parcel for peer, parcel in outgoing.items() if parcel.messages},
+            {peer: parcel for peer, parcel in incoming.items() if parcel.messages},
+        )
 
-    def _contributions(self, num_microbatches: int, is_looked_at: bool, is_first: bool) -> Route:
-        blocks = blocks_of_microbatches(num_microbatches, self._wire.world_size)
-        names = ["table", *(["squares"] if is_looked_at else []), *(["used_table"] if is_first else [])]
-        sums = self._memory["contributions"]
+    def _from_owners(self, of_owner: Callable[[int], Sequence[Tensor]]) -> Pieces:
+        """What an owner has, to its couriers."""
 
         def pieces(sender: int, receiver: int) -> Iterator[Tensor]:
-            if self._is_quantised:
-                yield from self._codes(blocks[sender], receiver)
-            for slot in range(len(tree.maximal_nodes(num_microbatches, *blocks[sender]))):
-                if not self._is_quantised:
-                    for start, stop in self._runs[receiver]:
-                        yield sums[sender, slot, start:stop]
-                if receiver == self._wire.world_size - 1:  # it adds the changes of the tracked buffers
-                    yield sums[sender, slot, self._job.num_elements :]
-            for name in names:
-                yield self._memory[name][slice(*blocks[sender])]
+            if self._is_courier(receiver, sender):
+                yield from of_owner(sender)
 
-        me, peers = self._wire.rank, self._wire.peers
-        return Route(
-            {peer: Parcel([*pieces(me, peer)], self._is_far) for peer in peers},
-            {peer: Parcel([*pieces(peer, me)], self._is_far) for peer in peers},
-        )
+        return pieces
+
+    def _between_firsts(self, of_machine: Callable[[int], Sequence[Tensor]]) -> Pieces:
+        """What a machine has, to all others; by their first ranks."""
+
+        def pieces(sender: int, receiver: int) -> Iterator[Tensor]:
+            if self._machines.is_first(sender) and self._machines.is_first(receiver):
+                yield from of_machine(self._machines.of(sender))
+
+        return pieces
+
+    def _is_courier(self, rank: int, owner: int) -> bool:
+        return self._machines.courier(self._machines.of(rank), owner) == rank
+
+    def _add_up(self, num_microbatches: int) -> None:
+        """Add what this machine's ranks hold for the owners on others that this rank is courier for, in tree order."""
+        found = self._additions.get(num_microbatches)
+        if found is None:
+            found = self._additions[num_microbatches] = [*self._additions_of(num_microbatches)]
+        for targets, sources in found:
+            torch_private.add_all(targets, sources)
+
+    def _additions_of(self, num_microbatches: int) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+        blocks = blocks_of_microbatches(num_microbatches, self._wire.world_size)
+        owners = [each for each in self._machines.stands_for(self._wire.rank) if self._machines.of(each) != self._own]
+        for total in tree.sums_within(num_microbatches, blocks, *self._machines.blocks(blocks)[self._own]):
+            for addition in total.additions:
+                targets, sources = ([part for o in owners for part in self._parts(each, o)] for each in addition)
+                if targets:
+                    yield targets, sources
+
+    def _parts(self, operand: tree.Operand, owner: int) -> Iterator[Tensor]:
+        """What an owner adds of a partial sum; the last one adds the changes of the tracked buffers, too."""
+        values = self._memory["contributions"][operand.rank, operand.slot]
+        if not self._is_quantised:
+            for start, stop in self._runs[owner]:
+                yield values[start:stop]
+        if owner == self._wire.world_size - 1 and self._job.buffers.num_tracked:
+            yield values[self._job.num_elements :]
+
+    def _contributions(self, num_microbatches: int, is_looked_at: bool, is_first: bool) -> Pieces:
+        blocks = blocks_of_microbatches(num_microbatches, self._wire.world_size)
+        rows = self._machines.blocks(blocks)
+        names = ["table", *(["squares"] if is_looked_at else []), *(["used_table"] if is_first else [])]
+        sums = [tree.sums_within(num_microbatches, blocks, *block) for block in rows]
+        of_machines = self._between_firsts(lambda m: [self._memory[name][slice(*rows[m])] for name in names])
+
+        def pieces(sender: int, receiver: int) -> Iterator[Tensor]:
+            if self._is_courier(sender, receiver):
+                if self._is_quantised:
+                    yield from self._codes(blocks[sender], receiver)
+                for total in sums[self._machines.of(sender)]:
+                    yield from self._parts(total.root, receiver)
+            yield from of_machines(sender, receiver)
+
+        return pieces
 
     def _codes(self, block: Range, receiver: int) -> Iterator[Tensor]:
         """Of each of some replicas, what it has changed of a rank's elements, in 8 bits."""
@@ -201,23 +280,29 @@ class Travelling:
             for target, codes, scales in zip(targets, pieces[:count], pieces[count:], strict=True):
                 target.add_(eight_bits.decode(codes, scales))
 
-    def _update_of(self, rank: int) -> list[Tensor]:
-        """What a rank changes at the end of a step; see `Stepper` for who applies the buffers."""
-        pieces = self._changes_of(rank) if self._is_quantised else self._parameters_of(rank)
-        if rank == self._wire.world_size - 1:
-            pieces.append(self._live["tracked"])
-        if rank == self._first:
-            pieces.append(self._live["others"])
-        pieces.append(self._words[rank : rank + 1])
-        return pieces if self._has_norms else [*pieces, *self._norms_of(rank)]
+    def _update(self, sender: int, receiver: int) -> Iterator[Tensor]:
+        """What changes at the end of a step; see `Stepper` for who applies the buffers."""
+        if self._is_courier(receiver, sender):
+            yield from self._changes_of(sender) if self._is_quantised else self._parameters_of(sender)
+            if sender == self._wire.world_size - 1:
+                yield self._live["tracked"]
+            if sender == self._first:
+                yield self._live["others"]
+            if not self._has_norms:
+                yield from self._norms_of(sender)
+        yield from self._between_firsts(lambda m: [self._words[m : m + 1]])(sender, receiver)
 
     def _state_of(self, rank: int) -> list[Tensor]:
-        plan, world_size = self._job.update, self._wire.world_size
-        found = [view for segment in self._owned[rank] for view in state_views(plan, segment, self._live).values()]
-        if self._job.local is not None:
-            own = slice(*blocks_of_microbatches(self._job.local.num_replicas, world_size)[rank])
-            found += [values[own] for name, values in self._live.items() if name.startswith(KEPT_BY_REPLICAS)]
-        return found
+        plan, segments = self._job.update, self._owned[rank]
+        return [view for segment in segments for view in state_views(plan, segment, self._live).values()]
+
+    def _replicas_of(self, machine: int) -> list[Tensor]:
+        """What a machine's replicas keep from period to period."""
+        if self._job.local is None:
+            return []
+        blocks = blocks_of_microbatches(self._job.local.num_replicas, self._wire.world_size)
+        own = slice(*self._machines.blocks(blocks)[machine])
+        return [values[own] for name, values in self._live.items() if name.startswith(KEPT_BY_REPLICAS)]
 
 
 def joined(segments: Sequence[Segment]) -> list[Range]:

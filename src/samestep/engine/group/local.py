@@ -24,6 +24,7 @@ from samestep.engine.numerics import Switches
 from samestep.engine.worker import Failure
 from samestep.errors import SamestepError, WorkerError
 from samestep.host import anonymous
+from samestep.plan.machines import split
 
 LOOPBACK = "127.0.0.1"
 _NEWS_S = 0.3
@@ -69,8 +70,13 @@ class LocalRanks:
         del self.processes[world_size - 1 :]
         dismiss(spare)
 
-    def meeting(self, job: Job, deadline_s: float) -> Meeting:
+    def meeting(self, job: Job, deadline_s: float, num_machines: int = 1) -> Meeting:
         """Tell them their job, and open the meeting.
+
+        Args:
+            job: What to do.
+            deadline_s: How long to wait for each other.
+            num_machines: The ranks behave as on so many machines.
 
         Raises:
             UsageError: The job cannot be sent.
@@ -79,6 +85,7 @@ class LocalRanks:
         parcel = ship.pack(job, list(trainable(job.model).values()), self._constants)
         listening = meetings.listen(LOOPBACK, 0)
         port = listening.getsockname()[1]
+        machines = split(world_size, min(num_machines, world_size))
 
         def place(rank: int) -> Place:
             return Place(
@@ -89,6 +96,7 @@ class LocalRanks:
                 host=LOOPBACK,
                 port=port,
                 hosts_store=rank == 0,
+                machine=machines.ranks(rank).start,
             )
 
         found = meetings.connect(place(0), deadline_s, listening)

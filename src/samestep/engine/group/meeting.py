@@ -53,7 +53,13 @@ class Meeting:
         self.name = ""
         self.cards: list[Card] = []
         self.check: Callable[[], None] = lambda: None
-        self._own = Card(rank=place.rank, nonce=secrets.token_hex(8), host=socket.gethostname(), pid=os.getpid())
+        self._own = Card(
+            rank=place.rank,
+            nonce=secrets.token_hex(8),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            first=place.first,
+        )
 
     def begin(self, **said: Any) -> list[Card]:
         """Leave a card, and gather those of all.

@@ -23,6 +23,7 @@ class Place:
         port: and a port.
         hosts_store: Whether this process has to listen there; under torchrun its agent does.
         is_restarted: Whether an agent has started the ranks again.
+        machine: Its first rank, where ranks of one machine are to behave as those of several.
     """
 
     rank: int
@@ -33,10 +34,16 @@ class Place:
     port: int
     hosts_store: bool
     is_restarted: bool = False
+    machine: int | None = None
 
     @property
     def is_first_of_machine(self) -> bool:
         return self.local_rank == 0
+
+    @property
+    def first(self) -> int:
+        """The first rank of its machine."""
+        return self.rank - self.local_rank if self.machine is None else self.machine
 
 
 def from_environment(environment: Mapping[str, str]) -> Place | None:

@@ -90,6 +90,7 @@ def _run_whole(
     values: Values = dict(zip(graph.inputs, inputs, strict=True))
     changed, drawn = [], []
     randomness = KeyedRandomness(graph.module, 0)
+    graph.draw_from(randomness)
     randomness.begin(0, 0, 0)
     made: dict[int, int] = {}  # by memory: a view is changed with what it is a view of
     with autocast():

@@ -1,7 +1,8 @@
 """A module's forward pass as a chain of operations that can be run piece by piece.
 
 `torch.fx` traces it. What has blocks in it is opened, blocks themselves and torch's modules are single operations, run
-as they are: so the bits are those of the module. A module that cannot be traced cannot be cut.
+as they are: so the bits are those of the module. Of torch's recurrent networks every layer is one. A module that cannot
+be traced cannot be cut.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
+from samestep.engine.randomness import KeyedRandomness
+from samestep.engine.stages.layers import Layer, has_layers
 from samestep.errors import UsageError
 
 Values = MutableMapping[fx.Node, Any]
@@ -41,12 +45,14 @@ class Graph:
         inputs: Nodes of the inputs, in order.
         operations: The chain.
         result: What the forward pass returns: a node, or nodes in tuples, lists and dicts.
+        layers: Of recurrent networks, which are operations and no modules of the module; by name.
     """
 
     module: nn.Module
     inputs: tuple[fx.Node, ...]
     operations: tuple[fx.Node, ...]
     result: Any
+    layers: Mapping[str, Layer]
 
     @property
     def drawing(self) -> tuple[int, ...]:
@@ -105,6 +111,11 @@ class Graph:
         operation = self.operations[number]
         return str(operation.target) if operation.op == "call_module" else operation.name
 
+    def draw_from(self, randomness: KeyedRandomness) -> None:
+        """Let layers of recurrent networks draw what the networks would draw, which are never called themselves."""
+        for layer in self.layers.values():
+            randomness.hook_layer(layer, layer.whole, is_last=layer.is_last)
+
     @cached_property
     def _runners(self) -> tuple[Runner, ...]:
         """What computes each operation, looked up once."""
@@ -132,7 +143,8 @@ class Graph:
                 return operation.target
 
     def _module_of(self, operation: fx.Node) -> nn.Module:
-        return self.module.get_submodule(str(operation.target))
+        name = str(operation.target)
+        return self.layers.get(name) or self.module.get_submodule(name)
 
     def _attribute(self, operation: fx.Node) -> Any:
         path, _, name = str(operation.target).rpartition(".")
@@ -165,26 +177,27 @@ def _traced(module: nn.Module, num_inputs: int) -> Graph:
     takes_any = [each.kind for each in parameters] == [inspect.Parameter.VAR_POSITIONAL]
     inputs: Any = (fx.PH,) * num_inputs if takes_any else None  # type: ignore[attr-defined]
     try:
-        graph = _chain(module, _Tracer(are_blocks_opened=True).trace(module, inputs))
+        graph = _chain(module, _Tracer(are_blocks_opened=True), inputs)
         if not graph.drawing:  # what a block draws by itself is keyed by the block, which would not run as a whole
             return graph
     except Exception:
         pass
     try:
-        return _chain(module, _Tracer(are_blocks_opened=False).trace(module, inputs))
+        return _chain(module, _Tracer(are_blocks_opened=False), inputs)
     except Exception as error:
         raise UsageError(
             f"the network cannot be cut into stages, for its forward pass cannot be traced: {error}"
         ) from error
 
 
-def _chain(module: nn.Module, graph: fx.Graph) -> Graph:
-    nodes = list(graph.nodes)
+def _chain(module: nn.Module, tracer: _Tracer, inputs: Any) -> Graph:
+    nodes = list(tracer.trace(module, inputs).nodes)
     return Graph(
         module,
         tuple(node for node in nodes if node.op == "placeholder"),
         tuple(node for node in nodes if node.op not in ("placeholder", "output")),
         next(node.args[0] for node in nodes if node.op == "output"),
+        tracer.layers,
     )
 
 
@@ -225,16 +238,52 @@ class _Tracer(fx.Tracer):
     Args:
         are_blocks_opened: Modules of a person's own too, where they hold lists of blocks; the whole and plain
             sequences are opened always.
+
+    Attributes:
+        layers: Of the recurrent networks that it has met, by name.
     """
 
     def __init__(self, *, are_blocks_opened: bool) -> None:
         super().__init__()
         self._are_blocks_opened = are_blocks_opened
+        self.layers: dict[str, Layer] = {}
+        self._met: dict[str, tuple[nn.RNNBase, int]] = {}
+        self._parts: list[fx.Node] = []
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if type(m) is nn.Sequential:
             return bool(m._forward_hooks or m._forward_pre_hooks)
         return not (self._are_blocks_opened and _holds_blocks(m))
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if isinstance(m, nn.RNNBase) and has_layers(m) and not kwargs and [type(each) for each in args] == [fx.Proxy]:
+            return self._call_layers(m, args[0])
+        return super().call_module(m, forward, args, kwargs)
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        graph = super().trace(root, concrete_args)
+        for node in reversed(self._parts):  # what nobody asked for would travel through all stages behind
+            if not node.users:
+                graph.erase_node(node)
+        self.layers = {name: Layer(*place) for name, place in self._met.items()}
+        return graph
+
+    def _call_layers(self, whole: nn.RNNBase, value: fx.Proxy) -> tuple[fx.Proxy, Any]:
+        """A recurrent network layer by layer: what it gives, and the last states of all layers."""
+        states: list[list[fx.Proxy]] = []
+        for number in range(whole.num_layers):
+            name = f"{self.path_of_module(whole)}.l{number}"
+            self._met[name] = whole, number  # made later: while tracing, a module's parameters are nodes
+            found: Any = self.create_proxy("call_module", name, (value,), {})
+            value, *own = (found[place] for place in range(3 if isinstance(whole, nn.LSTM) else 2))
+            states.append(own)
+            self._parts += [each.node for each in (value, *own)]
+        groups = [list(each) for each in zip(*states, strict=True)]
+        joined = [self.create_proxy("call_function", torch.cat, (each,), {}) for each in groups]
+        self._parts += [each.node for each in joined]
+        return value, tuple(joined) if len(joined) > 1 else joined[0]
 
 
 def _holds_blocks(module: nn.Module) -> bool:

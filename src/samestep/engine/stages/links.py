@@ -1,7 +1,8 @@
 """Links: how tensors travel between neighbouring chunks, through the shared memory of one machine.
 
 A link has one sender and one receiver and room for a few messages, which are used in turn. What arrives has the values,
-the layout and the alignment of what was sent: the bits of what is computed from it depend on all three.
+the layout and the alignment of what was sent: the bits of what is computed from it depend on all three. Nearly all
+messages are laid out as the one before them in the same room, so that is written, and read, only when it changes.
 """
 
 from __future__ import annotations
@@ -58,6 +59,120 @@ def can_travel(tensor: Tensor) -> bool:
     return tensor.dtype in _DTYPES and tensor.dim() <= _MOST_DIMENSIONS and not has_gaps and not tensor.is_sparse
 
 
+_Form = tuple[torch.dtype, torch.Size, tuple[int, ...], bool, int, int]
+"""What a tensor is beside its values: dtype, sizes, strides, whether it wants a gradient, distance from a 64-byte
+boundary, elements of its memory."""
+
+
+class _Page:
+    """Memory of one message, or of a part of one: a size, the number of its layout, headers and values.
+
+    Args:
+        memory: Shape (bytes,), uint8, on a 64-byte boundary.
+    """
+
+    def __init__(self, memory: Tensor) -> None:
+        self.memory = memory
+        self._words = memory[: len(memory) // 8 * 8].view(torch.int64).numpy()
+        self._number = 0
+        self._forms: tuple[_Form | None, ...] | None = None
+        self._places: tuple[Tensor | None, ...] = ()
+        self._headers: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Of the message that begins here, in bytes, where it takes several rooms; else 0."""
+        return int(self._words[0])
+
+    def write(self, tensors: Sequence[Tensor | None], size: int) -> None:
+        """Write a message."""
+        values = [None if each is None else _packed(each) for each in tensors]
+        wants = [each is not None and each.requires_grad for each in tensors]
+        forms = tuple(None if each is None else _form(each, want) for each, want in zip(values, wants, strict=True))
+        if forms != self._forms:
+            self._number += 1
+            self._lay_out(forms)
+            self._write_headers()
+        self._words[0] = size
+        for place, each in zip(self._places, values, strict=True):
+            if place is not None and each is not None:
+                place.copy_(each.as_strided((len(place),), (1,)))
+
+    def fill(self, part: Tensor) -> None:
+        """Write a part of a message that takes several rooms."""
+        self.memory[: len(part)].copy_(part)
+        self._forms = None
+
+    def read(self, count: int) -> list[Tensor | None]:
+        """The message's tensors, in memory of their own."""
+        number = int(self._words[1])
+        if number != self._number:
+            self._number = number
+            self._lay_out(self._read_headers(count))
+        assert self._forms is not None
+        return [
+            None if form is None or place is None else _copied(form, place)
+            for form, place in zip(self._forms, self._places, strict=True)
+        ]
+
+    def _lay_out(self, forms: tuple[_Form | None, ...]) -> None:
+        """Where the values lie: each behind its header, on a boundary."""
+        self._forms, places, headers, at = forms, list[Tensor | None](), list[int](), ALIGNMENT_BYTES
+        for form in forms:
+            headers.append(at // 8)
+            at += _HEADER_WORDS * 8
+            size = 0 if form is None else form[-1] * form[0].itemsize
+            places.append(None if form is None else self.memory[at : at + size].view(form[0]))
+            at = round_up(at + size, ALIGNMENT_BYTES)
+        self._places, self._headers = tuple(places), tuple(headers)
+
+    def _write_headers(self) -> None:
+        assert self._forms is not None
+        self._words[1] = self._number
+        for at, form in zip(self._headers, self._forms, strict=True):
+            words = [0]
+            if form is not None:
+                dtype, shape, strides, wants_gradient, shift, length = form
+                words = [1, _DTYPES.index(dtype), int(wants_gradient), shift, length, len(shape), 0, 0]
+                words += [*shape, *[0] * (_MOST_DIMENSIONS - len(shape)), *strides]
+            self._words[at : at + len(words)] = words
+
+    def _read_headers(self, count: int) -> tuple[_Form | None, ...]:
+        forms, at = list[_Form | None](), ALIGNMENT_BYTES
+        for _ in range(count):
+            words = self._words[at // 8 : at // 8 + _HEADER_WORDS].tolist()
+            at += _HEADER_WORDS * 8
+            if not words[0]:
+                forms.append(None)
+                continue
+            dtype, (shift, length, dimensions) = _DTYPES[words[1]], words[3:6]
+            sizes, strides = words[8:][:dimensions], words[8 + _MOST_DIMENSIONS :][:dimensions]
+            forms.append((dtype, torch.Size(sizes), tuple(strides), bool(words[2]), shift, length))
+            at = round_up(at + length * dtype.itemsize, ALIGNMENT_BYTES)
+        return tuple(forms)
+
+
+def _packed(tensor: Tensor) -> Tensor:
+    """A tensor's values without its graph, and without gaps in memory."""
+    values = tensor.detach()
+    return values if can_travel(values) else values.contiguous()
+
+
+def _form(values: Tensor, wants_gradient: bool) -> _Form:
+    shift = values.data_ptr() % ALIGNMENT_BYTES
+    return values.dtype, values.shape, values.stride(), wants_gradient, shift, span(values)
+
+
+def _copied(form: _Form, place: Tensor) -> Tensor:
+    """What was sent, in memory of its own."""
+    dtype, shape, strides, wants_gradient, shift, length = form
+    values = _memory(length * dtype.itemsize, shift).view(dtype)
+    values.copy_(place)
+    tensor = values.as_strided(shape, strides) if math.prod(shape) else values.new_empty(shape)
+    # It has to stay a view: of other leaves autocast keeps one copy for all uses, of an inner value it makes several.
+    return tensor.requires_grad_(wants_gradient)
+
+
 class Line(Protocol):
     """One direction between two chunks."""
 
@@ -85,63 +200,49 @@ class Link:
     wait: Callable[[Signal], None]
     _number: int = 0
 
+    def __post_init__(self) -> None:
+        self._pages = [_Page(room) for room in self.rooms]
+
     def send(self, tensors: Sequence[Tensor | None]) -> None:
         """Copy tensors into the next room; wait for it where all are full."""
         size = num_bytes(tensors)
         if size <= self.rooms.shape[1]:
-            self._write_all(self._free_room(), tensors, 0)
+            self._free_page().write(tensors, 0)
             self.filled.post()
             return
         message = _memory(size, 0)
-        self._write_all(message, tensors, size)
+        _Page(message).write(tensors, size)
         for part in torch.split(message, self.rooms.shape[1]):
-            self._free_room()[: len(part)].copy_(part)
+            self._free_page().fill(part)
             self.filled.post()
 
     def receive(self, count: int) -> list[Tensor | None]:
         """Wait for the next message; its tensors in memory of their own."""
-        room = self._full_room()
-        size = int(room[:8].view(torch.int64)[0])
+        page = self._full_page()
+        size = page.size
         if size == 0:
-            found = self._read_all(room, count)
+            found = page.read(count)
             self.emptied.post()
             return found
         message = _memory(size, 0)
         for number, part in enumerate(torch.split(message, self.rooms.shape[1])):
-            part.copy_((room if number == 0 else self._full_room())[: len(part)])
+            part.copy_((page if number == 0 else self._full_page()).memory[: len(part)])
             self.emptied.post()
-        return self._read_all(message, count)
+        return _Page(message).read(count)
 
-    def _free_room(self) -> Tensor:
-        if self._number >= len(self.rooms):
+    def _free_page(self) -> _Page:
+        if self._number >= len(self._pages):
             self.wait(self.emptied)
-        return self._next_room()
+        return self._next_page()
 
-    def _full_room(self) -> Tensor:
+    def _full_page(self) -> _Page:
         self.wait(self.filled)
-        return self._next_room()
+        return self._next_page()
 
-    def _next_room(self) -> Tensor:
-        room = self.rooms[self._number % len(self.rooms)]
+    def _next_page(self) -> _Page:
+        page = self._pages[self._number % len(self._pages)]
         self._number += 1
-        return room
-
-    @staticmethod
-    def _write_all(room: Tensor, tensors: Sequence[Tensor | None], size: int) -> None:
-        """Write a message behind its size, which is 0 where it fits into one room."""
-        room[:8].view(torch.int64)[0] = size
-        at = ALIGNMENT_BYTES
-        for tensor in tensors:
-            at = _write(room, at, tensor)
-
-    @staticmethod
-    def _read_all(room: Tensor, count: int) -> list[Tensor | None]:
-        found: list[Tensor | None] = []
-        at = ALIGNMENT_BYTES
-        for _ in range(count):
-            tensor, at = _read(room, at)
-            found.append(tensor)
-        return found
+        return page
 
 
 @dataclass
@@ -216,41 +317,6 @@ def neighbours(
         for chunk, number in enumerate(stages)
         if number == stage
     )
-
-
-def _write(room: Tensor, at: int, tensor: Tensor | None) -> int:
-    """Write a tensor, or that there is none, and say where the next one goes."""
-    header = room[at : at + _HEADER_WORDS * 8].view(torch.int64)
-    at += _HEADER_WORDS * 8
-    if tensor is None:
-        header[0] = 0
-        return at
-    values = tensor.detach()
-    if not can_travel(values):
-        values = values.contiguous()
-    length, shift = span(values), values.data_ptr() % ALIGNMENT_BYTES
-    words = [1, _DTYPES.index(values.dtype), int(tensor.requires_grad), shift, length, values.dim(), 0, 0]
-    words += [*values.shape, *[0] * (_MOST_DIMENSIONS - values.dim()), *values.stride()]
-    header[: len(words)] = torch.tensor(words)
-    size = length * values.element_size()
-    room[at : at + size].view(values.dtype).copy_(values.as_strided((length,), (1,)))
-    return round_up(at + size, ALIGNMENT_BYTES)
-
-
-def _read(room: Tensor, at: int) -> tuple[Tensor | None, int]:
-    """Read what `_write` has written there."""
-    words = room[at : at + _HEADER_WORDS * 8].view(torch.int64).tolist()
-    at += _HEADER_WORDS * 8
-    if not words[0]:
-        return None, at
-    dtype, wants_gradient, shift, length, dimensions = _DTYPES[words[1]], bool(words[2]), *words[3:6]
-    shape, strides = words[8 : 8 + dimensions], words[8 + _MOST_DIMENSIONS : 8 + _MOST_DIMENSIONS + dimensions]
-    size = length * dtype.itemsize
-    values = _memory(size, shift).view(dtype)
-    values.copy_(room[at : at + size].view(dtype))
-    tensor = values.as_strided(shape, strides) if math.prod(shape) else values.new_empty(shape)
-    # It has to stay a view: of other leaves autocast keeps one copy for all uses, of an inner value it makes several.
-    return tensor.requires_grad_(wants_gradient), round_up(at + size, ALIGNMENT_BYTES)
 
 
 def _leaf(tensor: Tensor) -> Tensor:

@@ -107,6 +107,10 @@ class StagedPasses(Passes):
         self._readers = [number for number, each in self._held.items() if each.chunk.reads_data]
         self._loaded: dict[int, Batch] = {}
         self.evaluates_in_stages = all(each.evaluated is not None for each in held)
+        first = held[0]
+        for chunk in (first.chunk, first.evaluated):  # all chunks are of the same two graphs
+            if chunk is not None:
+                chunk.graph.draw_from(self._randomness)
 
     @property
     def parts(self) -> list[Part]:

@@ -23,21 +23,25 @@ MOST_TRIALS = 5
 
 NUM_PRODUCTS = quadratic.num_pairs(NUM_DIRECTIONS)
 
-NUM_COLUMNS = max(NUM_PRODUCTS, quadratic.NUM_CANDIDATES + 1)
+NUM_COLUMNS = max(NUM_PRODUCTS + NUM_DIRECTIONS, quadratic.NUM_CANDIDATES + 1)
 """Numbers that a microbatch gives in one of the small rounds."""
 
 
 class Curvature(Protocol):
     """What a rank can do about curvature between rounds; each is followed by a meeting of all ranks."""
 
+    @property
+    def needs_factors(self) -> bool:
+        """Whether this step's samples give factors, or those of a step before are used once more."""
+
     def publish(self) -> None:
-        """Show all ranks the owned gradients, and take the round's factors into the running means."""
+        """Show all ranks the owned gradients, and take the round's factors, if any, into the running means."""
 
     def precondition(self) -> None:
         """Write this rank's share of the directions."""
 
     def slopes(self) -> quadratic.Values:
-        """g·v of every direction."""
+        """g·v of every direction, with the gradient of the step's own samples."""
 
     def choose(self, coefficients: quadratic.Values) -> None:
         """Put minus the step into the owned gradients, and keep the step as a direction of the next."""
@@ -55,22 +59,25 @@ class SubspaceKfac:
     """A gradient and factors; directions; products; candidates; the best one is the step.
 
     Args:
-        shrink: What the step is multiplied with: below the full batch its gradient is noisy.
+        has_fresh_rows: Whether slopes are taken on other samples than the gradient. A noisy gradient g overstates its
+            own slope, g·P g, by the trace of P times the noise's covariance; on samples that g has not seen it does
+            not, and the quadratic's minimiser is as long as the noise lets it be.
     """
 
-    shrink: float = 1.0
+    has_fresh_rows: bool = False
     num_rounds: ClassVar[int] = 3
 
     def step(self, owned: Owned) -> Steps:
         curvature = cast("Curved", owned).curvature
-        yield RoundRequest(has_factors=True)
+        yield RoundRequest(has_factors=curvature.needs_factors)
         curvature.publish()
         yield Meeting()
         curvature.precondition()
-        sums = yield TableRequest(kind="products", num_columns=NUM_PRODUCTS)
+        sums = yield TableRequest(kind="products", num_columns=NUM_PRODUCTS + NUM_DIRECTIONS)
         assert sums.table is not None
-        matrix = quadratic.symmetric(sums.table, NUM_DIRECTIONS)
-        candidates = quadratic.candidates(matrix, curvature.slopes())
+        matrix = quadratic.symmetric(sums.table[:NUM_PRODUCTS], NUM_DIRECTIONS)
+        slopes = sums.table[NUM_PRODUCTS:] if self.has_fresh_rows else curvature.slopes()
+        candidates = quadratic.candidates(matrix, slopes)
         found, least = np.zeros(NUM_DIRECTIONS), np.inf
         for _ in range(MOST_TRIALS):
             trials = np.concatenate([np.zeros((1, NUM_DIRECTIONS)), candidates])
@@ -83,7 +90,7 @@ class SubspaceKfac:
             if number not in (None, quadratic.SHORTEST):
                 break
             candidates = candidates * quadratic.SHORTER
-        curvature.choose(found * self.shrink)
+        curvature.choose(found)
         owned.update()
 
 

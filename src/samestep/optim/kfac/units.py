@@ -17,6 +17,7 @@ from typing import Literal
 
 from torch import nn
 
+from samestep.plan.batch import BatchPlan
 from samestep.plan.layout import FlatLayout, ParameterSpec, Place, flat_layout
 
 LARGEST_SIDE = 4096
@@ -146,6 +147,19 @@ def rows_of_each(num_rows: int, num_microbatches: int) -> int:
     return math.ceil(num_rows / num_microbatches)
 
 
+EVERY_STEP, EVERY_FEW = 10, 4
+"""Factors, and so inverses, are new in each of the first steps, where the network changes most, then every few."""
+
+
+def refreshed_at(step: int) -> int:
+    """The step whose factors are the newest at a step.
+
+    >>> [refreshed_at(step) for step in (0, 9, 10, 12, 15, 16)]
+    [0, 9, 9, 12, 12, 16]
+    """
+    return step if step < EVERY_STEP else max(EVERY_STEP - 1, step - step % EVERY_FEW)
+
+
 @dataclass(frozen=True, kw_only=True)
 class CurvaturePlan:
     """Everything about curvature that does not depend on the rank.
@@ -155,7 +169,7 @@ class CurvaturePlan:
         factors: Where their factors lie.
         factor_rows: Samples of a step that give factors.
         trial_rows: Samples that products and losses are taken on.
-        has_fresh_rows: Whether these are the next step's, not the step's own.
+        has_fresh_rows: Whether these are a later step's, not the step's own; slopes, too, are then taken on them.
     """
 
     units: tuple[Unit, ...]
@@ -163,6 +177,13 @@ class CurvaturePlan:
     factor_rows: int = 4096
     trial_rows: int = 8192
     has_fresh_rows: bool = False
+
+    def trial_source(self, batches: BatchPlan, step: int) -> int:
+        """The step whose samples a step is tried on: the next one, but not an epoch's short last one."""
+        if not self.has_fresh_rows:
+            return step
+        is_short = batches.num_samples_of(step + 1) < min(self.trial_rows, batches.global_batch)
+        return step + 2 if is_short else step + 1
 
 
 FACTORS, PREVIOUS, DECIDED = "state/kfac/factors", "state/kfac/previous", "state/kfac/decided"
