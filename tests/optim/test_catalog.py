@@ -111,7 +111,7 @@ def test_the_table_is_whole() -> None:
 def test_the_page_has_a_row_for_it(name: str) -> None:
     entry = catalog.entry(name)
     rows = [line.split(" | ") for line in PAGE.read_text().splitlines() if line.startswith(f"| {name} |")]
-    assert [row[1:4] for row in rows] == [[entry.kind, f"{entry.default_lr():g}", entry.rule]]
+    assert [row[1:4] for row in rows] == [[entry.kind, f"{entry.lr(None):g}", entry.rule]]
 
 
 @every_name()

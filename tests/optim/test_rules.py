@@ -99,6 +99,13 @@ def test_without_a_base_batch_nothing_changes() -> None:
 def test_a_rate_that_nobody_named_is_the_optimisers_own() -> None:
     config = resolve(Settings(optimizer="adamw", base_batch=64, global_batch=256), {})
     assert config.rates.lr == pytest.approx(2e-3)
+    assert config.rates.weight_decay == pytest.approx(0.02)
+    assert "weight decay × 2" in config.rate_lines[0]
+
+
+def test_rates_that_nobody_named_are_left_to_the_optimiser_where_the_batch_is_the_base() -> None:
+    config = resolve(Settings(optimizer="muon", base_batch=64, global_batch=64), {})
+    assert dataclasses.astuple(config.rates) == (None, None)
 
 
 @pytest.mark.parametrize(

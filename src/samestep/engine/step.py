@@ -75,12 +75,10 @@ class Stepper:
             step_others=live["others"],
         )
         self._hands = hands_for(job, rank.world_size, rank.num_helpers)
-        num_hands = self._hands.num_hands
-        hands = allotment.owned(job.update.layout, rank.team, job.stages, num_hands=num_hands)
-        mine = hands[rank.index * num_hands : (rank.index + 1) * num_hands]
-        self.owned = owners.owned_by(job.update, mine, live, self._hands.run)
+        hands = allotment.owned(job.update.layout, rank.team, job.stages, num_hands=self._hands.num_hands)
+        self.owned = owners.owned_by(job.update, hands[rank.index], live, self._hands.run)
         self._segments = self.owned.segments
-        self.kept = [s for r in rank.stands_for for hand in hands[r * num_hands : (r + 1) * num_hands] for s in hand]
+        self.kept = [segment for owner in rank.stands_for for hand in hands[owner] for segment in hand]
         self.parameters: list[Tensor] = list(self.owned.parameters)
         self.gradients = self.owned.gradients
         self._loading = loading or Loading(job, rank.team.num_replicas, self._replica, rank.world_size, rank.device)

@@ -198,8 +198,7 @@ def _named_parts(
         taken = [("muon", options, _of(groups, is_matrix=True)), ("adamw", others, _of(groups, is_matrix=False))]
     for chosen, its_options, its_groups in taken:
         entry = catalog.entry(chosen)
-        decay = entry.default_weight_decay() if weight_decay is None else weight_decay
-        split = [half for group in its_groups for half in split_decay(group, decay)]
+        split = [half for group in its_groups for half in split_decay(group, entry.weight_decay(weight_decay))]
         if split:
             yield Part(by_name(chosen, **its_options), tuple(_named(model, split)), entry.kind)
 

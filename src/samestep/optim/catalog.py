@@ -69,13 +69,16 @@ class Entry:
         """Whether it is judged by an average of its own, as the schedule-free ones are."""
         return callable(getattr(self.load(), "eval", None))
 
-    def default_lr(self) -> float:
-        """The learning rate that it has where nobody names one."""
-        own = self.options.get("lr", inspect.signature(self.load()).parameters["lr"].default)
-        return float(own)
+    def lr(self, asked: float | None) -> float:
+        """The learning rate that is asked for; its own where nobody names one."""
+        if asked is not None:
+            return asked
+        return float(self.options.get("lr", inspect.signature(self.load()).parameters["lr"].default))
 
-    def default_weight_decay(self) -> float | None:
-        """The weight decay of weights where nobody names one; None: it has none."""
+    def weight_decay(self, asked: float | None) -> float | None:
+        """The weight decay of weights that is asked for; its own where nobody names one, None where it has none."""
+        if asked is not None:
+            return asked
         parameter = inspect.signature(self.load()).parameters.get("weight_decay")
         return None if parameter is None else float(self.options.get("weight_decay", parameter.default))
 

@@ -134,7 +134,7 @@ class Parametrisation:
                 if not parameter.requires_grad:
                     continue
                 entry, factor = self._entry(parameter), self.rate(name, parameter)
-                options = {"lr": (entry.default_lr() if lr is None else lr) * factor}
+                options = {"lr": entry.lr(lr) * factor}
                 decay = _decay(entry, weight_decay, parameter)
                 if decay is not None:
                     options["weight_decay"] = decay / factor if entry.decays_by_rate else decay
@@ -316,9 +316,5 @@ def _check_heads(model: nn.Module, base: nn.Module) -> None:
 
 def _decay(entry: catalog.Entry, weight_decay: float | None, parameter: Tensor) -> float | None:
     """A parameter's weight decay before it follows the width; None: the optimiser has none."""
-    own = entry.default_weight_decay()
-    if own is None:
-        return None
-    if parameter.dim() < 2:
-        return 0.0
-    return own if weight_decay is None else weight_decay
+    decay = entry.weight_decay(weight_decay)
+    return decay if decay is None or parameter.dim() >= 2 else 0.0

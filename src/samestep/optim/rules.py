@@ -106,12 +106,13 @@ class BatchChange:
 
     def rates(self, entry: Entry, lr: float | None, weight_decay: float | None) -> Rates:
         """The rates of this run, from those that were chosen for the base batch."""
-        if self.lr_factor != 1.0:
-            lr = (entry.default_lr() if lr is None else lr) * self.lr_factor
-        decay = entry.default_weight_decay() if weight_decay is None else weight_decay
-        if decay is not None:
-            decay *= self.decay_factor(decays_by_rate=entry.decays_by_rate)
-        return Rates(lr=lr, weight_decay=decay)
+        factors = self.factors(decays_by_rate=entry.decays_by_rate)
+        if factors.lr != 1.0:
+            lr = entry.lr(lr) * factors.lr
+        decay = entry.weight_decay(weight_decay)
+        if factors.weight_decay != 1.0 and decay is not None:
+            weight_decay = decay * factors.weight_decay
+        return Rates(lr=lr, weight_decay=weight_decay)
 
     def factors(self, *, decays_by_rate: bool) -> Factors:
         """Both."""
@@ -129,7 +130,7 @@ class BatchChange:
         text = f"{change}: learning rate × {self.lr_factor:.4g} by the {_WORDS[self.rule]} rule"
         kept = "momentum and lr_warmup as they were"
         factor = self.decay_factor(decays_by_rate=entry.decays_by_rate)
-        weight_decay = entry.default_weight_decay() if weight_decay is None else weight_decay
+        weight_decay = entry.weight_decay(weight_decay)
         if weight_decay and factor != 1.0:
             text += f", weight decay × {factor:.4g}"
         elif weight_decay:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 
 from samestep.plan import layout
 from samestep.plan.batch import BatchPlan
@@ -36,8 +37,10 @@ class Allotment:
         return sum(segment.stop - segment.start for segment in self.segments)
 
 
-def owned(flat: FlatLayout, team: Team, stages: Stages | None, *, num_hands: int) -> tuple[tuple[Segment, ...], ...]:
-    """What every rank's every hand owns: rank r's hand h at ``r * num_hands + h``.
+def owned(
+    flat: FlatLayout, team: Team, stages: Stages | None, *, num_hands: int
+) -> tuple[tuple[tuple[Segment, ...], ...], ...]:
+    """What every rank's every hand owns: by rank, then by hand.
 
     Args:
         flat: Where the parameters lie.
@@ -46,11 +49,13 @@ def owned(flat: FlatLayout, team: Team, stages: Stages | None, *, num_hands: int
         num_hands: Threads of a rank that share what it owns.
     """
     if team.num_stages == 1:
-        return layout.owners(flat, team.world_size * num_hands)
+        found = layout.owners(flat, team.world_size * num_hands)
+        return tuple(found[at : at + num_hands] for at in range(0, len(found), num_hands))
     assert stages is not None
     homes = stages.homes[team.num_stages]
     numbers = [homes[place.spec.name] for place in flat.places]
-    return layout.owners_in_stages(flat, numbers, stages.stages_of(team.num_stages), team.num_replicas)
+    in_stages = layout.owners_in_stages(flat, numbers, stages.stages_of(team.num_stages), team.num_replicas)
+    return tuple((segments,) for segments in in_stages)
 
 
 def allot(
@@ -84,7 +89,7 @@ def allot(
             microbatches=whole[replica],
             num_samples=sum(each.num_samples for each in batches.microbatches(0)[slice(*whole[replica])]),
             last_microbatches=last[replica],
-            segments=tuple(each for hand in range(num_hands) for each in segments[rank * num_hands + hand]),
+            segments=tuple(chain.from_iterable(segments[rank])),
         )
         for rank, replica in enumerate(replicas)
     )

@@ -203,10 +203,8 @@ class Group:
 
     def _run(self, enter: Enter, device: Device) -> End:
         team, num_helpers = Team(self.wire.world_size, 1), min(card.num_helpers for card in self.meeting.cards)
-        num_hands = num_helpers + 1
-        parts = allotment.owned(self.job.update.layout, team, None, num_hands=num_hands)
-        hands = [chain.from_iterable(parts[r * num_hands : (r + 1) * num_hands]) for r in range(team.world_size)]
-        owned = [sorted(segments, key=lambda segment: segment.start) for segments in hands]
+        hands = allotment.owned(self.job.update.layout, team, None, num_hands=num_helpers + 1)
+        owned = [sorted(chain.from_iterable(each), key=lambda segment: segment.start) for each in hands]
         assert self._room is not None
         exchange = Travelling(self.job, owned, self._live, self.wire, self._room, device.holds)
         together = self._room.machines
