@@ -113,7 +113,7 @@ _ENTRIES = (
           source="Pagliardini, Ablin, Grangier, The AdEMAMix Optimizer: Better, Faster, Older, 2024"),
     Entry(name="asgd", origin="torch.optim:ASGD", rule="linear", decays_by_rate=True,
           source="Polyak and Juditsky, Acceleration of Stochastic Approximation by Averaging, 1992"),
-    Entry(name="kfac", origin="samestep.optim.kfac.rule:Kfac", rule="none", averaging=0.15,
+    Entry(name="kfac", origin="samestep.optim.kfac.rule:Kfac", rule="none", averaging=0.25,
           source="Martens, Grosse, Optimizing Neural Networks with Kronecker-factored Approximate Curvature, 2015"),
     Entry(name="lamb", origin="samestep.optim.lamb:LAMB", kind="whole tensor", options=_PAPER_LAMB,
           source="You et al., Large Batch Optimization for Deep Learning: Training BERT in 76 minutes, 2020"),
