@@ -66,6 +66,12 @@ def started() -> Iterator[Started]:
         found.close()
 
 
+def ranks_of(folder: Path) -> list[psutil.Process]:
+    """Processes that were told of a folder."""
+    everything = psutil.process_iter(["cmdline"])
+    return [each for each in everything if str(folder) in " ".join(each.info["cmdline"] or [])]
+
+
 def digest(out: str) -> str:
     return next(line.split()[-1] for line in out.splitlines() if line.startswith("weights sha256"))
 
@@ -128,14 +134,17 @@ def test_a_host_is_lost_and_the_other_goes_on_alone(tmp_path: Path) -> None:
             machines[1].cut()
             agents[1].kill()
             out, err = agents[0].communicate(timeout=LIMIT_S)
+            deadline = time.monotonic() + LIMIT_S  # the rank whose agent was killed ends by its own deadline
+            while ranks_of(tmp_path):
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
         finally:
             for agent in agents:
                 agent.kill()
-                agent.communicate()
-    deadline = time.monotonic() + LIMIT_S  # the rank whose agent was killed ends by its own deadline
-    while any(str(tmp_path) in " ".join(each.info["cmdline"] or []) for each in psutil.process_iter(["cmdline"])):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+            for process in ranks_of(tmp_path):  # they hold the agents' pipes
+                process.kill()
+            for agent in agents:
+                agent.communicate(timeout=LIMIT_S)
     step = re.search(r"on 1 worker, from step (\d+)", err)
     assert step is not None, err
     assert int(step[1]) >= 40

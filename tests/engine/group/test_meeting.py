@@ -54,7 +54,7 @@ def test_who_does_not_come_is_named(both: list[Meeting]) -> None:
 def test_a_meeting_of_ranks_that_are_gone_does_not_count(both: list[Meeting]) -> None:
     """torchrun's store keeps what earlier ranks have left in it."""
     together(*(m.begin for m in both))
-    again = [Meeting(m.place, m.store, 5.0) for m in both]
+    again = [Meeting(m.place, m.board.store, 5.0) for m in both]
     old = both[0].name
     late, early = together(again[1].begin, again[0].begin)
     assert again[0].name == again[1].name != old
@@ -94,6 +94,6 @@ def test_a_port_that_is_taken_and_an_address_of_others() -> None:
 
 
 def test_a_part_of_a_store_has_keys_of_its_own(both: list[Meeting]) -> None:
-    torch_private.store_below(both[0].store, "a").set("key", "1")
-    both[1].store.wait(["a/key"], timedelta(seconds=10))  # nobody confirms what is set: it arrives a moment later
-    assert not both[1].store.check(["key"])
+    torch_private.store_below(both[0].board.store, "a").set("key", "1")
+    both[1].board.store.wait(["a/key"], timedelta(seconds=10))  # nobody confirms what is set: it arrives a moment later
+    assert not both[1].board.check(["key"])

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from samestep.engine.events import Phase
+from samestep.engine.group.board import Board
 from samestep.engine.group.cards import Card
 from samestep.engine.group.wire import PeerLost
 
 INTERVAL_S = 0.5
 _LOOK_S = 3 * INTERVAL_S
 """Who gives no sign for so long is gone, stopped or cut off."""
-_STORE_LIMIT_S = 15.0
 _WAITING = frozenset({Phase.BARRIER_CONTRIBUTIONS, Phase.BARRIER_COMBINATION, Phase.BARRIER_UPDATE})
 
 
@@ -42,7 +42,7 @@ class Beacon:
     """Gives a rank's signs of life from a thread of its own, until it is closed.
 
     Args:
-        store: Of the ranks.
+        store: Of the ranks; it hears from them by a connection of its own.
         name: Of their meeting.
         rank: This rank.
     """
@@ -77,22 +77,19 @@ class Beacon:
                     return
 
 
-def look(store: Any, name: str, cards: Sequence[Card]) -> tuple[dict[int, Sign], dict[int, Sign]] | None:
+def look(board: Board, name: str, cards: Sequence[Card]) -> tuple[dict[int, Sign], dict[int, Sign]] | None:
     """The ranks' signs now and a while later; None where the store does not answer."""
-    found: list[dict[int, Sign]] = []
+    keys = {card.rank: f"{name}/sign/{card.rank}" for card in cards}
 
-    def read() -> None:
-        with suppress(RuntimeError):
-            for number in range(2):
-                time.sleep(number * _LOOK_S)
-                keys = {card.rank: f"{name}/sign/{card.rank}" for card in cards}
-                signs = {rank: store.get(key) for rank, key in keys.items() if store.check([key])}
-                found.append({rank: _sign(text) for rank, text in signs.items()})
+    def signs() -> dict[int, Sign]:
+        return {rank: _sign(board.get(key)) for rank, key in keys.items() if board.check([key])}
 
-    reader = threading.Thread(target=read, name="samestep-look", daemon=True)
-    reader.start()
-    reader.join(timeout=_STORE_LIMIT_S)
-    return (found[0], found[1]) if len(found) == 2 else None
+    try:
+        before = signs()
+        time.sleep(_LOOK_S)
+        return before, signs()
+    except RuntimeError:
+        return None
 
 
 def _sign(text: bytes) -> Sign:

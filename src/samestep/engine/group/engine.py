@@ -105,7 +105,7 @@ class Group:
         """
         job, wire = self.job, self.wire
         device = open_device(job.device, self.meeting.place.local_rank)
-        light = Beacon(self.meeting.store, self.meeting.name, wire.rank)
+        light = Beacon(self.meeting.board.store, self.meeting.name, wire.rank)
         try:
             self._set_up(device)
             log = open_log(job.trace, self._memory["events"], wire.rank).enter
@@ -255,7 +255,7 @@ class Group:
     def _speak_for_all(self, error: Exception) -> NoReturn:
         """Something went wrong in this rank's own work; the first rank to which it happened says so."""
         with suppress(RuntimeError):  # where the store is gone, everybody speaks
-            self.meeting.store.set(self._wrong(self.wire.rank), "")
+            self.meeting.board.set(self._wrong(self.wire.rank), "")
             if self._room is not None:
                 self._room.call_off()
             time.sleep(_TOGETHER_S)
@@ -266,13 +266,13 @@ class Group:
     def _is_told(self, stop: int) -> bool:
         """Whether a rank before `stop` says what has gone wrong in its own work."""
         with suppress(RuntimeError):
-            return any(self.meeting.store.check([self._wrong(rank)]) for rank in range(stop))
+            return any(self.meeting.board.check([self._wrong(rank)]) for rank in range(stop))
         return False
 
     def _may_speak(self) -> bool:
         """Whether nobody else has said why the run ends; who finds out late does not say it again."""
         with suppress(RuntimeError):
-            return bool(self.meeting.store.add(f"{self.meeting.name}/told", 1) == 1)
+            return bool(self.meeting.board.add(f"{self.meeting.name}/told", 1) == 1)
         return True
 
     def _wrong(self, rank: int) -> str:
@@ -287,7 +287,7 @@ class Group:
             light.fail()
         if self.members is None and self._is_told(self.wire.world_size):
             raise ToldElsewhere(1) from None
-        signs = beacon.look(self.meeting.store, self.meeting.name, self.meeting.cards) if light is not None else None
+        signs = beacon.look(self.meeting.board, self.meeting.name, self.meeting.cards) if light is not None else None
         failure = self.members.failure() if self.members is not None else None
         if failure is not None and (not isinstance(failure, WorkerError) or failure.trace):
             raise failure from None

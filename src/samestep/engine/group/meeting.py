@@ -20,6 +20,7 @@ from torch import distributed
 
 from samestep import torch_private
 from samestep.engine.group import cards
+from samestep.engine.group.board import Board
 from samestep.engine.group.cards import Card
 from samestep.engine.group.place import Place
 from samestep.engine.group.wire import Wire
@@ -43,13 +44,14 @@ class Meeting:
         deadline_s: How long to wait for the others.
 
     Attributes:
+        board: The store, asked with a limit.
         name: Of this meeting, once it has begun.
         cards: Of all ranks, once they have met.
         check: Called while waiting; raises where it is in vain.
     """
 
     def __init__(self, place: Place, store: Any, deadline_s: float) -> None:
-        self.place, self.store, self.deadline_s = place, store, deadline_s
+        self.place, self.board, self.deadline_s = place, Board(store, _STORE_TIMEOUT_S), deadline_s
         self.name = ""
         self.cards: list[Card] = []
         self.check: Callable[[], None] = lambda: None
@@ -110,7 +112,7 @@ class Meeting:
         place = self.place
         if place.world_size == 1:
             return Wire(None, 0, 1, self.deadline_s)
-        store = torch_private.store_below(self.store, f"{self.name}/gloo")
+        store = torch_private.store_below(self.board.store, f"{self.name}/gloo")
         address = own_address(place)
         try:
             group = torch_private.gloo(
@@ -125,11 +127,11 @@ class Meeting:
 
     def _open(self) -> list[Card]:
         self.name = f"samestep/{secrets.token_hex(8)}"
-        self.store.set(_OPEN, self.name)
+        self.board.set(_OPEN, self.name)
         found = self._gathered(self.deadline_s)
         if cards.first_error(found) is None and len(found) < self.place.world_size:
             raise self._missing(found)
-        self.store.set(f"{self.name}/all", cards.as_text(found))
+        self.board.set(f"{self.name}/all", cards.as_text(found))
         return found
 
     def _gathered(self, deadline_s: float) -> list[Card]:
@@ -138,8 +140,8 @@ class Meeting:
         found = {0: self._own}
         while len(found) < self.place.world_size and time.monotonic() < until:
             for rank in range(1, self.place.world_size):
-                if rank not in found and self.store.check([self._key(rank)]):
-                    found[rank] = cards.from_text(self.store.get(self._key(rank)).decode())[0]
+                if rank not in found and self.board.check([self._key(rank)]):
+                    found[rank] = cards.from_text(self.board.get(self._key(rank)).decode())[0]
             if cards.first_error([*found.values()]) is not None:
                 break
             self.check()
@@ -157,24 +159,24 @@ class Meeting:
 
     def _look(self) -> list[Card] | None:
         """Other ranks: leave a card in the newest meeting, and see whether it has begun."""
-        if not self.store.check([_OPEN]):
+        if not self.board.check([_OPEN]):
             return None
-        name = self.store.get(_OPEN).decode()
+        name = self.board.get(_OPEN).decode()
         if name != self.name:
             self.name = name
-            self.store.set(self._key(self.place.rank), cards.as_text([self._own]))
-        if not self.store.check([f"{name}/all"]):
+            self.board.set(self._key(self.place.rank), cards.as_text([self._own]))
+        if not self.board.check([f"{name}/all"]):
             return None
-        found = cards.from_text(self.store.get(f"{name}/all").decode())
-        self.store.set(f"{name}/seen/{self.place.rank}", "")
+        found = cards.from_text(self.board.get(f"{name}/all").decode())
+        self.board.set(f"{name}/seen/{self.place.rank}", "")
         is_stale = all(card.nonce != self._own.nonce for card in found) and cards.first_error(found) is None
         return None if is_stale else found
 
     def _hear(self, limit_s: float) -> None:
         if self.place.rank == 0:
             self.name = f"samestep/{secrets.token_hex(8)}"
-            self.store.set(_OPEN, self.name)
-            self.store.set(f"{self.name}/all", cards.as_text([self._own]))
+            self.board.set(_OPEN, self.name)
+            self.board.set(f"{self.name}/all", cards.as_text([self._own]))
             self.cards = [self._own]
             self._stay(limit_s)
             return
@@ -194,7 +196,7 @@ class Meeting:
         """The store ends with its host: that one waits until the others have read what is in it."""
         until = time.monotonic() + limit_s
         keys = [f"{self.name}/seen/{rank}" for rank in range(1, self.place.world_size)]
-        while time.monotonic() < until and not all(self.store.check([key]) for key in keys):
+        while time.monotonic() < until and not all(self.board.check([key]) for key in keys):
             time.sleep(_TICK_S)
 
     def _leave(self) -> NoReturn:
@@ -262,8 +264,10 @@ def listen(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=1024)
     except OSError as error:
+        # create_server's own words repeat the address
+        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         raise UsageError(
-            f"rank 0 cannot listen on {host}:{port} ({error.strerror}); name an address of this machine and a free port"
+            f"rank 0 cannot listen on {host}:{port} ({reason}); name an address of this machine and a free port"
         ) from None
 
 
