@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from samestep.data.table import kinds
+from samestep.data.table import delimited, kinds
 from samestep.data.table.delimited import Delimited, Reading
 from samestep.errors import DataError, UsageError
 
@@ -40,6 +40,8 @@ class TestForm:
     def test_decimal_commas_do_not_make_commas_delimiters(self, tmp_path: Path) -> None:
         path = written(tmp_path, "name;size\nx;1,5\ny;2,5\n")
         assert Delimited([path], Reading()).names == ("name", "size")
+        path = written(tmp_path, "x;y\n0,5;u\n1,5;v\n")
+        assert Delimited([path], Reading()).names == ("x", "y")
 
     @pytest.mark.parametrize(
         ("text", "names"),
@@ -80,6 +82,18 @@ class TestRows:
         assert whole(path).rows() == [(1.0, "x"), (2.0, "y")]
         path.write_bytes(end.join(["a,b", "1,x", ",", "2,y"]).encode())
         assert whole(path).rows() == [(1.0, "x"), (None, None), (2.0, "y")]
+
+    @pytest.mark.parametrize("start", ["\n", "\n\n", "\r\n", "\ufeff\n"])
+    def test_empty_lines_before_the_header_are_none_either(self, tmp_path: Path, start: str) -> None:
+        path = tmp_path / "t.csv"
+        path.write_bytes(f"{start}a,b\n1,x\n2,y\n".encode())
+        assert whole(path).rows() == [(1.0, "x"), (2.0, "y")]
+        path.write_bytes(f"{start}a,b\n1,x\n2\n".encode())
+        with pytest.raises(DataError, match=rf"line {start.count(chr(10)) + 3}: 1 fields"):
+            whole(path)
+
+    def test_empty_lines_before_rows_without_a_header(self, tmp_path: Path) -> None:
+        assert whole(written(tmp_path, "\n1,2\n3,4\n")).rows() == [(1.0, 2.0), (3.0, 4.0)]
 
     def test_an_empty_line_does_not_hide_a_short_one(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="line 4: 1 fields, and the table has 2 columns"):
@@ -169,6 +183,24 @@ class TestRefused:
         path.write_bytes("a,b\n1,x\n2,é\n".encode("latin-1"))
         with pytest.raises(DataError, match=r"t\.csv line 3: byte 0xe9 is not UTF-8; .* encoding latin-1"):
             whole(path)
+
+    def test_another_encoding_far_down(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(delimited, "_SNIFFED_BYTES", 64)
+        rows = "".join(f"{n},x\n" for n in range(100))
+        path = tmp_path / "t.csv"
+        path.write_bytes(f"a,b\n{rows}1,é\n".encode("latin-1"))
+        with pytest.raises(DataError, match=r"t\.csv line 102: byte 0xe9 is not UTF-8; .* encoding latin-1"):
+            whole(path)
+
+    def test_utf_16(self, tmp_path: Path) -> None:
+        path = tmp_path / "t.csv"
+        path.write_bytes("a,b\n1,x\n".encode("utf-16"))
+        with pytest.raises(DataError, match=r"t\.csv line 1: byte 0xff is not UTF-8; .* encoding utf-16"):
+            whole(path)
+
+    def test_a_quote_that_is_not_closed(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"t\.csv line 3: a quote is opened and nowhere closed"):
+            whole(written(tmp_path, 'a,b\n1,x\n2,"y\n3,z\n'), Reading(delimiter=",", header=True))
 
     def test_kinds_of_a_column_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="'c', which is not there; there are a, b"):

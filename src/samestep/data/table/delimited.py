@@ -24,6 +24,8 @@ _DELIMITERS = (",", "\t", ";", "|")
 _PREVIEW_ROWS = 10_000
 _SNIFFED_BYTES = 1 << 22
 _COUNTED_AT_ONCE = 1 << 22
+_MARKS_OF_UTF16 = (0xFE, 0xFF)
+"""What a file in UTF-16 begins with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,7 @@ class Form:
     Args:
         delimiter: Between fields.
         has_header: Whether the first row holds names.
+        num_empty_lines: Before the first row.
         names: Of the columns.
         kinds: Of the columns, by name.
         is_padded: Whether spaces stand around fields and have to be taken off.
@@ -64,6 +67,7 @@ class Form:
 
     delimiter: str
     has_header: bool
+    num_empty_lines: int
     names: tuple[str, ...]
     kinds: Mapping[str, Kind]
     is_padded: bool
@@ -124,7 +128,7 @@ class Delimited:
         table = pl.scan_csv(
             path,
             has_header=False,  # it is skipped: names are taken from `form`
-            skip_rows=int(self.form.has_header),
+            skip_rows=self.form.num_empty_lines + self.form.has_header,
             separator=self.form.delimiter,
             schema={name: pl.String if self._is_read_as_text(name) else pl.Float64 for name in self.names},
             null_values=self._missing,
@@ -190,9 +194,12 @@ class Delimited:
         checks = {"number": kinds.is_number, "time": kinds.is_time}
         to_check = [(number, name) for number, name in enumerate(self.names) if self.kinds[name] in checks]
         unknown = frozenset(self._missing)
-        for line, row in _rows(path, self.form.delimiter):
-            if not row or (line == 1 and self.form.has_header):
-                continue
+        rows = (each for each in _rows(path, self.form.delimiter) if each[1])
+        if self.form.has_header:
+            next(rows)
+        last, fields = 1, [""]
+        for line, row in rows:
+            last, fields = line, row
             where = f"{path.name} line {line}"
             if len(row) != len(self.names):
                 return DataError(
@@ -206,7 +213,9 @@ class Delimited:
                         f"{where}: {name} is {text[:40]!r}, and the column holds {self.kinds[name]}s; take it as texts "
                         f"(kinds {name}=category), or this as a missing value (missing {text[:40]})"
                     )
-        return None
+        if any("\n" in field for field in fields):
+            return DataError(f"{path.name} line {last}: a quote is opened and nowhere closed; mend the line")
+        return _undecodable(path)
 
 
 def look_at(path: Path, reading: Reading) -> Form:
@@ -223,7 +232,9 @@ def look_at(path: Path, reading: Reading) -> Form:
     if len(head) == _SNIFFED_BYTES and "\n" in text:
         text = text[: text.rindex("\n") + 1]
     delimiter = reading.delimiter or _likeliest_delimiter(text)
-    rows = [row for row in itertools.islice(_parsed(text, delimiter), _PREVIEW_ROWS + 1) if row]
+    parsed = list(itertools.islice(_parsed(text, delimiter), _PREVIEW_ROWS + 1))
+    num_empty_lines = next(number for number, row in enumerate(parsed) if row)
+    rows = [row for row in parsed if row]
     if len(head) == _SNIFFED_BYTES and len(rows) <= _PREVIEW_ROWS:
         rows = rows[:-1] or rows  # the last one may have been cut inside of quotes
     has_header = _has_header(rows) if reading.header is None else reading.header
@@ -235,6 +246,7 @@ def look_at(path: Path, reading: Reading) -> Form:
     return Form(
         delimiter=delimiter,
         has_header=has_header,
+        num_empty_lines=num_empty_lines,
         names=names,
         kinds=kinds.settle(kinds.of_columns(values, names, reading.missing), reading.kinds, reading.settled),
         is_padded=any(field != field.strip(PADDING) for row in values[:1000] for field in row),
@@ -260,20 +272,35 @@ def _decoded(path: Path, head: bytes, *, is_whole: bool) -> str:
     except UnicodeDecodeError as error:
         if not is_whole and error.start > len(head) - 4:
             return head[: error.start].decode("utf-8-sig")
-        line = head.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path.name} line {line}: byte 0x{head[error.start]:02x} is not UTF-8; say what it is, such as "
-            "encoding latin-1"
-        ) from None
+        raise _of_another_encoding(path, head.count(b"\n", 0, error.start) + 1, head[error.start]) from None
+
+
+def _undecodable(path: Path) -> DataError | None:
+    """The first line whose characters are in another encoding, in words."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                return _of_another_encoding(path, number, line[error.start])
+    return None
+
+
+def _of_another_encoding(path: Path, line: int, byte: int) -> DataError:
+    return DataError(
+        f"{path.name} line {line}: byte 0x{byte:02x} is not UTF-8; say what it is, such as encoding "
+        f"{'utf-16' if line == 1 and byte in _MARKS_OF_UTF16 else 'latin-1'}"
+    )
 
 
 def _likeliest_delimiter(text: str) -> str:
     """The one with which the first rows have the same number of fields, and the most of them."""
 
-    def score(delimiter: str) -> tuple[bool, int]:
+    def score(delimiter: str) -> tuple[bool, bool, int]:
         counts = [len(row) for row in itertools.islice(_parsed(text, delimiter), 100) if row]
         usual = max(set(counts), key=counts.count) if counts else 1
-        return (usual > 1 and counts.count(usual) > 0.9 * len(counts), usual)
+        is_usual = usual > 1 and counts.count(usual) > 0.9 * len(counts)
+        return is_usual, counts[:1] == [usual], usual  # commas may stand in numbers, but hardly in names
 
     return max(_DELIMITERS, key=score)
 
