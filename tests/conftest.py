@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -124,3 +125,17 @@ def data_folder() -> Path:
     if not named:
         pytest.skip("SAMESTEP_DATA is not set: name a folder of data sets to run this test")
     return Path(named)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with next to no space."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder))
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs root and the right to mount")
+    try:
+        yield folder
+    finally:
+        subprocess.run(("umount", str(folder)), check=True)

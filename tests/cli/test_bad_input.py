@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -368,20 +367,6 @@ class TestState:
         assert "is not a readable safetensors file" in refused(call("predict", *words))
         weights.write_bytes(b"")
         assert "is not a readable safetensors file" in refused(call("predict", *words))
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system with next to no space."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder))
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("needs root and the right to mount")
-    try:
-        yield folder
-    finally:
-        subprocess.run(("umount", str(folder)), check=True)
 
 
 class TestFullDisk:

@@ -32,6 +32,8 @@ def lines(pack: Pack) -> Iterator[str]:
     if found.statistics["num_dropped"]:
         what = "pictures that cannot be decoded" if found.kind == "pictures" else "rows without a target"
         yield f"{found.statistics['num_dropped']:,} {what} are left out"
+    if outside := found.statistics.get("num_outside"):
+        yield f"{outside:,} pictures that lie in no folder of a class are left out"
 
 
 def _about(schema: schemas.Schema) -> Iterator[str]:

@@ -149,7 +149,8 @@ def _make(path: Path, evaluation: Path | None, settings: DataSettings, place: Wr
     if _is_text(path, settings):
         return _make_text(path, settings, place, tell)
     if _is_pictures(path):
-        return _make_pictures(found.find(path, settings.target), settings, place, tell)
+        labelled = found.find(path, settings.target, delimiter=settings.delimiter, encoding=settings.encoding)
+        return _make_pictures(labelled, settings, place, tell, "delimiter", "encoding")
     if arrays.is_idx(path) or path.suffix in arrays.ENDINGS:
         return _make_arrays(path, settings, place, tell)
     made = _make_embedded(path, settings, place, tell)
@@ -223,10 +224,10 @@ def _pack_table(
     return "table", *making.make(training, evaluation, how, place, tell)
 
 
-def _make_pictures(pictures: found.Labelled, settings: DataSettings, place: Writer, tell: Tell) -> Made:
+def _make_pictures(pictures: found.Labelled, settings: DataSettings, place: Writer, tell: Tell, *also: str) -> Made:
     from samestep.data.pictures import making  # noqa: PLC0415 (needs Pillow)
 
-    how = _how(making.Making, settings, "pictures", "target", "picture_size")
+    how = _how(making.Making, settings, "pictures", "target", "picture_size", *also)
     if settings.picture_size is not None:
         how = replace(how, size=making.parse_size(settings.picture_size))
     return "pictures", *making.make(pictures, how, place, tell)

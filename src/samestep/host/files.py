@@ -35,6 +35,21 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise StateError(f"{path} cannot be written: {error.strerror}; name another folder") from None
 
 
+def reserve(path: Path, num_bytes: int) -> None:
+    """A file of zeros that has its place on the disk: who maps it and writes into it is not killed for want of room.
+
+    Raises:
+        OSError: The disk has not so much left.
+    """
+    with open(path, "wb") as file:
+        if hasattr(os, "posix_fallocate") and num_bytes:
+            os.posix_fallocate(file.fileno(), 0, num_bytes)
+            return
+        zeros = bytes(min(num_bytes, 1 << 20))
+        for start in range(0, num_bytes, 1 << 20):
+            file.write(zeros[: num_bytes - start])
+
+
 def cache_folder() -> Path | None:
     """The user's cache folder of ours; None where the user has no home."""
     named = os.environ.get("XDG_CACHE_HOME", "")  # only an absolute one counts, says the specification

@@ -338,7 +338,7 @@ def _numerics(
     trained = job.local or job  # what the steps themselves go by
     return {
         "model": _model_text(job.model),
-        "data": _data_digest(job.samples),
+        "data": data_digest(job.samples),
         "loss": _loss_text(loss),
         "seed": job.seed,
         "global_batch": job.batches.global_batch,
@@ -370,7 +370,8 @@ def _model_text(model: nn.Module) -> str:
     return f"{type(model).__name__} {hashlib.sha256((text + trained + repr(model)).encode()).hexdigest()[:16]}"
 
 
-def _data_digest(samples: Samples) -> str:
+def data_digest(samples: Samples) -> str:
+    """How many samples there are, and a digest of their values."""
     sha = hashlib.sha256()
     for column in (*samples.inputs, samples.target):
         if isinstance(column, Stretches):

@@ -21,9 +21,10 @@ from samestep.engine.job import Image, Job
 from samestep.engine.loop import Listener
 from samestep.errors import SamestepError, StateError, UsageError
 from samestep.host import provenance
-from samestep.run import checkpoint, weights
+from samestep.run import checkpoint, prepare, weights
 from samestep.run.config import Config, Settings
 from samestep.run.defaults import DEADLINE_S
+from samestep.version import __version__
 
 _WITHOUT_CHECKPOINT_S = 30.0
 """Seconds between snapshots where nobody saves them: they are for the rare step that has to be repeated."""
@@ -164,12 +165,12 @@ def facts(job: Job, config: Config, numerics: Mapping[str, Any], start: Image) -
     settings = {name: value for name, value in config.as_dict().items() if name not in _MAY_DIFFER}
     return {
         "torch_version": str(numerics.get("torch_version")),
-        "the code of samestep": (provenance.source_sha256() or "")[:16],
+        "the code of samestep": f"{__version__} {(provenance.source_sha256() or '')[:16]}",
         **{name: str(value) for name, value in {**settings, **numerics}.items()},
         "the code of the model, loss and metrics": _code(job),
         "steps in all": str(job.num_steps),
         "callbacks": str(job.has_callbacks),
-        "evaluation": str(job.evaluation and (job.evaluation.samples.num_samples, job.evaluation.every_steps)),
+        "evaluation": str(job.evaluation and (prepare.data_digest(job.evaluation.samples), job.evaluation.every_steps)),
         "the weights to start from": weights.digest(start.arrays)[:16],
     }
 

@@ -170,6 +170,31 @@ def test_what_a_killed_process_left_is_swept_up(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [alive.name, "pack"]
 
 
+def test_an_older_pack_comes_back_where_a_new_one_cannot_take_its_place(
+    pack: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (pack / manifest.FILENAME).read_bytes()
+    rename = Path.rename
+
+    def failing(path: Path, target: Path) -> Path:
+        if path.name.endswith(".part"):
+            raise PermissionError(13, "Permission denied")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(StateError, match="Permission denied"), writer.writing(pack) as place:
+        fill(place)
+    assert (pack / manifest.FILENAME).read_bytes() == before
+    assert [path.name for path in pack.parent.iterdir()] == ["pack"]
+
+
+def test_an_older_pack_that_a_killed_process_put_aside_comes_back(pack: Path) -> None:
+    pack.rename(pack.with_name(".pack.4194304.old"))
+    writer._sweep(pack)
+    assert reader.open_pack(pack).manifest.made_of
+    assert [path.name for path in pack.parent.iterdir()] == ["pack"]
+
+
 def test_the_manifest_is_plain_json(pack: Path) -> None:
     values = json.loads((pack / manifest.FILENAME).read_text())
     assert values["format"] == "samestep pack"

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from PIL import Image
 
 from samestep.data import making
 from samestep.data.pack.reader import Pack
 from samestep.data.pictures import found
 from samestep.data.settings import DataSettings
-from samestep.errors import DataError, UsageError
+from samestep.errors import DataError, StateError, UsageError
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -100,6 +101,64 @@ def test_broken_pictures_stop_or_are_counted(folders: Path) -> None:
     pack = packed(folders, broken_pictures="skip")
     assert pack.manifest.statistics["num_dropped"] == 1
     assert sum(pack.manifest.num_samples(part) for part in pack.parts) == 199
+
+
+@pytest.mark.processes
+def test_a_broken_first_picture_is_no_other_case(folders: Path) -> None:
+    first = folders / "cat" / "001.png"
+    first.write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"001\.png cannot be decoded .*with broken_pictures skip$"):
+        packed(folders)
+    assert packed(folders, broken_pictures="skip").manifest.statistics["num_dropped"] == 1
+    for path in found.files(folders):
+        path.write_bytes(b"no picture")
+    with pytest.raises(DataError, match="none of the 200 pictures can be decoded"):
+        packed(folders, broken_pictures="skip")
+
+
+@pytest.mark.processes
+def test_jpeg_is_decoded(tmp_path: Path) -> None:
+    for number in range(4):
+        path = tmp_path / "set" / str(number % 2) / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 8), (200, 100, 50)).save(path)
+    images = packed(tmp_path / "set", evaluation_frac=0.0).parts["train"]["pictures"].tensor
+    assert images.shape == (4, 3, 8, 16)
+    assert (images.float().mean(dim=(0, 2, 3)) - torch.tensor([200.0, 100.0, 50.0])).abs().max() < 3
+
+
+@pytest.mark.processes
+def test_a_full_disk_is_one_line_and_leaves_nothing(folders: Path, small_disk: Path) -> None:
+    for number in range(4):
+        save(folders / "cat" / f"{number:03}.png", number, (600, 400))
+    with pytest.raises(StateError, match=r"pack: the disk is full; make room or name another folder"):
+        making.ensure(str(folders), small_disk / "pack", DataSettings(picture_size="64x64"), silent)
+    assert list(small_disk.iterdir()) == []
+
+
+def test_pictures_outside_of_classes_are_counted(tmp_path: Path) -> None:
+    for path in ("a/0.png", "b/1.png", "2.png", "3.png"):
+        save(tmp_path / path, 0)
+    assert found.find(tmp_path, None).num_outside == 2
+
+
+def test_tables_of_labels_of_every_form(tmp_path: Path) -> None:
+    for number in range(2):
+        save(tmp_path / f"{number}.png", number)
+    table = tmp_path / "labels.csv"
+    table.write_text("id;class\n0.png;süß\n1.png;herb\n", "latin-1")
+    assert found.find(tmp_path, None, encoding="latin-1").labels == ("süß", "herb")
+    with pytest.raises(DataError, match=r"labels\.csv is not utf-8.* such as encoding latin-1"):
+        found.find(tmp_path, None)
+    with pytest.raises(DataError, match="encoding 'klingon' is not known"):
+        found.find(tmp_path, None, encoding="klingon")
+    table.write_text("id,class\n0.png,a\n\n1.png,b,c\n")
+    with pytest.raises(DataError, match=r"labels\.csv line 4: 3 fields, and the table has 2 columns \(id, class\)"):
+        found.find(tmp_path, None)
+    table.unlink()
+    save(tmp_path / "a" / "2.png", 2)
+    with pytest.raises(UsageError, match=r"encoding goes with a table of labels, and .* holds none"):
+        found.find(tmp_path, None, encoding="latin-1")
 
 
 @pytest.mark.processes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 from hypothesis import given
@@ -18,6 +19,16 @@ def made(rank: int, **said: object) -> Card:
 def test_cards_travel_as_text() -> None:
     wanted = [made(0, error="no data"), made(1, step=7, facts={"seed": "1"})]
     assert cards.from_text(cards.as_text(wanted)) == wanted
+
+
+def test_a_card_of_another_version_is_read_and_told_by_its_version() -> None:
+    mine = made(0, facts={"the code of samestep": "0.1.0 abc"})
+    theirs = {**vars(made(1, facts={"the code of samestep": "0.2.0 def"})), "mood": "fine"}
+    text = cards.difference(cards.from_text(json.dumps([vars(mine), theirs])))
+    assert text is not None
+    assert text.startswith(
+        "the ranks do not agree on the code of samestep: it is 0.1.0 abc on rank 0 (host0) and 0.2.0"
+    )
 
 
 @given(st.lists(st.integers(-1, 5), min_size=1, max_size=6))

@@ -125,15 +125,24 @@ def _replace(folder: Path, unfinished: Path) -> None:
     older = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     if folder.exists():
         folder.rename(older)
-    unfinished.rename(folder)
+    try:
+        unfinished.rename(folder)
+    except BaseException:
+        if older.exists():
+            older.rename(folder)
+        raise
     shutil.rmtree(older, ignore_errors=True)
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what a killed process has left of its unfinished pack."""
-    for path in folder.parent.glob(f".{folder.name}.*.part"):
-        number = path.name.split(".")[-2]
-        if number.isdigit() and not _is_running(int(number)):
+    """Remove what a killed process has left of its unfinished pack; an older one that it had put aside comes back."""
+    for path in folder.parent.glob(f".{folder.name}.*.*"):
+        *_, number, ending = path.name.split(".")
+        if ending not in ("part", "old") or not number.isdigit() or _is_running(int(number)):
+            continue
+        if ending == "old" and not folder.exists():
+            path.rename(folder)
+        else:
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -19,9 +19,12 @@ import numpy as np
 from PIL import Image
 
 from samestep.errors import DataError
+from samestep.host import files
 
 _AT_ONCE = 64
 """Pictures in a line: enough to make the line cheap, few enough to share the last ones out."""
+_BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises where a file is no picture that it decodes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +66,7 @@ def decode(path: Path, shape: Shape) -> np.ndarray[Any, np.dtype[np.uint8]]:
         with warnings.catch_warnings(), Image.open(path) as picture:
             warnings.simplefilter("ignore")
             turned = picture.convert("L" if shape.channels == 1 else "RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except _BROKEN as error:
         raise DataError(f"cannot be decoded ({error})") from None
     if turned.size != (shape.width, shape.height):
         if not shape.is_resized:
@@ -80,10 +83,11 @@ def look_at(path: Path) -> Shape:
         DataError: It cannot be decoded.
     """
     try:
-        with Image.open(path) as picture:
+        with warnings.catch_warnings(), Image.open(path) as picture:
+            warnings.simplefilter("ignore")
             is_grey = picture.mode in ("1", "L", "I", "I;16", "F")
             return Shape(height=picture.height, width=picture.width, channels=1 if is_grey else 3)
-    except (OSError, ValueError, SyntaxError) as error:
+    except _BROKEN as error:
         raise DataError(f"cannot be decoded ({error})") from None
 
 
@@ -94,10 +98,12 @@ def decode_all(
 
     Yields:
         How many more are decoded, and which of them are broken (their bytes are 0).
+
+    Raises:
+        OSError: The disk has no room for them.
     """
     size = int(np.prod(shape.array))
-    with open(target, "wb") as file:
-        file.truncate(len(paths) * size)
+    files.reserve(target, len(paths) * size)
     tasks = iter(range(0, len(paths), _AT_ONCE))
     words = [
         sys.executable,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,19 +25,21 @@ class Labelled:
         labels: A class each, as text.
         parts: The part that each belongs to, where folders say so; None: nothing says so.
         names: What they are called, where the files are not the person's own.
+        num_outside: Pictures beside these that lie in no folder of a class.
     """
 
     paths: tuple[Path, ...]
     labels: tuple[str, ...]
     parts: tuple[str, ...] | None
     names: tuple[str, ...] | None = None
+    num_outside: int = 0
 
     def name(self, number: int) -> str:
         """What a person calls a picture."""
         return str(self.paths[number]) if self.names is None else self.names[number]
 
 
-def find(folder: Path, target: str | None) -> Labelled:
+def find(folder: Path, target: str | None, *, delimiter: str | None = None, encoding: str | None = None) -> Labelled:
     """The pictures in a folder.
 
     Either ``folder/CLASS/*.png``, ``folder/train/CLASS/*.png`` and ``folder/test/CLASS/*.png``, or a CSV file in the
@@ -45,17 +48,23 @@ def find(folder: Path, target: str | None) -> Labelled:
     Args:
         folder: Where to look.
         target: The column of labels, where there is a CSV file; None: the only other one.
+        delimiter: Between the fields of that file; None: found out.
+        encoding: Of its characters; None: UTF-8.
 
     Raises:
-        DataError: There are no pictures, or a picture that the table names is not there.
-        UsageError: The table's columns leave open which is which.
+        DataError: There are no pictures, a picture that the table names is not there, or the table cannot be read.
+        UsageError: The table's columns leave open which is which, or something is said of a table and there is none.
     """
     tables = sorted(folder.glob("*.csv"))
     pictures = tuple(files(folder))
     if not pictures:
         raise DataError(f"{folder} holds no pictures ({', '.join(ENDINGS)})")
     if tables:
-        return _from_table(_training_table(tables), folder, pictures, target)
+        table = _training_table(tables)
+        return _from_table(table, _rows(table, delimiter, encoding or "utf-8-sig"), folder, pictures, target)
+    for name, value in (("delimiter", delimiter), ("encoding", encoding)):
+        if value is not None:
+            raise UsageError(f"{name} goes with a table of labels, and {folder} holds none; leave it out")
     return _from_folders(folder, pictures)
 
 
@@ -79,7 +88,8 @@ def _from_folders(folder: Path, pictures: Sequence[Path]) -> Labelled:
         )
     labels = tuple(path.relative_to(folder).parts[depth] for path in chosen)
     parts = tuple(TRAIN if path.relative_to(folder).parts[0].lower() == TRAIN else EVALUATION for path in chosen)
-    return Labelled(tuple(chosen), labels, parts if has_parts else None)
+    outside = len(pictures) - len(chosen)
+    return Labelled(tuple(chosen), labels, parts if has_parts else None, num_outside=outside)
 
 
 def _training_table(tables: Sequence[Path]) -> Path:
@@ -93,23 +103,55 @@ def _training_table(tables: Sequence[Path]) -> Path:
     return chosen[0]
 
 
-def _from_table(table: Path, folder: Path, pictures: Sequence[Path], target: str | None) -> Labelled:
+def _rows(table: Path, delimiter: str | None, encoding: str) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a table of labels, by the names of its columns, and the line that each begins in."""
+    from samestep.data.table import delimited  # noqa: PLC0415 (needs polars)
+
+    try:
+        text = table.read_text(encoding)
+    except LookupError:
+        raise DataError(f"encoding {encoding!r} is not known; take utf-8, latin-1, cp1252, utf-16, ...") from None
+    except UnicodeError as error:
+        raise DataError(f"{table.name} is not {encoding} ({error}); say what it is, such as encoding latin-1") from None
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter or delimited.likeliest_delimiter(text))
+    names: list[str] = []
+    found, line = [], 1
+    for row in reader:
+        if row and not names:
+            names = [name.strip() for name in row]
+        elif row:
+            if len(row) != len(names):
+                raise DataError(
+                    f"{table.name} line {line}: {len(row)} fields, and the table has {len(names)} columns "
+                    f"({', '.join(names)})"
+                )
+            found.append((line, dict(zip(names, row, strict=True))))
+        line = reader.line_num + 1
+    if not found:
+        raise DataError(f"{table.name} holds no rows")
+    return found
+
+
+def _from_table(
+    table: Path,
+    rows: Sequence[tuple[int, Mapping[str, str]]],
+    folder: Path,
+    pictures: Sequence[Path],
+    target: str | None,
+) -> Labelled:
     by_name = {**{path.stem: path for path in pictures}, **{path.name: path for path in pictures}}
     by_name |= {path.relative_to(folder).as_posix(): path for path in pictures}
-    with open(table, encoding="utf-8-sig", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row]
-    if not rows:
-        raise DataError(f"{table.name} holds no rows")
-    names = _name_column(table, rows[0], by_name)
-    labels = _label_column(table, rows[0], names, target)
+    first = rows[0][1]
+    names = _name_column(table, first, by_name)
+    labels = _label_column(table, first, names, target)
     paths = []
-    for number, row in enumerate(rows, start=2):
-        path = by_name.get(row[names] or "")
+    for line, row in rows:
+        path = by_name.get(row[names])
         if path is None or not row[labels]:
             lacking = "a label" if path is not None else f"the picture {row[names]!r}, which is not in {folder}"
-            raise DataError(f"{table.name} line {number} needs {lacking}")
+            raise DataError(f"{table.name} line {line} needs {lacking}")
         paths.append(path)
-    return Labelled(tuple(paths), tuple(row[labels] for row in rows), None)
+    return Labelled(tuple(paths), tuple(row[labels] for _, row in rows), None)
 
 
 def _name_column(table: Path, row: Mapping[str, str], by_name: Mapping[str, Path]) -> str:

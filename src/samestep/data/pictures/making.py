@@ -72,7 +72,8 @@ def make(pictures: Labelled, making: Making, writer: Writer, tell: Tell) -> tupl
     raw = writer.scratch / "pictures.raw"
     is_broken = _decoded(pictures, shape, raw, making, tell)
     pixels = np.memmap(raw, np.uint8, "r", shape=(len(is_broken), *shape.array))
-    return write(pixels, pictures.labels, pictures.parts, making, writer, is_broken=is_broken)
+    schema, statistics = write(pixels, pictures.labels, pictures.parts, making, writer, is_broken=is_broken)
+    return schema, {**statistics, "num_outside": pictures.num_outside}
 
 
 def write(
@@ -124,10 +125,16 @@ def _classes(labels: Sequence[str]) -> Classes:
 
 
 def _shape(pictures: Labelled, making: Making) -> Shape:
-    try:
-        shape = decode.look_at(pictures.paths[0])
-    except DataError as error:
-        raise DataError(f"{pictures.name(0)} {error}") from None
+    """That of the first picture that can be decoded."""
+    for number, path in enumerate(pictures.paths):
+        try:
+            shape = decode.look_at(path)
+            break
+        except DataError as error:
+            if making.broken_pictures == "stop":
+                raise _complaint(pictures, Broken(number, str(error))) from None
+    else:
+        raise _none_left(pictures)
     if making.size is None:
         return shape
     return Shape(height=making.size[0], width=making.size[1], channels=shape.channels, is_resized=True)
@@ -146,8 +153,12 @@ def _decoded(pictures: Labelled, shape: Shape, raw: Path, making: Making, tell: 
             num_done += num
             tell("decoding pictures", num_done, len(paths))
     if is_broken.all():
-        raise DataError(f"none of the {len(paths):,} pictures can be decoded")
+        raise _none_left(pictures)
     return is_broken
+
+
+def _none_left(pictures: Labelled) -> DataError:
+    return DataError(f"none of the {len(pictures.paths):,} pictures can be decoded")
 
 
 def _complaint(pictures: Labelled, broken: Broken) -> DataError:

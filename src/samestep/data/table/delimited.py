@@ -231,7 +231,7 @@ def look_at(path: Path, reading: Reading) -> Form:
     text = _decoded(path, head, is_whole=len(head) < _SNIFFED_BYTES)
     if len(head) == _SNIFFED_BYTES and "\n" in text:
         text = text[: text.rindex("\n") + 1]
-    delimiter = reading.delimiter or _likeliest_delimiter(text)
+    delimiter = reading.delimiter or likeliest_delimiter(text)
     parsed = list(itertools.islice(_parsed(text, delimiter), _PREVIEW_ROWS + 1))
     num_empty_lines = next(number for number, row in enumerate(parsed) if row)
     rows = [row for row in parsed if row]
@@ -293,7 +293,7 @@ def _of_another_encoding(path: Path, line: int, byte: int) -> DataError:
     )
 
 
-def _likeliest_delimiter(text: str) -> str:
+def likeliest_delimiter(text: str) -> str:
     """The one with which the first rows have the same number of fields, and the most of them."""
 
     def score(delimiter: str) -> tuple[bool, bool, int]:

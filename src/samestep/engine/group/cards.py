@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from itertools import groupby
 from typing import Any
 
@@ -49,9 +49,14 @@ def as_text(cards: Sequence[Card]) -> str:
 
 
 def from_text(text: str) -> list[Card]:
-    """Cards from JSON."""
+    """Cards from JSON; what another version of samestep says beside what is known here does not matter.
+
+    >>> from_text('[{"rank": 0, "nonce": "", "host": "a", "pid": 1, "mood": "fine"}]')[0].rank
+    0
+    """
     found: list[dict[str, Any]] = json.loads(text)
-    return [Card(**item) for item in found]
+    known = {each.name for each in fields(Card)}
+    return [Card(**{name: value for name, value in item.items() if name in known}) for item in found]
 
 
 def first_error(cards: Sequence[Card]) -> Card | None:

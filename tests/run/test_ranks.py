@@ -1,0 +1,59 @@
+"""What has to be the same on all ranks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from samestep import Rows, Samples, Workload
+from samestep.engine.group import cards
+from samestep.engine.group.cards import Card
+from samestep.host import provenance
+from samestep.run import ranks
+from samestep.run.config import Settings, resolve
+from tests import helpers
+
+
+def facts(work: Workload) -> dict[str, str]:
+    plan = helpers.prepared(work, steps=2)
+    config = resolve(Settings(workers=1, optimizer="sgd", momentum=0.0, steps=2), work.recipe)
+    return ranks.facts(plan.job, config, plan.numerics(), plan.image)
+
+
+def difference(*said: dict[str, str]) -> str | None:
+    return cards.difference([Card(rank=n, nonce="", host="h", pid=1, facts=each) for n, each in enumerate(said)])
+
+
+def changed(samples: Samples) -> Samples:
+    """As many samples, one of which is another."""
+    assert isinstance(samples.target, Rows)
+    target = samples.target.tensor.clone()
+    target[0] = 1 - target[0].clamp(max=1)
+    return replace(samples, target=Rows(values=target))
+
+
+def test_ranks_that_were_started_alike_agree() -> None:
+    work = helpers.workload(evaluation=helpers.samples(16))
+    assert difference(facts(work), facts(work)) is None
+
+
+@pytest.mark.parametrize(("part", "name"), [("train", "data"), ("evaluation", "evaluation")])
+def test_other_data_are_found(part: str, name: str) -> None:
+    train, evaluation = helpers.samples(), helpers.samples(16)
+    mine = helpers.workload(train=train, evaluation=evaluation)
+    theirs = helpers.workload(
+        train=changed(train) if part == "train" else train,
+        evaluation=changed(evaluation) if part == "evaluation" else evaluation,
+    )
+    text = difference(facts(mine), facts(theirs))
+    assert text is not None
+    assert text.startswith(f"the ranks do not agree on {name}: it is ")
+
+
+def test_another_code_of_samestep_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = facts(helpers.workload())
+    monkeypatch.setattr(provenance, "source_sha256", lambda: "f" * 64)
+    text = difference(mine, facts(helpers.workload()))
+    assert text is not None
+    assert text.startswith(f"the ranks do not agree on the code of samestep: it is {mine['the code of samestep']}")
