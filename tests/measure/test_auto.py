@@ -15,7 +15,7 @@ from samestep.errors import UsageError
 from samestep.measure import choosing
 from samestep.measure.auto import _Lines
 from samestep.measure.candidates import Candidate, Measured
-from samestep.run.config import Settings
+from samestep.run.config import Settings, resolve
 from samestep.run.progress import Silent
 from tests import helpers
 
@@ -84,6 +84,31 @@ def test_what_is_remembered_is_used_until_it_is_measured_again(monkeypatch: pyte
     assert len(measured) == 2
     choose(microbatch=12)
     assert len(measured) == 3
+    choose(schedule="zbv")
+    assert len(measured) == 4, "stages that take turns in another way take another time"
+
+
+def test_one_stage_stays_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(choosing, "num_cores", lambda: 2)
+    measured: list[Candidate] = []
+
+    def measure(ways: Sequence[Candidate], *others: Any) -> list[Measured]:
+        measured.extend(ways)
+        return [Measured(candidate=way, step_s=(1.0,) * 3) for way in ways]
+
+    monkeypatch.setattr(choosing, "_measure", measure)
+    work = helpers.workload(helpers.Mlp)
+    choosing.choose(lambda: work, Settings(**{**SETTINGS, "stages": 1}), _Lines(Written()))
+    assert {way.stages for way in measured} == {1}
+
+
+def test_stages_are_measured_as_they_would_run() -> None:
+    config = resolve(Settings(**SETTINGS, schedule="zbv"), {})
+    way = Candidate(workers=2, backprop="ordinary", threads=1, stages=2)
+    task = choosing._task(way, config)
+    assert task.staging == {"stages": 2, "schedule": "zbv", "chunks": 2}
+    assert choosing._task(replace(way, stages=1), config).staging == {}
 
 
 def test_where_it_does_not_go_is_one_line() -> None:

@@ -84,6 +84,7 @@ def candidates(
     workers: int | None = None,
     backprop: Backprop | None = None,
     allows_threads: bool = False,
+    may_have_stages: bool = True,
 ) -> tuple[Candidate, ...]:
     """What is worth measuring, the simplest first: what a person has set stays as it is, what is open is varied.
 
@@ -98,6 +99,7 @@ def candidates(
         workers: As they were set; None: open.
         backprop: As it was set; None: open.
         allows_threads: Whether other bits are fine.
+        may_have_stages: Whether their number is open.
 
     Raises:
         UsageError: More workers than microbatches; or nothing is left open.
@@ -124,7 +126,7 @@ def candidates(
         for count in counts
         for kind in ([backprop] if backprop is not None else kinds)
     ]
-    if backprop != "concurrent":
+    if backprop != "concurrent" and may_have_stages:
         halved = [count for count in counts if count % 2 == 0]
         found += [Candidate(workers=count, backprop="ordinary", threads=threads, stages=2) for count in halved]
     if allows_threads and workers in (None, 1) and backprop in (None, "ordinary"):

@@ -53,7 +53,7 @@ def choose(
 
     Args:
         build: Makes the workload.
-        settings: Of the run; the workers and the back-propagation that they name stay as they are.
+        settings: Of the run; the workers, back-propagation and stages that they name stay as they are.
         teller: Says how far it is, and what came out.
         choices: What can be given from Python only.
         allows_threads: Whether more threads inside of one process, which give other bits, may be taken.
@@ -89,12 +89,13 @@ def choose(
         workers=None if settings.workers in (None, "auto") else config.workers,
         backprop=settings.backprop,
         allows_threads=allows_threads,
+        may_have_stages=settings.stages is None,
     )
     if len(ways) == 1:
         reason = f"{ways[0].name}: there is no other way on {num_cores()} core{'s' if num_cores() > 1 else ''}"
         teller.line(f"parallel: {reason}")
         return Choice(candidate=ways[0], measured=(Measured(candidate=ways[0]),), reason=reason)
-    memory = Memory.of(key(prepared.numerics(), ways))
+    memory = Memory.of(key(prepared.numerics(), ways, (config.schedule, config.chunks)))
     known = None if measures_again else memory.read()
     if known is not None:
         choice, day = known
@@ -212,4 +213,6 @@ def _task(way: Candidate, config: Config) -> Task:
         microbatch=config.microbatch,
         backprop=way.backprop,
         stages=way.stages,
+        schedule=config.schedule,
+        chunks=config.chunks,
     )

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cloudpickle
 import torch
@@ -23,6 +23,7 @@ from samestep.engine.events import Trace, open_log
 from samestep.errors import SamestepError, UsageError, WorkerError
 from samestep.measure.interleave import FOLDER_VARIABLE, Program
 from samestep.measure.plain import PlainTorch
+from samestep.plan.schedules import Schedule
 from samestep.run.config import Backprop, Config, NumericSettings, Settings, resolve
 from samestep.run.prepare import Choices
 from samestep.run.progress import Silent
@@ -50,6 +51,8 @@ class Task:
         microbatch: Samples in one forward and backward; plain torch takes what it has at once.
         backprop: How samestep computes weight gradients.
         stages: Pieces of its network.
+        schedule: How they take turns.
+        chunks: Of each.
     """
 
     name: str
@@ -60,6 +63,14 @@ class Task:
     microbatch: int
     backprop: Backprop = "ordinary"
     stages: int = 1
+    schedule: Schedule = "1f1b"
+    chunks: int = 1
+
+    @property
+    def staging(self) -> dict[str, Any]:
+        """The settings of its stages, where it has some."""
+        found = {"stages": self.stages, "schedule": self.schedule, "chunks": self.chunks}
+        return found if self.stages > 1 else {}
 
 
 def program(
@@ -116,7 +127,7 @@ def perform(
     trace = Trace(folder)
     if task.kind == "samestep":
         settings = replace(settings, threads_per_worker=task.threads)
-        given = Settings(**vars(settings), workers=task.workers, backprop=task.backprop, stages=task.stages)
+        given = Settings(**vars(settings), workers=task.workers, backprop=task.backprop, **task.staging)
         torch_private.without_compiler_import()
         run(workload, given, choices=replace(choices, lr_schedule=None, trace=trace), progress=Silent())
         return

@@ -20,12 +20,15 @@ _NO_MATTER = ("seed", "lr_schedule", "lr_warmup", "scheduled_steps")
 """What decides bits, but not how long a step takes."""
 
 
-def key(numerics: Mapping[str, Any], candidates: Sequence[Candidate]) -> dict[str, Any]:
+def key(
+    numerics: Mapping[str, Any], candidates: Sequence[Candidate], staging: Sequence[str | int] = ()
+) -> dict[str, Any]:
     """What a choice holds for: this machine, versions and sources; the workload's numerics; what was to choose from.
 
     Args:
         numerics: See `run.prepare.Prepared`.
         candidates: The ways that there are.
+        staging: How stages take turns, where a way has some.
     """
     environment = {
         "host": facts.describe(),
@@ -36,6 +39,7 @@ def key(numerics: Mapping[str, Any], candidates: Sequence[Candidate]) -> dict[st
         "machine": records.comparable({"environment": environment}),
         "numerics": {name: value for name, value in numerics.items() if name not in _NO_MATTER},
         "candidates": [candidate.name for candidate in candidates],
+        "staging": list(staging) if any(candidate.stages > 1 for candidate in candidates) else [],
     }
 
 
