@@ -193,6 +193,7 @@ print(results[1].model(x).shape)
 
 @pytest.mark.processes
 class TestFromPython:
+    @pytest.mark.soak
     def test_unguarded_script(self, command: Command) -> None:
         finished = command.python(SCRIPT + FIT)
         assert (finished.code, finished.stdout) == (0, "the script runs\n1\n"), finished.stderr
@@ -210,6 +211,7 @@ for number, cell in enumerate(cells):
         expected = "the script runs\n1\ntorch.Size([64, 2])\n"
         assert (finished.code, finished.stdout) == (0, expected), finished.stderr
 
+    @pytest.mark.soak
     def test_interactive_interpreter(self, command: Command) -> None:
         process = command.run("-c", SCRIPT + TRAIN, program=(sys.executable,))
         assert process.stdout == "the script runs\n1\ntorch.Size([64, 2])\n", process.stderr

@@ -205,6 +205,7 @@ class TestUserFile:
         assert answers[0]["weights_sha256"] == answers[1]["weights_sha256"]
         assert answers[0]["steps"] == 8
 
+    @pytest.mark.soak
     def test_more_workers_than_cores_is_a_warning(self, command: Command) -> None:
         words = ("train", f"{NETS}:tiny", "--json", "--steps", "3")
         few = command.run(*words, "--workers", "1", program=("taskset", "-c", "0", SCRIPT))

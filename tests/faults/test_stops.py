@@ -71,7 +71,7 @@ def check_resumed(command: Command, workers: int) -> None:
     [
         (signal.SIGINT, 2, True),
         *(soak(*case, False) for case in ((signal.SIGTERM, 2), (signal.SIGINT, 1))),  # noqa: FBT003 (as above)
-        (signal.SIGTERM, 1, True),
+        soak(signal.SIGTERM, 1, True),  # noqa: FBT003
     ],
 )
 def test_signal_saves_and_ends(command: Command, number: signal.Signals, workers: int, is_group: bool) -> None:

@@ -38,6 +38,7 @@ def slow_rate(progress: float) -> float:
 
 @pytest.mark.processes
 @pytest.mark.timeout(200)
+@pytest.mark.soak
 def test_the_same_bits_with_an_optimiser_and_a_schedule_of_the_users(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -57,6 +57,7 @@ def test_a_resumed_run_has_the_same_bits_with_any_optimiser(optimizer: str, tmp_
 
 @pytest.mark.processes
 @pytest.mark.parametrize("workers", [3, pytest.param(2, marks=pytest.mark.soak)])
+@pytest.mark.soak
 def test_the_same_bits_on_any_number_of_workers(workers: int) -> None:
     def summary(workers: int) -> Any:
         work = helpers.workload(Everything, train=helpers.samples(76), evaluation=helpers.samples(20))

@@ -175,7 +175,7 @@ def test_biases_and_norms_do_not_decay(name: str) -> None:
 
 @pytest.mark.processes
 @pytest.mark.parametrize(
-    ("name", "workers"), [soak("kfac", 2), soak("kfac", 3), soak("lamb", 2), ("soap", 3), ("schedulefreeadamw", 2)]
+    ("name", "workers"), [soak("kfac", 2), soak("kfac", 3), soak("lamb", 2), ("soap", 3), soak("schedulefreeadamw", 2)]
 )
 def test_real_workers_give_the_same_bits(name: str, workers: int) -> None:
     settings: dict[str, Any] = {

@@ -33,6 +33,7 @@ def net(num_outputs: int = 4) -> nn.Sequential:
 
 
 @pytest.mark.processes
+@pytest.mark.soak
 def test_three_lines_without_a_main_guard(tmp_path: Path) -> None:
     script = tmp_path / "three.py"
     script.write_text(

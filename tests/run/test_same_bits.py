@@ -63,7 +63,7 @@ def test_concurrent_back_propagation(workers: int, optimizer: str) -> None:
     assert summary(found) == summary(wanted)
 
 
-@pytest.mark.parametrize("workers", [soak(2), 3, soak(4), 7])
+@pytest.mark.parametrize("workers", [soak(2), soak(3), soak(4), 7])
 def test_everything_together(workers: int) -> None:
     wanted = train(everything(), **EVERYTHING)
     found = train(everything(), **{**EVERYTHING, "workers": workers})
@@ -210,6 +210,7 @@ def test_a_longer_run_takes_up_a_shorter_one(before: int, after: int, tmp_path: 
 
 
 @pytest.mark.timeout(30)
+@pytest.mark.soak
 def test_a_resumed_run_that_is_already_longer_ends_at_once(tmp_path: Any) -> None:
     options = {**FACTORS, "checkpoint": tmp_path / "c", "workers": 2}
     longer = train(factors(), **{**options, "steps": 4})

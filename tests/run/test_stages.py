@@ -82,7 +82,7 @@ def branched() -> Any:
 @pytest.mark.parametrize(
     ("stages", "workers", "schedule"),
     [
-        soak(2, 2, "gpipe"), soak(3, 3, "1f1b"), (2, 6, "1f1b"), (2, 2, "interleaved"), (3, 3, "zbv"),
+        soak(2, 2, "gpipe"), soak(3, 3, "1f1b"), (2, 6, "1f1b"), soak(2, 2, "interleaved"), (3, 3, "zbv"),
         *(soak(3, 6, each) for each in ("gpipe", "interleaved", "zbv")),
     ],
 )  # fmt: skip
@@ -96,7 +96,7 @@ def test_skips_shared_weights_batch_norm_and_dropout(stages: int, workers: int, 
 @pytest.mark.parametrize(
     ("build", "settings", "schedule"),
     [
-        soak(everything, EVERYTHING, "1f1b"), (everything, EVERYTHING, "zbv"), (double, SHORT, "1f1b"),
+        soak(everything, EVERYTHING, "1f1b"), (everything, EVERYTHING, "zbv"), soak(double, SHORT, "1f1b"),
         (factors, {**COMMON, "optimizer": "adafactor", "lr": 0.02}, "interleaved"),
     ],
 )  # fmt: skip
@@ -156,7 +156,7 @@ class Deep(nn.Module):
 @pytest.mark.parametrize(
     ("kind", "stages", "schedule", "cut"),
     [
-        (nn.LSTM, 2, "1f1b", "net.l2"), soak(nn.GRU, 3, "1f1b", "net.l1,net.l2"),
+        soak(nn.LSTM, 2, "1f1b", "net.l2"), soak(nn.GRU, 3, "1f1b", "net.l1,net.l2"),
         (nn.GRU, 2, "zbv", "net.l1,net.l2,out"), soak(nn.LSTM, 2, "interleaved", None),
     ],
 )  # fmt: skip
@@ -208,7 +208,7 @@ class Forked(nn.Module):
 
 @pytest.mark.parametrize(
     ("model", "cut", "schedule"),
-    [(helpers.Wide, "out", "1f1b"), (Forked, "a", "1f1b"), (helpers.Wide, "layers.1,layers.2,out", "zbv")],
+    [soak(helpers.Wide, "out", "1f1b"), soak(Forked, "a", "1f1b"), (helpers.Wide, "layers.1,layers.2,out", "zbv")],
 )
 def test_bfloat16(model: Callable[[], nn.Module], cut: str, schedule: str) -> None:
     settings = {**SHORT, "precision": "bf16"}
@@ -236,8 +236,10 @@ class Slow(nn.Module):
         return x
 
 
-@pytest.mark.parametrize("schedule", ["1f1b", soak("interleaved"), soak("zbv")])
-def test_a_death_in_any_stage_is_a_replay(schedule: str) -> None:
+@pytest.mark.parametrize(
+    ("schedule", "victims"), [("1f1b", (1,)), soak("1f1b", (0,)), soak("interleaved", (0, 1)), soak("zbv", (0, 1))]
+)
+def test_a_death_in_any_stage_is_a_replay(schedule: str, victims: tuple[int, ...]) -> None:
     """With one worker left there is one stage, until the replacement joins."""
 
     def slow() -> nn.Module:
@@ -246,7 +248,7 @@ def test_a_death_in_any_stage_is_a_replay(schedule: str) -> None:
 
     settings = {**SHORT, "steps": 60, "global_batch": 16}
     wanted = train(helpers.workload(slow), **settings)
-    for victim in (0, 1):
+    for victim in victims:
 
         def kill(victim: int = victim) -> None:
             deadline = time.monotonic() + 60

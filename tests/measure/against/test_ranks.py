@@ -92,6 +92,7 @@ def test_trains_in_time(folder: Path) -> None:
         assert time.monotonic() - start < 30, "nobody waits for a rank that sleeps"
 
 
+@pytest.mark.soak
 def test_exception_and_death(folder: Path) -> None:
     with Ranks(timeout_s=60) as ranks:
         with pytest.raises(WorkerError, match="DDP's rank 1 failed: ValueError: planted in a rank") as caught:
