@@ -18,6 +18,9 @@ from samestep.host.cores import num_cores
 
 Result = TypeVar("Result")
 
+_WORTH_ALL_HANDS = 1 << 17
+"""Elements; fewer are added and updated in less time than waking a thread takes."""
+
 
 class Task(Generic[Result]):
     """Something to be computed by whoever is free, without a graph.
@@ -131,6 +134,11 @@ class Helpers:
         while (task := self._tasks.get()) is not None:
             task.run()
             self._done.put(task)
+
+
+def runner(hands: Alone | Helpers, num_elements: int) -> Callable[[Sequence[Callable[[], Result]]], list[Result]]:
+    """Who combines and updates so many elements: all hands, or the training thread alone where that is sooner done."""
+    return hands.run if num_elements >= _WORTH_ALL_HANDS else Alone().run
 
 
 def num_helpers(job: Job, world_size: int) -> int:

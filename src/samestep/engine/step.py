@@ -21,7 +21,7 @@ from samestep.engine.curvature import Curvature
 from samestep.engine.events import Phase
 from samestep.engine.finite import LOSS_TENSOR, Culprit, NonFiniteSums, SpoiledStateError
 from samestep.engine.flat import FlatModel
-from samestep.engine.helpers import hands_for
+from samestep.engine.helpers import hands_for, runner
 from samestep.engine.job import LOSS, SAMPLES, WEIGHT, Job
 from samestep.engine.late import LateSums
 from samestep.engine.loading import Loading
@@ -76,7 +76,9 @@ class Stepper:
         )
         self._hands = hands_for(job, rank.world_size, rank.num_helpers)
         hands = allotment.owned(job.update.layout, rank.team, job.stages, num_hands=self._hands.num_hands)
-        self.owned = owners.owned_by(job.update, hands[rank.index], live, self._hands.run)
+        num_owned = sum(segment.stop - segment.start for hand in hands[rank.index] for segment in hand)
+        self._run = runner(self._hands, num_owned)
+        self.owned = owners.owned_by(job.update, hands[rank.index], live, self._run)
         self._segments = self.owned.segments
         self.kept = [segment for owner in rank.stands_for for hand in hands[owner] for segment in hand]
         self.parameters: list[Tensor] = list(self.owned.parameters)
@@ -323,7 +325,7 @@ class Stepper:
         """The sums of the owned segments, and the norms of their blocks; every hand takes some segments."""
         numbers, num_hands = range(len(self._segments)), self._hands.num_hands
         shares = [numbers[hand::num_hands] for hand in range(num_hands)]
-        self._hands.run([partial(self._combine_some, plan, share, factor) for share in shares])
+        self._run([partial(self._combine_some, plan, share, factor) for share in shares])
 
     def _combine_some(self, plan: RoundPlan, numbers: Iterable[int], factor: float) -> None:
         for number in numbers:

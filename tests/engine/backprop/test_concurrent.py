@@ -76,6 +76,24 @@ def test_the_same_bits_in_float64(deferred: list[str]) -> None:
     assert deferred
 
 
+@pytest.mark.parametrize(("least", "num_watched"), [(1 << 40, 3), (0, 21)])
+def test_a_network_without_a_layer_worth_it_is_not_watched_for_long(
+    least: int, num_watched: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """21 microbatches in all."""
+    monkeypatch.setattr(concurrent, "_WORTH_A_THREAD", least)
+    entered: list[concurrent.Watch] = []
+    enter = concurrent.Watch.__enter__
+
+    def noted(watch: concurrent.Watch) -> Any:
+        entered.append(watch)
+        return enter(watch)  # type: ignore[no-untyped-call]
+
+    monkeypatch.setattr(concurrent.Watch, "__enter__", noted)
+    assert are_same(Mlp)
+    assert len(entered) == num_watched
+
+
 def test_channels_last(deferred: list[str]) -> None:
     assert are_same(Cnn, channels_last=True)
     assert "Convolution" in deferred

@@ -30,6 +30,9 @@ _OPENED = {
 _WORTH_A_THREAD = 1 << 20
 """Multiplications, below which a layer is left to torch."""
 
+_IDLE_PASSES = 3
+"""Passes in which nothing was left to helpers, after which a network is not watched any longer: that costs, too."""
+
 
 class Left(StrEnum):
     """Why a call is left to torch."""
@@ -100,7 +103,8 @@ class Concurrent:
         self._helpers = helpers
         self._deferred: list[Deferred] = []
         self._targets: dict[int, Tensor] = {}
-        self.watch = Watch(self, seen)
+        self._num_idle = 0
+        self.watch: AbstractContextManager[object] = Watch(self, seen)
         """A context for a forward pass, the layers of which are noticed."""
 
     def begin(self, targets: Mapping[int, Tensor]) -> None:
@@ -154,6 +158,9 @@ class Concurrent:
             may have to be added in another order: from now on it is left to torch, and the microbatch is repeated.
         """
         self._helpers.finish()
+        self._num_idle = 0 if self._deferred else self._num_idle + 1
+        if self._num_idle == _IDLE_PASSES:
+            self.watch = nullcontext()
         found: dict[int, list[Tensor]] = {}
         was_cast = set()
         for parameters, is_cast, task in self._deferred:

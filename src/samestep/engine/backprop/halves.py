@@ -6,11 +6,12 @@ So a stage of a pipeline gives the gradients that the stage before needs, and co
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import nn
 
-from samestep.engine.backprop.concurrent import Concurrent, Deferred, Watch
+from samestep.engine.backprop.concurrent import Concurrent, Deferred
 from samestep.engine.helpers import Task
 
 Rest = Sequence[Deferred]
@@ -30,7 +31,7 @@ class Halves:
         self._concurrent = Concurrent(parameters, _Nobody(), least_work=0)
 
     @property
-    def watch(self) -> Watch:
+    def watch(self) -> AbstractContextManager[object]:
         """A context for a forward pass, the layers of which are noticed."""
         return self._concurrent.watch
 
