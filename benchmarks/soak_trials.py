@@ -165,7 +165,8 @@ def pauses(notices: list[str]) -> tuple[list[float], list[float]]:
 
 
 def phases_names(world_size: int) -> list[str]:
-    return [f"{phase.text}, rank {rank}" for phase in Phase for rank in range(world_size)]
+    phases = [phase for phase in Phase if phase is not Phase.STAGES]  # nobody enters it where there is one stage
+    return [f"{phase.text}, rank {rank}" for phase in phases for rank in range(world_size)]
 
 
 def phases(name: str, *, world_size: int) -> Trial:
