@@ -6,6 +6,7 @@ import gzip
 import json
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from samestep.run import train
+from samestep.workloads import networks
 from tests.cli.command import Command, Finished
 
 Call = Callable[..., Finished]
@@ -81,6 +84,18 @@ class TestTables:
         assert "missing values: Age " in shown
         assert "train-numbers.npy" in shown
         assert " female " in shown
+
+    def test_of_several_ranks_only_the_first_writes_the_network(
+        self, call_here: Call, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        undisturbed = train.run
+        monkeypatch.setattr(train, "run", lambda *a, **k: replace(undisturbed(*a, **k), is_first=False))
+        words = ("train", "--data", "titanic.csv", *TARGET, "--steps", "2", "--workers", "1", "--out")
+        assert call_here(*words, "other").code == 0
+        assert not (folder / "other" / networks.FILENAME).exists()
+        monkeypatch.setattr(train, "run", undisturbed)
+        assert call_here(*words, "first").code == 0
+        assert (folder / "first" / networks.FILENAME).exists()
 
     def test_the_same_network_from_every_form_of_the_data(self, call_here: Call, folder: Path) -> None:
         text = (folder / "titanic.csv").read_text()

@@ -6,6 +6,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+import psutil
 
 TRAIN = (sys.executable, "-m", "samestep", "train")
 
@@ -20,3 +23,15 @@ def wait_for(process: subprocess.Popen[str], text: str) -> None:
     """Until it has said something on stderr."""
     assert process.stderr is not None
     assert any(text in line for line in process.stderr), f"it ended before it said {text!r}"
+
+
+def end_all(processes: Sequence[subprocess.Popen[str]]) -> None:
+    """Kill them and all that they have started, which holds their pipes, and close these."""
+    family = [psutil.Process(each.pid) for each in processes if each.poll() is None]
+    with suppress(psutil.NoSuchProcess):
+        family += [child for each in family for child in each.children(recursive=True)]
+    for member in family:
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
+    for process in processes:
+        process.communicate(timeout=20)

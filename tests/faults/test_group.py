@@ -67,9 +67,7 @@ class Ranks:
         ]
 
     def close(self) -> None:
-        for process in self.started:
-            process.kill()
-            process.communicate()
+        one_rank.end_all(self.started)
 
 
 @pytest.fixture

@@ -53,9 +53,7 @@ class Started:
         return self.processes[rank].returncode, out, err
 
     def close(self) -> None:
-        for process in self.processes:
-            process.kill()
-            process.communicate()
+        one_rank.end_all(self.processes)
 
 
 @pytest.fixture

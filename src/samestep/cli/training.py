@@ -93,7 +93,7 @@ def train(
             planned = outline(built, settings, Choices())
         elif not print_config:
             result = run(built, settings, choices=Choices(), progress=for_stderr(), ahead=ahead)
-            if work.network is not None and settings.out is not None:
+            if work.network is not None and settings.out is not None and result.is_first:
                 work.network.save(settings.out)
     if print_config:
         print(as_toml(resolve(settings, built.recipe).as_dict()))

@@ -29,6 +29,9 @@ from samestep.version import __version__
 _WITHOUT_CHECKPOINT_S = 30.0
 """Seconds between snapshots where nobody saves them: they are for the rare step that has to be repeated."""
 
+_REACH_S = 120.0
+"""Longest wait for an answer at rank 0's address where no deadline is named: a wrong address is told soon."""
+
 _MAY_DIFFER = frozenset({"checkpoint", "checkpoint_every_s", "resume", "out", "log", "profile", "weights"})
 """Settings that ranks may have each their own of."""
 
@@ -123,7 +126,8 @@ def told(settings: Settings) -> Iterator[Ranks | None]:
     if place is None:
         yield None
         return
-    meeting = meetings.connect(place, settings.deadline_s or DEADLINE_S)
+    deadline_s = settings.deadline_s
+    meeting = meetings.connect(place, deadline_s or DEADLINE_S, reach_s=deadline_s or _REACH_S)
     try:
         yield Ranks(meeting)
     except SamestepError as error:

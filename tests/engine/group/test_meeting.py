@@ -13,6 +13,7 @@ from samestep import torch_private
 from samestep.engine.group import meeting as meetings
 from samestep.engine.group.meeting import Meeting
 from samestep.engine.group.parcels import Parcel, Route
+from samestep.engine.group.place import Place
 from samestep.engine.group.wire import PeerLost, Wire
 from samestep.errors import ToldElsewhere, UsageError, WorkerError
 from tests.engine.group.two import connected, together
@@ -91,6 +92,14 @@ def test_a_port_that_is_taken_and_an_address_of_others() -> None:
         meetings.listen("127.0.0.1", taken.getsockname()[1])
     with pytest.raises(UsageError, match=r"rank 0 cannot listen on 203\.0\.113\.1:"):
         meetings.listen("203.0.113.1", 0)
+
+
+def test_where_nobody_answers_the_limit_is_that_of_reaching() -> None:
+    with meetings.listen("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+    place = Place(rank=1, world_size=2, local_rank=0, local_size=1, host="127.0.0.1", port=port, hosts_store=False)
+    with pytest.raises(UsageError, match=rf"rank 1: nobody answers at 127\.0\.0\.1:{port} within 0\.3 s \("):
+        meetings.connect(place, deadline_s=600.0, reach_s=0.3)
 
 
 def test_a_part_of_a_store_has_keys_of_its_own(both: list[Meeting]) -> None:

@@ -221,18 +221,22 @@ class Meeting:
         return WorkerError(f"{self._own.name}: the store at {where} is gone ({_first_line(error)})")
 
 
-def connect(place: Place, deadline_s: float, listening: socket.socket | None = None) -> Meeting:
+def connect(
+    place: Place, deadline_s: float, listening: socket.socket | None = None, *, reach_s: float | None = None
+) -> Meeting:
     """Reach the store, or be its host: it listens on the address that was named and on no other.
 
     Args:
         place: Where this process stands.
-        deadline_s: How long to wait for others, here and in the meeting.
+        deadline_s: How long to wait for others in the meeting.
         listening: Of the host: the socket, where it has one.
+        reach_s: How long to try to reach the store; as long as for others, where it is not given.
 
     Raises:
         UsageError: The address is not this machine's, the port is taken, or nobody answers there.
     """
     where = f"{place.host}:{place.port}"
+    reach_s = deadline_s if reach_s is None else reach_s
     handle = None
     if place.hosts_store:
         handle = (listening or listen(place.host, place.port)).detach()
@@ -241,13 +245,13 @@ def connect(place: Place, deadline_s: float, listening: socket.socket | None = N
             place.host,
             place.port,
             is_master=place.hosts_store,
-            timeout=timedelta(seconds=deadline_s),
+            timeout=timedelta(seconds=reach_s),
             wait_for_workers=False,
             master_listen_fd=handle,
         )
     except (distributed.DistError, RuntimeError) as error:
         raise UsageError(
-            f"rank {place.rank}: nobody answers at {where} within {deadline_s:g} s ({_first_line(error)}); is this the "
+            f"rank {place.rank}: nobody answers at {where} within {reach_s:g} s ({_first_line(error)}); is this the "
             "address of the machine with rank 0, and the port open?"
         ) from None
     store.set_timeout(timedelta(seconds=_STORE_TIMEOUT_S))
