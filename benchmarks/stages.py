@@ -22,7 +22,7 @@ from samestep.plan.schedules import Schedule
 
 _NUM_STAGES, _MICROBATCH, _NUM_LAYERS = 2, 32, 32
 _COUNTS = (2, 4, 8, 16)
-_CUTS, _CUTS_COUNT = tuple(range(12, 22, 2)), 8
+_CUTS, _CUTS_COUNT = (12, 14, 15, 16, 17, 18, 20), 8
 """Layers that may begin the second stage, and the microbatches with which they are compared."""
 
 _NAMES = (*(f"m-{count}" for count in _COUNTS), "cuts")
@@ -46,13 +46,17 @@ def tasks(name: str) -> list[Task]:
     count = _CUTS_COUNT if name == "cuts" else int(name.removeprefix("m-"))
     common = {"net": "deep", "global_batch": count * _MICROBATCH, "microbatch": _MICROBATCH}
     staged = {**common, "kind": "samestep", "workers": _NUM_STAGES, "stages": _NUM_STAGES}
-    made: list[tuple[str, dict[str, object]]] = [(_OURS, staged), (_TWIN, staged)]
+    made: list[tuple[str, dict[str, object]]] = []
     if name == "cuts":
+        made += [(_OURS, staged), (_TWIN, staged)]
         made += [(f"cut {layer}", {**staged, "cut": str(layer)}) for layer in _CUTS]
     else:
-        torchs = {**common, "kind": "pipelining", "workers": _NUM_STAGES, "cut": str(_NUM_LAYERS // 2)}
+        half = {"cut": str(_NUM_LAYERS // 2)}
+        torchs = {**common, **half, "kind": "pipelining", "workers": _NUM_STAGES}
         made += [
-            (_GPIPE, {**staged, "schedule": "gpipe"}),
+            (_OURS, {**staged, **half}),
+            (_TWIN, {**staged, **half}),
+            (_GPIPE, {**staged, **half, "schedule": "gpipe"}),
             *((each, {**staged, "schedule": each}) for each in _CHUNKED),
             (_ONE, {**common, "kind": "samestep"}),
             (_WORKERS, {**common, "kind": "samestep", "workers": 2}),
@@ -73,8 +77,9 @@ def page(found: Mapping[str, Result]) -> str:
         "",
         (
             f"16 linear layers of 512 × 512 with ReLU in {_NUM_STAGES} stages on {_NUM_STAGES} workers, microbatches "
-            f"of {_MICROBATCH}, m of them a step. Ideal: one worker's time over {_NUM_STAGES}, plus the bubble. The "
-            "bubble is the share of its steps in which a worker waits; the formula is (P - 1) / (m + P - 1)."
+            f"of {_MICROBATCH}, m of them a step. samestep's 1f1b and gpipe, and torch's, are cut in the middle. Ideal: "
+            f"one worker's time over {_NUM_STAGES}, plus the bubble. The bubble is the share of its steps in which a "
+            "worker waits; the formula is (P - 1) / (m + P - 1)."
         ),
         "",
         "| " + " | ".join(_COLUMNS) + " |",
