@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import re
+import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +22,7 @@ from samestep.errors import DataError, UsageError
 ENDINGS = (".npy", ".npz")
 
 _IDX = re.compile(r"(.*?)[-_.]?(images|labels)[-_.]idx[13][-_.]ubyte(\.gz)?", re.IGNORECASE)
+_PICTURES_AT_ONCE, _COPIED_AT_ONCE = 1024, 1 << 20
 _INPUT_NAMES, _TARGET_NAMES = ("x", "data", "images", "inputs"), ("y", "labels", "label", "target", "targets")
 
 
@@ -100,17 +104,32 @@ def read_idx(folder: Path) -> dict[str, Part]:
     return parts
 
 
-def read_numpy(path: Path, target: str | None) -> dict[str, Part]:
-    """The arrays in a .npy or .npz file, by part.
+def joined(pixels: Sequence[npt.NDArray[np.uint8]], path: Path) -> npt.NDArray[np.uint8]:
+    """Pictures of the same shape, one after the other; of several arrays in a file, which is mapped."""
+    if len(pixels) == 1:
+        return pixels[0]
+    shapes = sorted({each.shape[1:] for each in pixels})
+    if len(shapes) > 1:
+        raise DataError(f"the parts hold pictures of different shapes: {', '.join(map(str, shapes))}")
+    with open(path, "wb") as file:
+        for each in pixels:
+            for start in range(0, len(each), _PICTURES_AT_ONCE):
+                file.write(np.ascontiguousarray(each[start : start + _PICTURES_AT_ONCE]).data)
+    return np.memmap(path, np.uint8, "r", shape=(sum(map(len, pixels)), *shapes[0]))
+
+
+def read_numpy(path: Path, target: str | None, scratch: Path | None = None) -> dict[str, Part]:
+    """The arrays in a .npy or .npz file, by part; they are mapped, and read where they are looked at.
 
     A .npz file holds the inputs (x, data, images or inputs) and the target (named by `target`; or y, labels, ...);
-    with ``_train`` and ``_test`` behind the names, as Keras writes them, both parts.
+    with ``_train`` and ``_test`` behind the names, as Keras writes them, both parts. Its arrays are unpacked into the
+    folder `scratch`, which a .npy file does not need.
 
     Raises:
         DataError: The file is damaged, or holds something else.
         UsageError: Which array is which is left open.
     """
-    arrays = _loaded(path)
+    arrays = _loaded(path, scratch)
     if path.suffix == ".npy":
         return {TRAIN: Part(arrays["x"], None)}
     parts = {}
@@ -125,16 +144,35 @@ def read_numpy(path: Path, target: str | None) -> dict[str, Part]:
     return parts
 
 
-def _loaded(path: Path) -> dict[str, npt.NDArray[Any]]:
+def _loaded(path: Path, scratch: Path | None) -> dict[str, npt.NDArray[Any]]:
     try:
         if path.suffix == ".npy":
-            return {"x": np.load(path, allow_pickle=False, mmap_mode="r")}
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            return {"x": _mapped(path)}
+        assert scratch is not None
+        return {name: _mapped(member) for name, member in _unpacked(path, scratch).items()}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise  # the disk, and not the file
         raise DataError(
             f"{path.name} cannot be read as arrays ({error}); objects are not read, for they may run code"
         ) from None
+
+
+def _mapped(path: Path) -> npt.NDArray[Any]:
+    found = np.load(path, allow_pickle=False, mmap_mode="r")
+    return cast("npt.NDArray[Any]", found)
+
+
+def _unpacked(path: Path, scratch: Path) -> dict[str, Path]:
+    """The members of a .npz file by name, as files."""
+    found = {}
+    with zipfile.ZipFile(path) as archive:
+        for number, name in enumerate(archive.namelist()):
+            own = scratch / f"array-{number}.npy"
+            with archive.open(name) as content, open(own, "wb") as file:
+                shutil.copyfileobj(content, file, _COPIED_AT_ONCE)
+            found[name.removesuffix(".npy")] = own
+    return found
 
 
 def _named(arrays: Mapping[str, Any], names: tuple[str, ...], endings: tuple[str, ...]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -48,8 +49,8 @@ def ensure(source: str, folder: Path, settings: DataSettings, tell: Tell) -> tup
         "settings": settings.given(),
         "samestep": __version__,
     }
-    whole = _whole(folder)
-    if whole is not None and whole.manifest.made_of == made_of:
+    whole = _whole(folder, made_of)
+    if whole is not None:
         return whole, False
     with writer.writing(folder) as place:
         kind, schema, statistics = _make(path, evaluation, settings, place, tell)
@@ -82,10 +83,12 @@ def _located(source: str) -> Path:
     return kaggle.fetch(source) if kaggle.is_kaggle(source) else Path(source)
 
 
-def _whole(folder: Path) -> Pack | None:
-    """The pack in a folder; None where there is none, or it is damaged and has to be made anew."""
+def _whole(folder: Path, made_of: Mapping[str, Any]) -> Pack | None:
+    """The pack in a folder; None where there is none, or it is of something else or damaged: it has to be made anew."""
     try:
-        return reader.open_pack(folder) if manifest.is_pack(folder) else None
+        if not manifest.is_pack(folder) or manifest.read(folder).made_of != made_of:
+            return None
+        return reader.open_pack(folder)  # reads it through, for packing again is what mends a damaged one
     except DataError:
         return None
 
@@ -267,17 +270,17 @@ def _make_arrays(path: Path, settings: DataSettings, place: Writer, tell: Tell) 
     from samestep.data.pictures import making  # noqa: PLC0415
     from samestep.data.table import frames, kinds  # noqa: PLC0415
 
-    parts = arrays.read_idx(path) if path.is_dir() else arrays.read_numpy(path, settings.target)
+    parts = arrays.read_idx(path) if path.is_dir() else arrays.read_numpy(path, settings.target, place.scratch)
     if arrays.are_tokens(parts[TRAIN].inputs) and parts[TRAIN].target is None:
         return _make_tokens(parts[TRAIN].inputs, settings, place, tell)
     if all(part.are_pictures for part in parts.values()):
-        pixels = np.concatenate([part.pixels for part in parts.values()])
+        pixels = arrays.joined([part.pixels for part in parts.values()], place.scratch / "pixels.raw")
         labels = [str(label) for part in parts.values() for label in np.asarray(part.target).tolist()]
         names = [name for name, part in parts.items() for _ in range(len(part.inputs))] if len(parts) > 1 else None
         how = _how(making.Making, settings, "pictures in arrays", "target")
         return "pictures", *making.write(pixels, labels, names, how, place)
     given = kinds.parse_given(settings.kinds or "")
     target = settings.target or "target"
-    tables = {name: frames.of_memory(part.columns(target), given) for name, part in parts.items()}
+    tables = {name: frames.of_arrays(part.columns(target), given) for name, part in parts.items()}
     named = settings if parts[TRAIN].target is None else replace(settings, target=target)
     return _pack_table(tables[TRAIN], tables.get(EVALUATION), named, place, tell)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -16,7 +19,7 @@ import torch
 
 from samestep.data import making
 from samestep.data.settings import DataSettings
-from samestep.data.table import frames
+from samestep.data.table import frames, streams
 from samestep.errors import DataError
 
 FRAME = pl.DataFrame(
@@ -74,6 +77,68 @@ def test_files_hold_the_same(tmp_path: Path, written: Callable[[Path], frames.Fr
     frame = written(tmp_path)
     assert rows(frame) == EXPECTED
     assert frame.num_rows_about == 4
+
+
+_GROWTH = """
+import sys, threading, time
+from pathlib import Path
+import numpy as np, polars as pl
+from samestep.data.table import frames
+
+def anonymous():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) << 10
+
+def watch():
+    while not is_over.wait(0.002):
+        peaks.append(anonymous())
+
+path = Path(sys.argv[1])
+if path.suffix == ".npy":
+    array = np.load(path, mmap_mode="r")
+    frame = frames.of_arrays({f"c{place}": array[:, place] for place in range(array.shape[1])}, {})
+else:
+    frame = frames.of_files([path], {})
+peaks, is_over = [anonymous()], threading.Event()
+watcher = threading.Thread(target=watch)
+watcher.start()
+num_rows, total = 0, 0.0
+for chunk in frame.chunks(frame.names):
+    num_rows, total = num_rows + len(chunk), total + chunk["c0"].sum()
+is_over.set()
+watcher.join()
+print(num_rows, total, max(peaks) - peaks[0])
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+@pytest.mark.parametrize("ending", ["npy", "arrow"])
+def test_files_are_not_wholly_in_memory(tmp_path: Path, ending: str) -> None:
+    num_rows, width, path = 100_000, 160, tmp_path / f"t.{ending}"
+    if ending == "npy":
+        np.save(path, np.ones((num_rows, width)))
+    else:
+        batch = pl.DataFrame({f"c{place}": np.ones(num_rows // 100) for place in range(width)})
+        part = io.BytesIO()
+        batch.write_ipc_stream(part)
+        (schema, *_, rows) = [message.content for message in streams.messages(io.BytesIO(part.getvalue()))]
+        path.write_bytes(schema + rows * 100)
+    size = path.stat().st_size
+    assert size > 120_000_000
+    words = [sys.executable, "-c", _GROWTH, str(path)]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+    assert [float(word) for word in said[:2]] == [num_rows, num_rows]
+    assert int(said[2]) < size * 0.8, said
+
+
+@pytest.mark.parametrize("num_kept", [3, 100, -9, -200])
+def test_a_stream_that_is_cut_short_is_one_line(tmp_path: Path, num_kept: int) -> None:
+    path = tmp_path / "t.arrow"
+    FRAME.write_ipc_stream(path)
+    path.write_bytes(path.read_bytes()[:num_kept])
+    with pytest.raises(DataError, match=r"t\.arrow is damaged or cut short|t\.arrow is no Arrow stream"):
+        frames.of_files([path], {})
 
 
 def test_arrays_tensors_and_columns() -> None:

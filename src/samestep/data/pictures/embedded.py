@@ -73,7 +73,7 @@ def unpack(tables: Tables, target: str | None, folder: Path, tell: Tell) -> Labe
     column = _label_column(tables, target)
     names = tables.class_names.get(column)
     folder.mkdir()
-    total = sum(frames.num_rows(frames.scan(files)) for files in tables.parts.values())
+    total = sum(frames.num_rows_of(files) for files in tables.parts.values())
     paths, labels, parts, called = [], [], [], []
     for part, files in tables.parts.items():
         for number, (source, picture, label) in enumerate(_rows(files, tables.pictures, column)):

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from samestep.data import hub
 from samestep.data.settings import PARQUET_ENDINGS
+from samestep.data.table import streams
 from samestep.data.table.kinds import MICROSECONDS_A_DAY, Kind, settle
 from samestep.errors import DataError
 
@@ -66,8 +68,7 @@ def of_files(paths: Sequence[Path], given: Mapping[str, Kind], settled: Mapping[
         DataError: A file is damaged.
     """
     try:
-        table = scan(paths)
-        return Frame(table, num_rows(table), given, settled)
+        return Frame(scan(paths), num_rows_of(paths), given, settled)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{paths[0].name} cannot be read: {str(error).splitlines()[0]}") from error
 
@@ -76,7 +77,13 @@ def scan(paths: Sequence[Path]) -> pl.LazyFrame:
     """Parquet or Arrow files with the same columns, one after the other, not yet read."""
     if paths[0].suffix in PARQUET_ENDINGS:
         return pl.scan_parquet(list(paths), glob=False)
-    return pl.concat([_arrow(path) for path in paths])
+    return pl.concat([streams.scan(path) if _is_stream(path) else pl.scan_ipc(path) for path in paths])
+
+
+def num_rows_of(paths: Sequence[Path]) -> int:
+    """The rows of Parquet or Arrow files."""
+    are_streams = paths[0].suffix not in PARQUET_ENDINGS and all(map(_is_stream, paths))
+    return sum(map(streams.num_rows, paths)) if are_streams else num_rows(scan(paths))
 
 
 def of_hugging_face(folder: Path, given: Mapping[str, Kind], settled: Mapping[str, Kind] | None = None) -> Frame:
@@ -114,6 +121,11 @@ def of_memory(data: Any, given: Mapping[str, Kind], settled: Mapping[str, Kind] 
     return of_memory({f"column{place}": array[:, place] for place in range(array.shape[1])}, given, settled)
 
 
+def of_arrays(columns: Mapping[str, npt.NDArray[Any]], given: Mapping[str, Kind]) -> Frame:
+    """Columns of the same length, which may be in a mapped file: they are read some rows at a time."""
+    return Frame(streams.of_arrays(columns), len(next(iter(columns.values()))), given)
+
+
 def _series(name: str, values: Any) -> pl.Series:
     """A column; of pandas' own types the values that they stand for."""
     if isinstance(values, pl.Series):
@@ -134,11 +146,10 @@ def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _arrow(path: Path) -> pl.LazyFrame:
-    """An Arrow file: the random access format, or the stream that Hugging Face writes."""
+def _is_stream(path: Path) -> bool:
+    """Whether an Arrow file is the stream that Hugging Face writes, and not the random access format."""
     with open(path, "rb") as file:
-        is_file = file.read(6) == b"ARROW1"
-    return pl.scan_ipc(path) if is_file else pl.read_ipc_stream(path).lazy()
+        return file.read(6) != b"ARROW1"
 
 
 def num_rows(table: pl.LazyFrame) -> int:
