@@ -190,9 +190,11 @@ def test_an_older_pack_comes_back_where_a_new_one_cannot_take_its_place(
 
 def test_an_older_pack_that_a_killed_process_put_aside_comes_back(pack: Path) -> None:
     pack.rename(pack.with_name(".pack.4194304.old"))
+    other = pack.with_name(".pack.1.4194304.old")  # of a pack of another name
+    other.mkdir()
     writer._sweep(pack)
     assert reader.open_pack(pack).manifest.made_of
-    assert [path.name for path in pack.parent.iterdir()] == ["pack"]
+    assert sorted(path.name for path in pack.parent.iterdir()) == [other.name, "pack"]
 
 
 def test_the_manifest_is_plain_json(pack: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -136,11 +137,12 @@ def _replace(folder: Path, unfinished: Path) -> None:
 
 def _sweep(folder: Path) -> None:
     """Remove what a killed process has left of its unfinished pack; an older one that it had put aside comes back."""
-    for path in folder.parent.glob(f".{folder.name}.*.*"):
-        *_, number, ending = path.name.split(".")
-        if ending not in ("part", "old") or not number.isdigit() or _is_running(int(number)):
+    left = re.compile(rf"\.{re.escape(folder.name)}\.(\d+)\.(part|old)")
+    for path in [*folder.parent.iterdir()]:
+        found = left.fullmatch(path.name)
+        if found is None or _is_running(int(found[1])):
             continue
-        if ending == "old" and not folder.exists():
+        if found[2] == "old" and not folder.exists():
             path.rename(folder)
         else:
             shutil.rmtree(path, ignore_errors=True)
