@@ -72,6 +72,7 @@ class TestTables:
             "3 columns of numbers: Pclass, Age, Fare",
             "1 columns of categories: Sex (2)",
             "left out: PassengerId numbers the rows; Name has 300 different texts in 300 rows",
+            "kept for evaluation: 0.1 of the rows, by a keyed hash of what they hold, split_seed 0",
         ]
         before = (folder / "packed" / "manifest.json").stat().st_mtime_ns
         again = call_here("pack", "titanic.csv", "packed", *TARGET)
@@ -153,6 +154,35 @@ class TestTables:
         codes = np.load(folder / "packed" / "evaluation-categories.npy")
         assert (codes == 0).sum() == 1
 
+    def test_a_table_without_a_header(self, call_here: Call, folder: Path) -> None:
+        (folder / "bare.csv").write_text("".join(f"n{n},{n % 2}\n" for n in range(30)).replace("n", "id", 1))
+        finished = call_here(
+            "pack", "bare.csv", "packed", "--target", "column1", "--no-header", "--evaluation-frac", "0"
+        )
+        assert finished.stdout.startswith("bare.csv: 30 train samples"), finished.stderr
+
+    def test_what_cannot_be_learned_or_judged_is_said(self, call_here: Call, folder: Path) -> None:
+        (folder / "few.csv").write_text("x,y\n" + "1,a\n2,b\n" * 20)
+        lines = call_here("pack", "few.csv", "packed", "--target", "y").stdout.splitlines()
+        assert len([line for line in lines if line.startswith("no sample is kept for evaluation: take another")]) == 1
+        (folder / "later.csv").write_text("x,y\n1,a\n2,c\n")
+        words = ("pack", "few.csv", "packed", "--target", "y", "--evaluation", "later.csv")
+        lines = call_here(*words).stdout.splitlines()
+        assert "classes of y without a sample to train on: c" in lines
+        assert not any("kept for evaluation" in line for line in lines)
+
+    def test_training_prints_what_it_chose(self, call_here: Call, folder: Path) -> None:
+        words = ("train", "--data", "titanic.csv", *TARGET, "--workers", "1", "--steps", "3", "--shuffle-block", "8")
+        finished = call_here(*words)
+        lines = finished.stderr.splitlines()
+        assert "network: mlp, width 64, depth 2" in lines
+        assert "loss: CrossEntropyLoss; evaluated by accuracy" in lines
+        assert "optimiser: adamw, learning rate 0.002 (cosine), global batch 64, 3 steps" in lines
+        assert "order: blocks of 8 samples" in lines
+        assert any(line.startswith("waiting for data ") for line in finished.stdout.splitlines())
+        finished = call_here(*words, "--optimizer", "sgd", "--lr", "0.5")
+        assert "optimiser: sgd, learning rate 0.5 (constant), global batch 64, 3 steps" in finished.stderr.splitlines()
+
 
 class TestPictures:
     @pytest.mark.processes
@@ -196,6 +226,18 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("pack", "titanic.csv", "taken", *TARGET), "taken is there already and is no pack"),
     (("pack", "empty.csv", "packed", *TARGET), "empty.csv is empty"),
     (("pack", "infinite.csv", "packed", "--target", "y"), "row 2: x is infinite; take it as a missing value"),
+    (
+        ("pack", "whole.csv", "packed", "--target", "y", "--evaluation", "infinite.csv"),
+        "row 2 of the evaluation table: x is infinite",
+    ),
+    (
+        ("pack", "whole.csv", "packed", "--target", "y", "--evaluation", "holes.csv"),
+        "the target y is missing in 1 of 7 rows (first in row 3 of the evaluation table)",
+    ),
+    (("pack", "late.csv", "packed", "--target", "y", "--rows-without-target", "drop"), "row 4: x is infinite"),
+    (("pack", "infinite.parquet", "packed", "--target", "y"), "(missing inf,-inf in text files, null in others)"),
+    (("pack", "train-images-idx3-ubyte", "packed"), "train-images-idx3-ubyte is an IDX file, of which pictures and"),
+    (("pack", "taken", "packed"), "taken holds letter.txt: learn it symbol by symbol with text characters; or,"),
     (("pack", "one.csv", "packed", "--target", "y"), "the target y has one class only (1)"),
     (("pack", "cut.csv.gz", "packed", "--target", "y"), "cut.csv.gz is damaged or cut short"),
     (("pack", "cut.zip", "packed", "--target", "y"), "cut.zip is damaged or cut short"),
@@ -214,6 +256,11 @@ def test_mistakes_are_one_line(call_here: Call, folder: Path, words: tuple[str, 
     (folder / "taken" / "letter.txt").write_text("dear")
     (folder / "empty.csv").write_text("")
     (folder / "infinite.csv").write_text("x,y\n1,0\ninf,1\n2,0\n")
+    pl.DataFrame({"x": [1.0, float("inf"), 2.0], "y": [0, 1, 0]}).write_parquet(folder / "infinite.parquet")
+    (folder / "whole.csv").write_text("x,y\n1,0\n4,1\n2,0\n")
+    (folder / "holes.csv").write_text("x,y\n1,0\n5,1\n2,\n7,1\n")
+    (folder / "late.csv").write_text("x,y\n1,0\n5,1\n2,\ninf,1\n")
+    (folder / "train-images-idx3-ubyte").write_bytes(bytes([0, 0, 8, 3, 255]))
     (folder / "one.csv").write_text("x,y\n1,1\n3,1\n2,1\n")
     whole = gzip.compress(passengers().encode())
     (folder / "cut.csv.gz").write_bytes(whole[: len(whole) // 2])

@@ -105,3 +105,39 @@ def test_what_cannot_be_packed(tmp_path: Path) -> None:
     np.savez(tmp_path / "e.npz", x=np.zeros((5, 2, 2, 2), np.float32), y=LABELS[:5])
     with pytest.raises(DataError, match="are no table of numbers"):
         packed(tmp_path / "e.npz")
+
+
+def test_arrays_of_samples_are_what_a_data_set_of_them_is(tmp_path: Path) -> None:
+    inputs = np.random.default_rng(2).normal(size=(60, 3, 4, 5))
+    np.savez(tmp_path / "set.npz", x=inputs, y=LABELS)
+    found = packed(tmp_path / "set.npz")
+    pairs = list(zip(inputs, LABELS.tolist(), strict=True))
+    other = making.of_memory(pairs, tmp_path / "other", DataSettings(), lambda *told: None)
+    assert found.manifest.kind == other.manifest.kind == "arrays"
+    assert found.manifest.schema == other.manifest.schema
+    for name, columns in other.parts.items():
+        for column, values in columns.items():
+            np.testing.assert_array_equal(found.parts[name][column].tensor, values.tensor)
+
+
+def in_memory(folder: Path, data: Any, **settings: Any) -> Pack:
+    return making.of_memory(data, folder / "memory", DataSettings(**settings), lambda *told: None)
+
+
+def test_a_tuple_of_two_arrays_is_inputs_and_targets(tmp_path: Path) -> None:
+    rows = np.random.default_rng(3).normal(size=(60, 2))
+    found = in_memory(tmp_path, (rows, LABELS[:, None]), evaluation=(rows[:20], LABELS[:20]))
+    assert found.manifest.kind == "table"
+    assert [found.manifest.num_samples(part) for part in ("train", "evaluation")] == [60, 20]
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ((np.zeros((4, 2)), np.zeros(3)), "the data: 4 inputs and 3 targets; every sample needs both"),
+        (([1, 2], [1, 2, 3]), "a tuple of 2 is no table; give a data frame, .* or a tuple \\(inputs, target\\)"),
+    ],
+)
+def test_what_is_no_pair_of_arrays(tmp_path: Path, data: Any, text: str) -> None:
+    with pytest.raises(DataError, match=text):
+        in_memory(tmp_path, data)

@@ -14,6 +14,7 @@ from samestep.data.feed import Feed
 from samestep.errors import UsageError
 from samestep.plan.batch import cut
 from samestep.plan.order import Order
+from samestep.workloads.from_data import from_data
 
 PICTURES = np.random.default_rng(0).integers(1, 256, (200, 3, 9, 7), np.uint8)
 SAMPLES = np.arange(200)
@@ -96,6 +97,17 @@ def test_the_feed_changes_training_rows_before_it_scales_them() -> None:
             samples = batch.target.numpy()
             expected = changed(Flip(), samples=samples, epoch=3, seed=5).astype(np.float32) * np.float32(1 / 255)
             np.testing.assert_array_equal(batch.inputs[0].numpy(), expected)
+
+
+def test_noise_leaves_the_marks_of_missing_values() -> None:
+    values = torch.ones((50, 3))
+    column = Rows(values=values, changes=(Noise(deviation=0.5),), num_marks=1)
+    found = column.changed(torch.arange(50), 0, 0)
+    assert (found[:, 2] == 1).all()
+    assert (found[:, :2] != 1).all()
+    marked = from_data({"x": [1.0, None, 3.0, 4.0] * 20, "y": [0, 1] * 40}, target="y").data().train.inputs[0]
+    assert isinstance(marked, Rows)
+    assert marked.num_marks == 1
 
 
 @pytest.mark.parametrize("text", ["turn", "shift", "shift=x", "flip=2", "noise", "", "shift=2,,flip"])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal  # noqa: F401 (cyclopts reads the inherited hints of _DataFlags here)
 
 from cyclopts import App, Parameter
 
@@ -15,7 +16,18 @@ from samestep.version import __version__
 
 UNSET = Settings()
 UNSET_NUMERICS = NumericSettings()
-UNSET_DATA = DataSettings()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _DataFlags(DataSettings):
+    """As flags: the only one that may be no as well as yes, or left open."""
+
+    header: Annotated[bool | None, Parameter(negative="--no-header")] = None
+    """Whether the first row holds the names of the columns."""
+
+
+UNSET_DATA = _DataFlags()
+
 
 app = App(
     name="samestep",
@@ -32,7 +44,7 @@ app = App(
 
 GivenSettings = Annotated[Settings, Parameter(name="*")]
 GivenNumerics = Annotated[NumericSettings, Parameter(name="*")]
-GivenAboutData = Annotated[DataSettings, Parameter(name="*")]
+GivenAboutData = Annotated[_DataFlags, Parameter(name="*")]
 DataSource = Annotated[str | None, Parameter(help="A file, folder, archive or pack to learn from; no WORKLOAD then.")]
 ModelOf = Annotated[chosen.Model | None, Parameter(help="The network for --data; default: what suits it.")]
 ConfigFile = Annotated[Path | None, Parameter(help="TOML file with the same names; flags win.")]

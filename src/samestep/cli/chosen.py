@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal, cast
 
 from samestep.data.settings import DataSettings
 from samestep.errors import UsageError
-from samestep.run.config import NumericSettings, Settings
+from samestep.run.config import NumericSettings, Settings, resolve
 
 if TYPE_CHECKING:
     from samestep.measure.candidates import Choice
@@ -54,7 +54,36 @@ def choose(
             teller.line(line)
     network = networks.choose(packed, model=model, width=settings.width, depth=settings.depth)
     network = replace(network, base_width=settings.base_width, base_depth=settings.base_depth)
-    return Chosen(partial(from_data.workload, packed, network), network)
+    build = partial(from_data.workload, packed, network)
+    with Teller() as teller:
+        for line in _lines(network, build(), settings):
+            teller.line(line)
+    return Chosen(build, network)
+
+
+def _lines(network: Network, built: Workload, settings: NumericSettings) -> Iterator[str]:
+    """What was chosen beside the data, a line each; what a person has said of it is taken as said."""
+    yield f"network: {network.model}, width {network.width}, depth {network.depth}"
+    yield f"loss: {_word(built.loss)}; evaluated by {', '.join(built.metrics)}"
+    config = resolve(Settings(**{name: getattr(settings, name) for name in vars(settings)}), built.recipe)
+    rate = "its own" if config.lr is None else f"{config.lr:g}"
+    length = f"{config.steps:,} steps" if config.steps is not None else f"{config.epochs:g} epochs"
+    yield (
+        f"optimiser: {config.optimizer}, learning rate {rate} ({config.lr_schedule}), "
+        f"global batch {config.global_batch}, {length}"
+    )
+    if config.shuffle_block is not None:
+        yield f"order: blocks of {config.shuffle_block:,} samples"
+
+
+def _word(loss: object) -> str:
+    """A loss by its name.
+
+    >>> from samestep.workloads.transformer import token_loss
+    >>> _word(token_loss)
+    'token_loss'
+    """
+    return getattr(loss, "__name__", type(loss).__name__)
 
 
 def choose_way(chosen: Chosen, settings: Settings, allow_threads: bool, measure_again: bool) -> Choice:

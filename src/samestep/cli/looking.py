@@ -25,7 +25,9 @@ def pack(
     Parameters
     ----------
     source
-        A table (CSV, TSV; also .gz, .zip, .tar.gz), or a folder of tables with the same columns.
+        A table (CSV, TSV, Parquet, Arrow, .npy, .npz; also .gz, .zip, .tar.gz, or a folder of tables with the same
+        columns), a folder of pictures or of IDX files, a text (.txt, or any with --text), a data set that Hugging
+        Face's datasets has saved, or kaggle:OWNER/SET.
     folder
         Where the pack goes.
     """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from samestep.cli import tables
 from samestep.data import schemas
-from samestep.data.pack.manifest import TRAIN
+from samestep.data.pack.manifest import EVALUATION, TRAIN
 from samestep.data.pictures import schema as pictures
 from samestep.data.series import schema as series
 from samestep.data.table.schema import Columns, Schema
@@ -29,11 +29,30 @@ def lines(pack: Pack) -> Iterator[str]:
     what = "symbols" if found.kind == "text" else "samples"
     yield f"{found.source}: {counts} {what}, {_size(pack.num_bytes)} in {pack.folder}"
     yield from _about(schemas.read(found.kind, found.schema))
+    yield from _about_evaluation(pack)
     if found.statistics["num_dropped"]:
         what = "pictures that cannot be decoded" if found.kind == "pictures" else "rows without a target"
         yield f"{found.statistics['num_dropped']:,} {what} are left out"
     if outside := found.statistics.get("num_outside"):
         yield f"{outside:,} pictures that lie in no folder of a class are left out"
+
+
+def _about_evaluation(pack: Pack) -> Iterator[str]:
+    """How samples were kept apart, and what a person may not expect of them."""
+    found = pack.manifest
+    rule = found.statistics.get("split")
+    if rule is not None:
+        yield f"kept for evaluation: {rule}"
+    if EVALUATION not in found.parts and found.made_of["settings"].get("evaluation_frac") != 0:
+        yield (
+            "no sample is kept for evaluation: take another split_seed, a larger evaluation_frac, or give evaluation, "
+            "samples of its own"
+        )
+    counts, schema = found.statistics["classes"], schemas.read(found.kind, found.schema)
+    if TRAIN in counts and not isinstance(schema, texts.Schema) and isinstance(schema.target, Classes):
+        unseen = [name for name, num in zip(schema.target.values, counts[TRAIN], strict=True) if num == 0]
+        if unseen:
+            yield f"classes of {schema.target.name} without a sample to train on: {_names(unseen)}"
 
 
 def _about(schema: schemas.Schema) -> Iterator[str]:

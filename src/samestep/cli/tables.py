@@ -37,9 +37,11 @@ def print_summary(summary: dict[str, Any], out: Path | None) -> None:
     rate = summary["samples_per_s"]
     memory = summary["peak_memory_bytes"]
     grown = summary["growths"]
+    waiting = summary["waiting_for_data_frac"]
     lines = {
         "steps": f"{summary['steps']:,} ({summary['samples']:,} samples)",
         "time": f"{summary['wall_s']:.1f} s" + (f", {rate:,.0f} samples/s" if rate else ""),
+        "waiting for data": "-" if waiting is None else f"{waiting:.1%} of a step, on the slowest worker",
         "memory": f"{memory / 2**20:,.0f} MB, all processes together" if memory else "-",
         "train loss": as_text(summary["train_loss"]),
         "evaluation": as_text(summary["eval"]),

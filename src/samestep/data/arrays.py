@@ -44,6 +44,11 @@ class Part:
         return self.inputs.dtype == np.uint8 and self.inputs.ndim in (3, 4) and self.target is not None
 
     @property
+    def are_samples(self) -> bool:
+        """Whether the inputs are arrays of numbers with a target each, and no rows of a table."""
+        return self.inputs.ndim > 2 and self.target is not None
+
+    @property
     def pixels(self) -> npt.NDArray[np.uint8]:
         """Shape (n, height, width, channels)."""
         if self.inputs.ndim == 3:
@@ -67,6 +72,42 @@ class Part:
 def are_tokens(data: Any) -> bool:
     """Whether an array (or tensor) is a row of whole numbers: a text that was cut into tokens."""
     return getattr(data, "ndim", None) == 1 and np.asarray(data).dtype.kind in "iu"
+
+
+def is_pair(data: Any) -> bool:
+    """Whether something is a tuple of two arrays (or tensors): inputs and targets."""
+    return isinstance(data, tuple) and len(data) == 2 and all(map(_is_array, data))
+
+
+def _is_array(data: Any) -> bool:
+    return hasattr(data, "ndim") and hasattr(data, "dtype") and data.ndim > 0
+
+
+def of_pair(data: Any, what: str) -> Part:
+    """A tuple of two arrays as a part.
+
+    Raises:
+        DataError: It is none, or the arrays have different lengths.
+    """
+    if not is_pair(data):
+        raise DataError(f"{what} is a {type(data).__name__}, and must be a tuple (inputs, target) of two arrays")
+    inputs, target = map(np.asarray, data)
+    if len(inputs) != len(target):
+        raise DataError(f"{what}: {len(inputs):,} inputs and {len(target):,} targets; every sample needs both")
+    return Part(inputs, target.reshape(len(target)) if target.size == len(target) else target)
+
+
+def refuse_single_idx(path: Path) -> None:
+    """An IDX file holds pictures or their labels, and nothing can be learned of one alone.
+
+    Raises:
+        UsageError: The path is an IDX file.
+    """
+    if _IDX.fullmatch(path.name) and path.is_file():
+        raise UsageError(
+            f"{path.name} is an IDX file, of which pictures and labels belong together; give the folder with both, "
+            f"{path.parent}"
+        )
 
 
 def is_idx(folder: Path) -> bool:

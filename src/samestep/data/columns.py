@@ -57,11 +57,13 @@ class Rows:
         values: Shape (num_samples, ...).
         transform: Applied to the gathered rows.
         changes: Augmentation, applied to them before; a training set's alone.
+        num_marks: Numbers at the end of a row that say which values are missing; no change touches them.
     """
 
     values: Tensor | Mapped
     transform: Transform | None = None
     changes: tuple[Change, ...] = ()
+    num_marks: int = 0
 
     @property
     def tensor(self) -> Tensor:
@@ -79,7 +81,10 @@ class Rows:
     def changed(self, indices: Tensor, seed: int, epoch: int) -> Tensor:
         """The rows at `indices`, changed as this epoch changes them."""
         rows = torch.index_select(self.tensor, 0, indices).numpy()
-        changed = augment.apply(self.changes, rows, seed=seed, epoch=epoch, samples=indices.numpy())
+        values, marks = (rows[:, : -self.num_marks], rows[:, -self.num_marks :]) if self.num_marks else (rows, None)
+        changed = augment.apply(self.changes, values, seed=seed, epoch=epoch, samples=indices.numpy())
+        if marks is not None:
+            changed = np.concatenate([changed, marks], axis=1)
         tensor = torch.from_numpy(np.ascontiguousarray(changed))
         return tensor if self.transform is None else self.transform(tensor)
 

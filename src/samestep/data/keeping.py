@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,33 @@ def check_frac(evaluation_frac: float) -> None:
     """
     if not 0 <= evaluation_frac < 1:
         raise UsageError(f"evaluation_frac={evaluation_frac:g} is not in 0 .. 1; 0 keeps nothing apart")
+
+
+class Making(Protocol):
+    """How samples are kept."""
+
+    @property
+    def evaluation_frac(self) -> float: ...
+
+    @property
+    def split_seed(self) -> int: ...
+
+
+def rule(what: str, making: Making, *, by: str | None = None) -> str:
+    """In words: which samples are kept, where a keyed hash decides.
+
+    Args:
+        what: Plural of what a sample is, such as "rows".
+        making: The share and the seed.
+        by: The column that the hash is taken of; None: of all that a sample holds.
+    """
+    hashed = f"{by}" if by is not None else "what they hold"
+    return f"{making.evaluation_frac:.3g} of the {what}, by a keyed hash of {hashed}, split_seed {making.split_seed}"
+
+
+def rule_of_time(what: str, evaluation_frac: float) -> str:
+    """In words: that the last ones are kept."""
+    return f"the last {evaluation_frac:.3g} of {what}"
 
 
 def by_content(samples: Iterable[npt.NDArray[Any]], *, frac: float, seed: int) -> npt.NDArray[np.bool_]:

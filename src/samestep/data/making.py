@@ -110,6 +110,8 @@ def of_memory(data: Any, folder: Path, settings: DataSettings, tell: Tell) -> Pa
         elif tensors.is_dataset(data):
             how = _how(tensors.Making, settings, "a data set of torch", "evaluation")
             made = ("arrays", *tensors.make(data, settings.evaluation, how, place, tell))
+        elif arrays.is_pair(data):
+            made = _make_pair(data, settings, place, tell)
         else:
             made = _make_frame(data, settings, place, tell)
         said = {name: value for name, value in settings.given().items() if name != "evaluation"}
@@ -149,6 +151,7 @@ def _names(kind: type[Any]) -> set[str]:
 
 
 def _make(path: Path, evaluation: Path | None, settings: DataSettings, place: Writer, tell: Tell) -> Made:
+    arrays.refuse_single_idx(path)
     if _is_text(path, settings):
         return _make_text(path, settings, place, tell)
     if _is_pictures(path):
@@ -186,6 +189,8 @@ def _make_table(path: Path, evaluation: Path | None, settings: DataSettings, pla
     # polars is imported when there is a table to read
     from samestep.data.table import reading  # noqa: PLC0415
 
+    if settings.target is None:
+        _refuse_prose(path)
     if hub.is_saved(path):
         parts = hub.splits(path)
         path, evaluation = parts[TRAIN], evaluation or parts.get(EVALUATION)
@@ -193,6 +198,16 @@ def _make_table(path: Path, evaluation: Path | None, settings: DataSettings, pla
     if evaluation is not None:
         other = reading.table(evaluation, settings, place.scratch / "evaluation", training.kinds)
     return _pack_table(training, other, settings, place, tell, "evaluation")
+
+
+def _refuse_prose(folder: Path) -> None:
+    """Texts in a folder may be tables; nobody has said that they are, nor that they are none."""
+    found = unpacked.origins(folder, TABLE_ENDINGS) if folder.is_dir() and not hub.is_saved(folder) else ()
+    if found and all(path.name.removesuffix(".gz").endswith(".txt") for path in found):
+        raise UsageError(
+            f"{folder} holds {found[0].name}{', ...' if found[1:] else ''}: learn it symbol by symbol with text "
+            "characters; or, of a table, name the column that is to be learned with target"
+        )
 
 
 def _make_frame(data: Any, settings: DataSettings, place: Writer, tell: Tell) -> Made:
@@ -267,10 +282,21 @@ def _make_tokens(numbers: Any, settings: DataSettings, place: Writer, tell: Tell
 
 
 def _make_arrays(path: Path, settings: DataSettings, place: Writer, tell: Tell) -> Made:
+    parts = arrays.read_idx(path) if path.is_dir() else arrays.read_numpy(path, settings.target, place.scratch)
+    return _make_parts(parts, settings, place, tell)
+
+
+def _make_pair(data: Any, settings: DataSettings, place: Writer, tell: Tell) -> Made:
+    parts = {TRAIN: arrays.of_pair(data, "the data")}
+    if settings.evaluation is not None:
+        parts[EVALUATION] = arrays.of_pair(settings.evaluation, "evaluation")
+    return _make_parts(parts, replace(settings, evaluation=None), place, tell)
+
+
+def _make_parts(parts: dict[str, arrays.Part], settings: DataSettings, place: Writer, tell: Tell) -> Made:
     from samestep.data.pictures import making  # noqa: PLC0415
     from samestep.data.table import frames, kinds  # noqa: PLC0415
 
-    parts = arrays.read_idx(path) if path.is_dir() else arrays.read_numpy(path, settings.target, place.scratch)
     if arrays.are_tokens(parts[TRAIN].inputs) and parts[TRAIN].target is None:
         return _make_tokens(parts[TRAIN].inputs, settings, place, tell)
     if all(part.are_pictures for part in parts.values()):
@@ -279,6 +305,12 @@ def _make_arrays(path: Path, settings: DataSettings, place: Writer, tell: Tell) 
         names = [name for name, part in parts.items() for _ in range(len(part.inputs))] if len(parts) > 1 else None
         how = _how(making.Making, settings, "pictures in arrays", "target")
         return "pictures", *making.write(pixels, labels, names, how, place)
+    if all(part.are_samples for part in parts.values()):
+        from samestep.data.tensors import making as tensors  # noqa: PLC0415 (needs torch)
+
+        so = _how(tensors.Making, settings, "arrays of samples", "target")
+        pairs = {name: list(zip(part.inputs, np.asarray(part.target), strict=True)) for name, part in parts.items()}
+        return "arrays", *tensors.make(pairs[TRAIN], pairs.get(EVALUATION), so, place, tell)
     given = kinds.parse_given(settings.kinds or "")
     target = settings.target or "target"
     tables = {name: frames.of_arrays(part.columns(target), given) for name, part in parts.items()}

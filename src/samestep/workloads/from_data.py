@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from samestep.data import making, schemas
-from samestep.data.columns import Column, Dataset, Rows, Samples, Scale, Stretches, Windows
+from samestep.data.columns import Dataset, Rows, Samples, Scale, Stretches, Windows
 from samestep.data.pack.manifest import EVALUATION, TRAIN
 from samestep.data.pack.mapped import Mapped
 from samestep.data.pack.reader import Pack
@@ -206,7 +206,12 @@ def _samples(pack: Pack, part: str, about: schemas.Schema) -> Samples:
         return _windows(columns["codes"], about.window)
     if isinstance(about, series.Schema):
         return _stretches(about, pack.parts[ROWS], columns[STARTS])
-    inputs = tuple(input_column(name, values) for name, values in columns.items() if name != "target")
+    num_marks = about.columns.num_inputs - len(about.columns.numbers) if isinstance(about, tables.Schema) else 0
+    inputs = tuple(
+        replace(input_column(name, values), num_marks=num_marks if name == "numbers" else 0)
+        for name, values in columns.items()
+        if name != "target"
+    )
     return Samples(inputs, Rows(values=columns["target"]))
 
 
@@ -229,7 +234,7 @@ def _windows(codes: Mapped, length: int) -> Samples:
     return Samples((window(offset=0),), window(offset=1))
 
 
-def input_column(name: str, values: Tensor | Mapped) -> Column:
+def input_column(name: str, values: Tensor | Mapped) -> Rows:
     """A packed column as the network takes it."""
     transforms = {"categories": _CODES, "pictures": _PIXELS}
     return Rows(values=values, transform=transforms.get(name))

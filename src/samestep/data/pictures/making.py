@@ -113,7 +113,8 @@ def write(
             counts[part] = np.bincount(targets[places], minlength=classes.num_outputs).tolist()
     _, height, width, channels = pixels.shape
     schema = Schema(height=height, width=width, channels=channels, target=classes)
-    return schema, {"classes": counts, "missing": {}, "num_dropped": int(is_broken.sum())}
+    rule = None if parts is not None else keeping.rule("pictures", making)
+    return schema, {"classes": counts, "missing": {}, "num_dropped": int(is_broken.sum()), "split": rule}
 
 
 def _classes(labels: Sequence[str]) -> Classes:

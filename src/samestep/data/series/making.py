@@ -80,7 +80,9 @@ def make(table: Reader, making: Making, writer: Writer, tell: Tell) -> tuple[Sch
     if not (~is_late[goals]).any():
         needed = making.window + making.horizon
         raise DataError(f"no series has {needed:,} rows in a row with a known target to train on")
-    return schema, {"classes": {}, "missing": {making.target: int(np.isnan(target).sum())}, "num_dropped": 0}
+    rule = keeping.rule_of_time("every series", making.evaluation_frac)
+    missing = {making.target: int(np.isnan(target).sum())}
+    return schema, {"classes": {}, "missing": missing, "num_dropped": 0, "split": rule}
 
 
 def _gathered(table: Reader, making: Making, writer: Writer, tell: Tell) -> Raw:

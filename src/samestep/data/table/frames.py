@@ -113,7 +113,13 @@ def of_memory(data: Any, given: Mapping[str, Kind], settled: Mapping[str, Kind] 
             lengths = ", ".join(f"{name} {len(column)}" for name, column in columns.items())
             raise DataError(f"the columns have different lengths: {lengths}")
         return of_memory(pl.DataFrame(list(columns.values())), given, settled)
-    array = np.asarray(data)
+    try:
+        array = np.asarray(data)
+    except ValueError:  # of different lengths
+        raise DataError(
+            f"a {type(data).__name__} of {len(data)} is no table; give a data frame, a mapping of columns, an array, "
+            "or a tuple (inputs, target) of two arrays"
+        ) from None
     if array.ndim != 2 or array.dtype.kind not in "fiub":
         raise DataError(
             f"an array of shape {array.shape} and dtype {array.dtype} is no table; give numbers, shape (rows, columns)"

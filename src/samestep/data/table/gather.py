@@ -46,8 +46,13 @@ class Gathering:
         self._numbers.close()
         self._codes.close()
 
-    def add(self, frame: pl.DataFrame) -> None:
+    def add(self, frame: pl.DataFrame, rows: npt.NDArray[np.int64] | None = None, of: str = "") -> None:
         """Append the rows of a frame: Float64 and String columns, null where a value is missing.
+
+        Args:
+            frame: The rows.
+            rows: Their numbers in the table that they come from, shape (n,); None: all rows so far are its.
+            of: Which table that is, behind the number of a row, where there are several.
 
         Raises:
             DataError: A number is infinite; the one line names its row.
@@ -56,9 +61,11 @@ class Gathering:
         for name, column in zip(self._number_names, numbers, strict=True):
             is_infinite = np.isinf(column)
             if is_infinite.any():
+                place = int(is_infinite.argmax())
+                row = self.num_rows + place + 1 if rows is None else rows[place]
                 raise DataError(
-                    f"row {self.num_rows + int(is_infinite.argmax()) + 1:,}: {name} is infinite; "
-                    "take it as a missing value (missing inf,-inf), or leave the column out"
+                    f"row {row:,}{of}: {name} is infinite; take it as a missing value (missing inf,-inf in text files, "
+                    f"null in others), or leave the column out (kinds {name}=ignore)"
                 )
         self._numbers.add(numbers, len(frame))
         self._codes.add([coder.codes(frame[coder.values.name]) for coder in self._coders], len(frame))

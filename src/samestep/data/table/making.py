@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -17,7 +17,7 @@ from samestep.data.table import choice, split
 from samestep.data.table import schema as schemas
 from samestep.data.table.gather import Gathering
 from samestep.data.table.kinds import NUMBER_KINDS, Kind
-from samestep.data.table.raw import Raw
+from samestep.data.table.raw import OF_EVALUATION, Raw
 from samestep.data.table.schema import Schema, Task
 from samestep.data.target import Classes
 from samestep.data.threads import spread
@@ -85,11 +85,11 @@ def make(training: Reader, evaluation: Reader | None, making: Making, writer: Wr
     chosen = [name for name in training.names if training.kinds[name] != "ignore" or name == making.target]
     numbers = [name for name in chosen if training.kinds[name] in NUMBER_KINDS]
     with Gathering(writer.scratch, numbers, [name for name in chosen if name not in numbers]) as gathering:
-        num_dropped = _gather(training, chosen, making, gathering, tell)
+        num_dropped = _gather(training, chosen, making, gathering, tell, "")
         num_training = gathering.num_rows
         if evaluation is not None:
-            num_dropped += _gather(evaluation, chosen, making, gathering, tell)
-        raw = gathering.finish()
+            num_dropped += _gather(evaluation, chosen, making, gathering, tell, OF_EVALUATION)
+        raw = replace(gathering.finish(), num_training=None if evaluation is None else num_training)
     if raw.num_rows == 0:
         raise DataError("there are no rows with a target" if num_dropped else "there are no rows")
     ignored = {name: "is to be ignored" for name in training.names if name not in chosen}
@@ -104,7 +104,8 @@ def make(training: Reader, evaluation: Reader | None, making: Making, writer: Wr
     times = {name for name, kind in training.kinds.items() if kind == "time"}
     schema = schemas.fit(raw, ~kept, making.target, task=making.task, times=times, left_out=left_out)
     counts = _write(schema, raw, kept, writer, tell)
-    return schema, {"classes": counts, "missing": _num_missing(raw), "num_dropped": num_dropped}
+    rule = None if evaluation is not None else keeping.rule("rows", making, by=making.split_by)
+    return schema, {"classes": counts, "missing": _num_missing(raw), "num_dropped": num_dropped, "split": rule}
 
 
 def check_named(table: Reader, **columns: str | None) -> None:
@@ -125,16 +126,17 @@ def _check_names(training: Reader, evaluation: Reader | None, making: Making) ->
         raise DataError(f"the evaluation table has other columns than the training table: {', '.join(other)}")
 
 
-def _gather(reader: Reader, chosen: list[str], making: Making, gathering: Gathering, tell: Tell) -> int:
+def _gather(reader: Reader, chosen: list[str], making: Making, gathering: Gathering, tell: Tell, of: str) -> int:
     """Read a table; the number of rows that were dropped."""
     num_dropped = num_read = 0
     for frame in reader.chunks(chosen):
+        rows = np.arange(num_read + 1, num_read + len(frame) + 1)
         num_read += len(frame)
         if making.rows_without_target == "drop":
-            kept = frame.filter(pl.col(making.target).is_not_null())
-            num_dropped += len(frame) - len(kept)
-            frame = kept  # noqa: PLW2901
-        gathering.add(frame)
+            is_known = frame[making.target].is_not_null()
+            frame, rows = frame.filter(is_known), rows[is_known.to_numpy()]  # noqa: PLW2901
+            num_dropped += len(is_known) - len(rows)
+        gathering.add(frame, rows, of)
         tell("reading rows", num_read, max(num_read, reader.num_rows_about))
     return num_dropped
 

@@ -17,6 +17,9 @@ MISSING_CODE = -1
 MOST_CATEGORIES = 10_000
 """A column of texts with more different values is no category: names, comments, tickets."""
 
+OF_EVALUATION = " of the evaluation table"
+"""Behind the number of a row that is none of the training table's."""
+
 _MOST_ROWS, _FEWEST_ROWS, _BLOCK_SIZE = 1 << 16, 1 << 8, 1 << 22
 
 
@@ -63,6 +66,7 @@ class Raw:
         number_names: Columns of `numbers`.
         values: Columns of `codes`, and what their codes mean.
         num_rows: Of the table.
+        num_training: The rows before those of a table of its own to evaluate on; None: there is no such table.
     """
 
     numbers: npt.NDArray[np.float64]
@@ -70,6 +74,13 @@ class Raw:
     number_names: tuple[str, ...]
     values: tuple[Values, ...]
     num_rows: int
+    num_training: int | None = None
+
+    def row_in_words(self, place: int) -> str:
+        """A row by its number in the table that it came from, counted from 1."""
+        if self.num_training is None or place < self.num_training:
+            return f"row {place + 1:,}"
+        return f"row {place - self.num_training + 1:,}{OF_EVALUATION}"
 
     @property
     def rows_at_once(self) -> int:

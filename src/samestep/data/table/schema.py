@@ -277,14 +277,14 @@ def _category(raw: Raw, place: int, values: Values, is_training: npt.NDArray[np.
 def _target(raw: Raw, name: str, task: Task | None, sums: _Moments) -> Target:
     for values in raw.values:
         if values.name == name:
-            _check_whole(name, raw.coded(name)[0] < 0)
+            _check_whole(name, raw, raw.coded(name)[0] < 0)
             if task == "value":
                 raise UsageError(f"the target {name} holds texts, which are classes and no value: leave out task value")
             if not values.is_open or len(values.codes) > MOST_CATEGORIES:
                 raise DataError(f"the target {name} has more than {MOST_CATEGORIES:,} different texts: no classes")
             return targets.at_least_two(Classes(name=name, values=tuple(sorted(values.codes)), is_numeric=False))
     place = raw.number_names.index(name)
-    _check_whole(name, np.isnan(raw.number(name)))
+    _check_whole(name, raw, np.isnan(raw.number(name)))
     if task != "value":
         different = _different(raw, place)
         if different is not None:
@@ -307,12 +307,12 @@ def _different(raw: Raw, place: int) -> npt.NDArray[np.float64] | None:
     return found
 
 
-def _check_whole(name: str, is_missing: npt.NDArray[np.bool_]) -> None:
+def _check_whole(name: str, raw: Raw, is_missing: npt.NDArray[np.bool_]) -> None:
     count = int(is_missing.sum())
     if count:
         raise DataError(
-            f"the target {name} is missing in {count:,} of {len(is_missing):,} rows (first in row "
-            f"{int(is_missing.argmax()) + 1:,}); leave them out with rows_without_target drop"
+            f"the target {name} is missing in {count:,} of {len(is_missing):,} rows (first in "
+            f"{raw.row_in_words(int(is_missing.argmax()))}); leave them out with rows_without_target drop"
         )
 
 

@@ -125,7 +125,8 @@ def _write(
         done += len(codes)
         tell("encoding symbols", done, num_symbols)
     schema = Schema(unit=unit, numbers=tuple(known.tolist()), window=cut.window, tokenizer=tokenizer)
-    return schema, {"classes": {}, "missing": {}, "num_dropped": 0}
+    rule = keeping.rule_of_time("the text", cut.evaluation_frac)
+    return schema, {"classes": {}, "missing": {}, "num_dropped": 0, "split": rule}
 
 
 def _in_pieces(numbers: npt.NDArray[Any]) -> Iterator[Numbers]:
