@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from samestep.data.columns import Samples
+from samestep.engine import losses
+from samestep.engine.losses import TokenLoss
 from samestep.errors import UsageError
 from samestep.run.metrics import accuracy
 from samestep.run.workload import Workload
@@ -177,8 +179,9 @@ class TestLosses:
         target = torch.tensor([[0, 1, 2], [2, 1, 0]])
         output = 20.0 * nn.functional.one_hot(target, 3)
         output[0, 0] = torch.tensor([0.0, 20.0, 0.0])
-        total, weight = transformer.token_loss(output, target)
+        total, weight = losses.summed(TokenLoss())(output, target, 2)
         assert total.item() == pytest.approx(20.0)
+        assert torch.equal(total, nn.functional.cross_entropy(output.flatten(0, 1), target.flatten(), reduction="sum"))
         assert weight == 6
         right, count = accuracy(output, target)
         assert (right.item(), count) == (5, 6)

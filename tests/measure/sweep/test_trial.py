@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from samestep.data.columns import Dataset, Rows, Samples
+from samestep.engine.losses import TokenLoss
 from samestep.errors import UsageError
 from samestep.measure.sweep import parts, study, trial
 from samestep.measure.sweep.halving import Run
@@ -103,6 +104,8 @@ def test_label_smoothing_goes_into_the_loss() -> None:
     found = trial.smoothed(loss, 0.1)
     assert (found.label_smoothing, found.ignore_index) == (0.1, 7)
     assert found.weight is loss.weight
+    tokens = trial.smoothed(TokenLoss(), 0.1)
+    assert (type(tokens), tokens.label_smoothing) == (TokenLoss, 0.1)
     assert trial.smoothed(nn.MSELoss(), 0.0).reduction == "mean"
     with pytest.raises(UsageError, match=r"label smoothing goes with nn\.CrossEntropyLoss, and the loss is MSELoss"):
         trial.smoothed(nn.MSELoss(), 0.1)

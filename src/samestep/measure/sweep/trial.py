@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from samestep import torch_private
 from samestep.engine import launch
+from samestep.engine.losses import CROSS_ENTROPIES
 from samestep.errors import Interrupted, NonFiniteError, SamestepError, UsageError
 from samestep.measure.sweep import parts, target
 from samestep.measure.sweep.halving import Outcome, Run
@@ -164,16 +164,17 @@ def smoothed(loss: Any, amount: float) -> Any:
     """A loss with label smoothing.
 
     Raises:
-        UsageError: It is not `nn.CrossEntropyLoss`.
+        UsageError: It is neither `nn.CrossEntropyLoss` nor our own for tokens.
 
+    >>> from torch import nn
     >>> smoothed(nn.CrossEntropyLoss(), 0.1).label_smoothing
     0.1
     """
     if not amount:
         return loss
-    if type(loss) is not nn.CrossEntropyLoss:
+    if type(loss) not in CROSS_ENTROPIES:
         raise UsageError(f"label smoothing goes with nn.CrossEntropyLoss, and the loss is {_name(loss)}; leave it out")
-    return nn.CrossEntropyLoss(
+    return type(loss)(
         weight=loss.weight, ignore_index=loss.ignore_index, reduction=loss.reduction, label_smoothing=amount
     )
 
