@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 
+from samestep.engine.losses import SummedLoss, draws_targets
 from samestep.errors import UsageError
 from samestep.optim.kfac.rule import SubspaceKfac
 from samestep.optim.kfac.units import DECIDED, FACTORS, PREVIOUS, CurvaturePlan, factor_layout, units_of
@@ -45,6 +48,47 @@ def plan(model: nn.Module, config: Config, batches: BatchPlan) -> CurvaturePlan:
         trial_rows=rows(batches.global_batch, *TRIAL_ROWS),
         has_fresh_rows=not is_full,
     )
+
+
+def refuse(config: Config, why: str) -> None:
+    """For what takes the optimiser alone, which is gradient descent without the rounds that find its step.
+
+    Raises:
+        UsageError: It is `kfac`.
+    """
+    if config.optimizer == "kfac":
+        raise UsageError(f"optimizer='kfac': {why}")
+
+
+def lines(curved: CurvaturePlan, config: Config, recipe: Mapping[str, Any], loss: SummedLoss) -> list[str]:
+    """What is left out of the recipe, and what of the curvature is known less well than could be, in words."""
+    found = []
+    clip_norm = recipe.get("clip_norm")
+    if clip_norm is not None and config.clip_norm is None:
+        found.append(
+            f"kfac: the recipe's clip_norm={clip_norm:g} is left out; the length of its step is tried out already"
+        )
+    less = [
+        f"of {_some([unit.weight for unit in curved.units if unit.kind == kind])} ({how})"
+        for kind, how in (("matrix", "gradients, not inputs"), ("diagonal", "the diagonal"))
+        if any(unit.kind == kind for unit in curved.units)
+    ]
+    if less:
+        found.append(f"kfac: less is known of the curvature {' and '.join(less)}")
+    if not draws_targets(loss):
+        found.append(
+            "kfac: factors are those of the given targets (an empirical Fisher matrix), for of this loss none can be "
+            "drawn; nn.CrossEntropyLoss, nn.NLLLoss, nn.MSELoss and nn.BCEWithLogitsLoss let the network draw them"
+        )
+    return found
+
+
+def _some(names: list[str]) -> str:
+    """
+    >>> _some(["a", "b", "c", "d"])
+    'a, b and 2 more'
+    """
+    return ", ".join(names) if len(names) < 4 else f"{names[0]}, {names[1]} and {len(names) - 2} more"
 
 
 def rows(global_batch: int, fewest: int, most: int) -> int:

@@ -145,6 +145,8 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
     job = local.localised(job, config)
     decided_by = partial(_numerics, job, loss, choices, config, scaled, of_device)
     lines = [*config.rate_lines, *(scaled.lines(model) if scaled else [])]
+    if curved is not None:
+        lines += curvature.lines(curved, config, workload.recipe, job.loss)
     return Prepared(job, _first_image(job), decided_by, tuple(lines))
 
 
