@@ -252,10 +252,10 @@ def overflowing() -> Samples:
 
 def small_then_large() -> nn.Module:
     """The first layer's inverses are so cheap that one of two ranks has them all."""
-    built = nn.Sequential(nn.Linear(NUM_INPUTS, 2), nn.Tanh(), nn.Linear(2, 64), nn.Linear(64, helpers.NUM_CLASSES))
+    first = nn.Linear(NUM_INPUTS, 2)
     with torch.no_grad():
-        built[0].weight[:, 0] = 0
-    return built
+        first.weight[:, 0] = 0
+    return nn.Sequential(first, nn.Tanh(), nn.Linear(2, 64), nn.Linear(64, helpers.NUM_CLASSES))
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.processes)])

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import nn
 
-from samestep.engine.losses import SummedLoss, draws_targets
+from samestep.engine.job import Job
+from samestep.engine.losses import draws_targets
 from samestep.errors import UsageError
 from samestep.optim.kfac.rule import SubspaceKfac
 from samestep.optim.kfac.units import DECIDED, FACTORS, PREVIOUS, CurvaturePlan, factor_layout, units_of
 from samestep.optim.state import StateArray, UpdatePlan
 from samestep.plan.batch import BatchPlan
 from samestep.run.config import Config
+from samestep.run.workload import Workload
 
 SHARE = 0.25
 """Of the batch: as many samples give factors, and steps are tried on as many, within the limits below."""
@@ -60,10 +60,12 @@ def refuse(config: Config, why: str) -> None:
         raise UsageError(f"optimizer='kfac': {why}")
 
 
-def lines(curved: CurvaturePlan, config: Config, recipe: Mapping[str, Any], loss: SummedLoss) -> list[str]:
+def lines(job: Job, config: Config, workload: Workload) -> list[str]:
     """What is left out of the recipe, and what of the curvature is known less well than could be, in words."""
+    curved, clip_norm = job.curvature, workload.recipe.get("clip_norm")
+    if curved is None:
+        return []
     found = []
-    clip_norm = recipe.get("clip_norm")
     if clip_norm is not None and config.clip_norm is None:
         found.append(
             f"kfac: the recipe's clip_norm={clip_norm:g} is left out; the length of its step is tried out already"
@@ -75,7 +77,7 @@ def lines(curved: CurvaturePlan, config: Config, recipe: Mapping[str, Any], loss
     ]
     if less:
         found.append(f"kfac: less is known of the curvature {' and '.join(less)}")
-    if not draws_targets(loss):
+    if not draws_targets(job.loss):
         found.append(
             "kfac: factors are those of the given targets (an empirical Fisher matrix), for of this loss none can be "
             "drawn; nn.CrossEntropyLoss, nn.NLLLoss, nn.MSELoss and nn.BCEWithLogitsLoss let the network draw them"

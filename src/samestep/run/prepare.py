@@ -144,9 +144,7 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         job = replace(job, stages=staging.staged(job, config))
     job = local.localised(job, config)
     decided_by = partial(_numerics, job, loss, choices, config, scaled, of_device)
-    lines = [*config.rate_lines, *(scaled.lines(model) if scaled else [])]
-    if curved is not None:
-        lines += curvature.lines(curved, config, workload.recipe, job.loss)
+    lines = [*config.rate_lines, *(scaled.lines(model) if scaled else []), *curvature.lines(job, config, workload)]
     return Prepared(job, _first_image(job), decided_by, tuple(lines))
 
 

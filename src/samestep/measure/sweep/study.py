@@ -221,15 +221,7 @@ def _rehearsed(workload: Workload, divided: Parts, subject: Subject, study: Stud
             config = resolved.as_dict()
     own = (
         *trial.SEARCHED,
-        "microbatch",
-        "workers",
-        "until",
-        "evaluate_every",
-        "out",
-        "log",
-        "profile",
-        "checkpoint",
-        "noise_scale",
+        *("microbatch", "workers", "until", "evaluate_every", "out", "log", "profile", "checkpoint", "noise_scale"),
     )
     shared = {name: value for name, value in config.items() if name not in (*own, "checkpoint_every_s", "resume")}
     return {**shared, "microbatch": subject.settings.microbatch}
