@@ -16,12 +16,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from benchmarks import results
 from samestep.cli.teller import Teller
 from samestep.host import records
 from samestep.measure.sweep import result, study
 from samestep.measure.sweep.result import Curve, Findings
+from samestep.measure.sweep.space import space_of
 from samestep.measure.sweep.study import RECORD, Wishes
 from samestep.run.config import NumericSettings
 from samestep.workloads import catalog
@@ -43,7 +45,7 @@ class Family:
         goal: What a well tuned small batch just reaches with so many rows.
         most_steps: The highest budget.
         rows: Training rows that are used; None: all.
-        has_label_smoothing: Whether the loss can have it.
+        has_label_smoothing: Whether it is searched.
     """
 
     workload: str
@@ -92,26 +94,38 @@ def measure(family: Family, optimizers: Sequence[str], folder: Path, *, is_quick
 def page(found: Mapping[str, Findings]) -> str:
     """The page."""
     lines = ["# Batches that pay, on four families", ""]
+    if found:
+        records_of = [findings.record for findings in found.values()]
+        what = "; ".join(dict.fromkeys(_how_many(record["study"]) for record in records_of))
+        lines += [*results.header([_as_result(record) for record in records_of], what=what), ""]
     for name, findings in found.items():
         lines += _lines(name, findings)
     return "\n".join(lines) + "\n"
 
 
+def _how_many(tried: Mapping[str, Any]) -> str:
+    untuned = [name for name in tried["optimizers"] if not space_of(name).is_tuned]
+    but = f" (for {', '.join(untuned)} one, its own)" if untuned else ""
+    return f"{tried['trials']} settings for every optimiser and batch{but}, medians over {tried['seeds']} fresh seeds"
+
+
+def _as_result(record: Mapping[str, Any]) -> results.Result:
+    """The head of a sweep's record, in the words of a benchmark's result."""
+    environment = record["environment"]
+    return {
+        "date": environment["created"],
+        "machine": environment["host"],
+        "revision": environment["git_commit"],
+        "command": "python -m benchmarks.batches",
+    }
+
+
 def _lines(name: str, findings: Findings) -> list[str]:
-    tried, environment = findings.record["study"], findings.record["environment"]
-    machine = environment["host"]
-    facts = [
-        environment["created"][:10], f"{machine['processor']}, {machine['cores']} cores",
-        f"torch {environment['versions']['torch']}",
-    ]  # fmt: skip
+    tried = findings.record["study"]
     lines = [
         f"## {name}: {tried['workload']} to {tried['target']}",
         "",
-        (
-            f"{'; '.join([*facts, ''])}{tried['num_train']:,} rows; {tried['trials']} settings for every optimiser and "
-            f"batch, medians over {tried['seeds']} fresh seeds; budgets up to {tried['budgets'][-1]:,} steps; made by "
-            "`python -m benchmarks.batches`."
-        ),
+        f"{tried['num_train']:,} rows; {_how_many(tried)}; budgets up to {tried['budgets'][-1]:,} steps.",
         "",
     ]
     batches = [f"{batch:,}" for batch in tried["batches"]]

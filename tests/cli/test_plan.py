@@ -32,13 +32,19 @@ def test_as_json(call: Call) -> None:
     finished = call(*WORDS, "--width", "512", "--workers", "2", "--sam-radius", "0.1", "--print-plan", "--json")
     assert finished.code == 0, finished.stderr
     answer = json.loads(finished.stdout)
-    assert (answer["num_steps"], answer["num_rounds"], answer["backprop"]) == (6, 2, "ordinary")
+    assert (answer["num_steps"], answer["num_rounds"], answer["most_rounds"]) == (6, 2, 2)
+    assert answer["backprop"] == "ordinary"
     assert answer["layers"] is None
     assert [worker["microbatches"] for worker in answer["workers"]] == [[0, 4], [4, 8]]
     slices = [piece for worker in answer["workers"] for piece in worker["slices"]]
     assert sum(piece["stop"] - piece["start"] for piece in slices) == answer["num_elements"]
     answer = json.loads(call(*WORDS, "--workers", "1", "--backprop", "concurrent", "--print-plan", "--json").stdout)
     assert {layer["is_concurrent"] for layer in answer["layers"]} == {False}
+
+
+def test_rounds_that_depend_on_what_they_find(call: Call) -> None:
+    lines = call(*WORDS, "--optimizer", "kfac", "--workers", "1", "--print-plan").stdout.splitlines()
+    assert lines[1] == "a step: 64 samples in 8 microbatches of at most 8, 3 to 8 rounds"
 
 
 def test_what_could_not_be_trained_is_one_line(call: Call) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from samestep.engine import losses
-from samestep.engine.losses import summed
+from samestep.engine.losses import TokenLoss, summed
 from samestep.errors import DataError, UsageError
 from tests.helpers import generator
 
@@ -146,3 +146,25 @@ def test_labels_outside_of_the_classes() -> None:
 )  # fmt: skip
 def test_metrics_as_sums(value: Any, wanted: tuple[float, float]) -> None:
     assert losses.as_sums(value, N) == wanted
+
+
+@pytest.mark.parametrize("loss", [TokenLoss(), TokenLoss(ignore_index=1, label_smoothing=0.1)])
+def test_tokens_are_those_of_cross_entropy_with_their_classes_last(loss: TokenLoss) -> None:
+    wanted = nn.CrossEntropyLoss(ignore_index=loss.ignore_index, label_smoothing=loss.label_smoothing)
+    found = [summed(each)(scores, CLASS_MAPS, N) for each, scores in ((loss, MAPS.movedim(1, -1)), (wanted, MAPS))]
+    assert torch.allclose(found[0][0], found[1][0], rtol=1e-14)
+    assert found[0][1] == found[1][1]
+
+
+def test_targets_of_tokens_are_drawn_from_the_networks_own_shares() -> None:
+    scores = torch.tensor([[4.0, 2.0, 1.0], [0.0, 0.0, 1.0]], dtype=torch.float64).log().clamp(min=-50)
+    output = scores.expand(5000, 2, 3)
+    given = torch.zeros(5000, 2, dtype=torch.int64)
+    given[0, 0] = -100
+    drawn = losses.sampled_targets(summed(TokenLoss()), output, given, generator(6))
+    assert drawn.shape == given.shape
+    assert int(drawn[0, 0]) == -100
+    shares = nn.functional.one_hot(drawn[1:], 3).double().mean(0)
+    assert torch.allclose(shares, scores.softmax(-1), atol=0.03)
+    assert losses.draws_targets(summed(TokenLoss()))
+    assert not losses.draws_targets(summed(lambda output, target: output.sum(1)))

@@ -77,6 +77,12 @@ def test_plain_torch_trains_and_says_what_it_does(tmp_path: Path) -> None:
     assert {Phase(at) for at in (found.phases_s.sum(axis=0) > 0).nonzero()[0]} == used
 
 
+def test_plain_torch_does_not_take_kfac_for_gradient_descent(tmp_path: Path) -> None:
+    work = helpers.workload()
+    with pytest.raises(UsageError, match="optimizer='kfac': plain torch has nothing like its step"):
+        plain(work, resolve(Settings(workers=1, optimizer="kfac"), {}), global_batch=16, trace=Trace(tmp_path))
+
+
 def test_plain_torch_does_not_run_away(tmp_path: Path) -> None:
     """Who trains for ever must not diverge, whatever the rate."""
     models, starts = list[nn.Module](), list[Tensor]()

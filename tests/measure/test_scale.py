@@ -60,6 +60,11 @@ def test_a_plan_that_cannot_be(workers: tuple[int, ...], text: str) -> None:
         planned(workers)
 
 
+def test_plain_torch_has_no_step_of_kfac() -> None:
+    with pytest.raises(UsageError, match="optimizer='kfac': plain torch, beside which scale measures"):
+        planned(optimizer="kfac")
+
+
 def test_a_weak_plan_needs_enough_samples() -> None:
     with pytest.raises(
         UsageError, match=r"weak scaling to 2 workers takes steps of 2800 samples, and an epoch has 1618"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from samestep.data.columns import Dataset, Rows, Samples
 from samestep.optim import build, catalog, state
 from samestep.optim.lars import LARS
+from samestep.run.prepare import Choices
 from samestep.run.train import Result, train
 from samestep.run.workload import Workload
 from tests import helpers
@@ -111,7 +112,7 @@ def test_the_table_is_whole() -> None:
 def test_the_page_has_a_row_for_it(name: str) -> None:
     entry = catalog.entry(name)
     rows = [line.split(" | ") for line in PAGE.read_text().splitlines() if line.startswith(f"| {name} |")]
-    assert [row[1:4] for row in rows] == [[entry.kind, f"{entry.lr(None):g}", entry.rule]]
+    assert [row[1:4] for row in rows] == [[entry.looks_at, f"{entry.lr(None):g}", entry.rule]]
 
 
 @every_name()
@@ -173,6 +174,27 @@ def test_biases_and_norms_do_not_decay(name: str) -> None:
         assert torch.equal(values, decayed[key]) is (model.get_parameter(key).dim() < 2), key
 
 
+@every_name()
+def test_parameter_groups_have_rates_of_their_own(name: str) -> None:
+    """Groups alike change no bit; one with the rate 0 stays where it is, and the others do not."""
+
+    def after(*groups: dict[str, Any]) -> dict[str, Tensor]:
+        def split(model: nn.Module) -> list[dict[str, Any]]:
+            layers = (model.get_submodule("hidden"), model.get_submodule("out"))
+            return [{**own, "params": [*each.parameters()]} for own, each in zip(groups, layers, strict=True)]
+
+        choices = Choices(parameter_groups=split if groups else None)
+        settings: dict[str, Any] = {"optimizer": name, "momentum": None, "lr": 0.01, "steps": 4, "global_batch": 25}
+        return helpers.run(helpers.prepared(helpers.workload(), choices, **settings)).parameters()
+
+    whole, alike, stopped = after(), after({}, {}), after({}, {"lr": 0.0})
+    start = dict(helpers.initial(helpers.prepared(helpers.workload())).named_parameters())
+    for key, values in whole.items():
+        assert torch.equal(values, alike[key]), key
+        if name != "rprop":  # its rate is only the first length of its steps
+            assert torch.equal(start[key].detach(), stopped[key]) is key.startswith("out"), key
+
+
 @pytest.mark.processes
 @pytest.mark.parametrize(
     ("name", "workers"), [soak("kfac", 2), soak("kfac", 3), soak("lamb", 2), ("soap", 3), soak("schedulefreeadamw", 2)]
@@ -224,16 +246,19 @@ def test_lamb_is_the_papers() -> None:
 
 
 def test_lars_follows_its_formula_with_momentum_and_decay() -> None:
-    weight, bias = nn.Parameter(torch.tensor([[3.0, 4.0]])), nn.Parameter(torch.tensor([1.0]))
+    random = helpers.generator(1)
+    wanted = torch.randn(3, 4, generator=random, dtype=torch.float64)
+    weight, bias = nn.Parameter(wanted.clone()), nn.Parameter(torch.ones(1, dtype=torch.float64))
     optimizer = LARS([weight, bias], lr=2.0, momentum=0.5, weight_decay=0.1, trust=0.01)
-    wanted, velocity = torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2)
-    for gradient in (torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, 0.0]])):
-        weight.grad, bias.grad = gradient.clone(), torch.zeros(1)
+    velocity = torch.zeros_like(wanted)
+    for _ in range(5):
+        gradient = torch.randn(3, 4, generator=random, dtype=torch.float64)
+        weight.grad, bias.grad = gradient.clone(), torch.zeros_like(bias)
         optimizer.step()
         local = 0.01 * wanted.norm() / (gradient.norm() + 0.1 * wanted.norm())
         velocity = 0.5 * velocity + 2.0 * local * (gradient + 0.1 * wanted)
         wanted = wanted - velocity
-    assert helpers.relative(weight.detach(), wanted) < 1e-6
+    assert helpers.relative(weight.detach(), wanted) < 1e-14
 
 
 @pytest.mark.parametrize("options", [{"lr": -1.0}, {"momentum": 1.0}, {"trust": -0.1}])

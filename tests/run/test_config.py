@@ -46,6 +46,14 @@ def test_another_optimiser_does_not_get_the_recipes_learning_rate(optimizer: str
     assert config.global_batch == 64
 
 
+def test_clipping_of_the_recipe_is_left_out_for_an_optimiser_that_takes_none() -> None:
+    recipe = {**RECIPE, "clip_norm": 1.0}
+    found = [resolve(Settings(optimizer=name), recipe).clip_norm for name in ("kfac", "adamw", None)]
+    assert found == [None, 1.0, 1.0]
+    with pytest.raises(UsageError, match="optimizer 'kfca' is not known; did you mean kfac"):
+        resolve(Settings(optimizer="kfca"), recipe)
+
+
 def test_steps_take_the_place_of_the_recipes_epochs() -> None:
     assert (resolve(Settings(steps=7), RECIPE).steps, resolve(Settings(steps=7), RECIPE).epochs) == (7, None)
     assert resolve(Settings(epochs=2), {"steps": 9}).steps is None

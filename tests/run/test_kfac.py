@@ -12,15 +12,20 @@ from torch import Tensor, nn
 from samestep.data.columns import Rows, Samples
 from samestep.engine.curvature import Curvature
 from samestep.engine.job import Job
-from samestep.errors import UsageError
-from samestep.optim.kfac.rule import NUM_PRODUCTS
-from samestep.optim.kfac.units import DECIDED, FACTORS, factor_places
+from samestep.errors import NonFiniteError, UsageError
+from samestep.optim.kfac import quadratic
+from samestep.optim.kfac.rule import NUM_PRODUCTS, SubspaceKfac
+from samestep.optim.kfac.units import DECIDED, FACTORS, factor_places, shares
 from samestep.optim.views import view_of
 from samestep.plan.batch import Microbatch
+from samestep.run import curvature
 from samestep.run.train import Result, train
 from tests import helpers
 
 SETTINGS: dict[str, Any] = {"optimizer": "kfac", "global_batch": 27, "microbatch": 4, "seed": 3}
+
+
+NUM_INPUTS = 12
 
 
 class Recurrent(nn.Module):
@@ -175,3 +180,102 @@ def test_what_does_not_go_with_it_is_said_in_one_line(settings: dict[str, Any], 
     with pytest.raises(UsageError, match=reason) as caught:
         run(helpers.Mlp, **{"workers": 1, **settings})
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_known_less_well_is_said_in_one_line() -> None:
+    (line,) = helpers.prepared(helpers.workload(Attentive), momentum=None, **SETTINGS).lines
+    own, bias = "layer.self_attn.in_proj_weight, layer.self_attn.out_proj.weight", "layer.self_attn.in_proj_bias"
+    assert line == (
+        f"kfac: less is known of the curvature of {own} (gradients, not inputs) and of {bias}, "
+        "layer.self_attn.out_proj.bias and 4 more (the diagonal)"
+    )
+    assert helpers.prepared(helpers.workload(helpers.Mlp), momentum=None, **SETTINGS).lines == ()
+
+
+def test_given_targets_are_said_in_one_line() -> None:
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(output, target, reduction="none")
+
+    (line,) = helpers.prepared(helpers.workload(loss=loss), momentum=None, **SETTINGS).lines
+    assert line.startswith("kfac: factors are those of the given targets (an empirical Fisher matrix)")
+    assert "\n" not in line
+
+
+def test_rounds_and_rows_are_those_counted_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epochs of 27, 27 and 21 rows in microbatches of 4: so two rows of each give factors, and one of each (two where
+    there are 6) is tried on.
+    """
+    best, tries = quadratic.best, [0]
+
+    def counted(*arguments: Any) -> Any:
+        tries[-1] += 1
+        return best(*arguments)
+
+    monkeypatch.setattr(curvature, "FACTOR_ROWS", (10, 10))
+    monkeypatch.setattr(curvature, "TRIAL_ROWS", (7, 7))
+    monkeypatch.setattr(quadratic, "best", counted)
+    record = train(helpers.workload(), steps=12, workers=1, **SETTINGS).record
+    found = record.steps.as_lists()
+    small = [num_rounds - (2 if step < 10 else 1) for step, num_rounds in enumerate(found["num_rounds"])]
+    assert sum(small) == 12 + tries[0]  # products in each step, and candidates as often as one was chosen
+    own = [{0: 27 + 14, 1: 27 + 14, 2: 21 + 11}[step % 3] if step < 10 else (27, 21)[step - 10] for step in range(12)]
+    each = [
+        {0: 7, 1: 11, 2: 7}[step % 3] for step in range(12)
+    ]  # of the next step, which is the short one after every 2nd
+    assert found["num_rows"] == [rows + size * number for rows, size, number in zip(own, each, small, strict=True)]
+    assert record.as_dict()["num_rounds"] == sum(found["num_rounds"])
+    assert record.as_dict()["num_rows"] == sum(found["num_rows"])
+    rule = SubspaceKfac
+    assert all(rule.num_rounds <= number <= rule.most_rounds for number in found["num_rounds"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_rounds", "num_rows"),
+    [
+        ({}, [1, 1, 1], [27, 27, 21]),
+        ({"sam_radius": 0.1}, [2, 2, 2], [54, 54, 42]),
+        ({"sync": "local:2", "replicas": 3, "noise_scale": "off"}, [2, 1], [54, 21]),
+    ],
+)
+def test_rounds_and_rows_of_other_steps(settings: dict[str, Any], num_rounds: list[int], num_rows: list[int]) -> None:
+    given = {**SETTINGS, "optimizer": "sgd", "steps": 3, "workers": 1, **settings}
+    found = train(helpers.workload(), **given).record.steps.as_lists()
+    assert (found["num_rounds"], found["num_rows"]) == (num_rounds, num_rows)
+
+
+def overflowing() -> Samples:
+    """One input is so large that its second moment is no number of float32, though gradients are."""
+    inputs = torch.randn(75, NUM_INPUTS, generator=helpers.generator(1))
+    inputs[:, 0] = 1e19
+    return Samples((Rows(values=inputs),), Rows(values=torch.arange(75) % helpers.NUM_CLASSES))
+
+
+def small_then_large() -> nn.Module:
+    """The first layer's inverses are so cheap that one of two ranks has them all."""
+    first = nn.Linear(NUM_INPUTS, 2)
+    with torch.no_grad():
+        first.weight[:, 0] = 0
+    return nn.Sequential(first, nn.Tanh(), nn.Linear(2, 64), nn.Linear(64, helpers.NUM_CLASSES))
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.processes)])
+def test_a_factor_without_an_inverse_ends_all_workers_alike(workers: int) -> None:
+    models: list[nn.Module] = []
+
+    def build() -> nn.Module:
+        models.append(small_then_large())
+        return models[-1]
+
+    work = helpers.workload(build, train=overflowing())
+    plan = helpers.prepared(work, momentum=None, **SETTINGS)
+    assert plan.job.curvature is not None
+    owners = [{number for number, _ in jobs} for jobs in shares(plan.job.curvature.units, 3, 2)]
+    assert [0 in owned for owned in owners].count(True) == 1
+    start = dict(helpers.initial(plan).named_parameters())
+    with pytest.raises(NonFiniteError) as caught:
+        train(work, steps=3, workers=workers, **SETTINGS)
+    assert str(caught.value) == (
+        "step 0: a factor of 0.weight is not finite; the parameters are as they were before this step. "
+        "Inputs of very different size do this: scale them; or take another optimizer"
+    )
+    assert all(torch.equal(start[name], values) for name, values in models[-1].named_parameters())

@@ -40,7 +40,7 @@ NAMES = ["accuracy", "top 5, %", 'a "quoted" one', "two\nlines", "a\rb", "naïve
 
 
 def step(number: int, duration_s: float = 0.01) -> StepRecord:
-    return StepRecord(number, 1 / (number + 3), math.sqrt(number + 1), 32, duration_s)
+    return StepRecord(number, 1 / (number + 3), math.sqrt(number + 1), 32, duration_s, num_rounds=1, num_rows=32)
 
 
 def evaluation(after: int, **means: float) -> EvaluationRecord:
@@ -149,7 +149,9 @@ def test_csv_holds_every_digit(tmp_path: Path) -> None:
     write_csv(tmp_path / "new" / "log", range(25))
     head, *rows = rows_of(tmp_path / "new" / "log" / "steps.csv")
     assert tuple(head) == STEP_COLUMNS
-    read = [StepRecord(int(r[0]), float(r[1]), float(r[2]), int(r[3]), float(r[4])) for r in rows]
+    read = [
+        StepRecord(int(r[0]), float(r[1]), float(r[2]), int(r[3]), float(r[4]), num_rounds=1, num_rows=32) for r in rows
+    ]
     assert read == [step(number) for number in range(25)]
     assert rows_of(tmp_path / "new" / "log" / "evaluations.csv") == [
         ["step", "loss", "accuracy", "is_best", "duration_s"],
@@ -856,6 +858,6 @@ def test_wandb_of_a_failed_run_says_so(fake_wandb: list[FakeWandbRun]) -> None:
 
 
 def test_a_step_record_is_all_that_a_row_holds() -> None:
-    """A field that is added to the record must find its column; pairs of norms and growths are in the run's record."""
-    assert tuple(StepRecord.__dataclass_fields__) == (*STEP_COLUMNS, "pair", "growth")
-    assert len(astuple(step(0))) == len(STEP_COLUMNS) + 2
+    """A field that is added to the record must find its column; what has none is in the run's record."""
+    assert tuple(StepRecord.__dataclass_fields__) == (*STEP_COLUMNS, "pair", "growth", "num_rounds", "num_rows")
+    assert len(astuple(step(0))) == len(STEP_COLUMNS) + 4

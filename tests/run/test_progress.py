@@ -16,7 +16,7 @@ from tests import helpers
 
 
 def step(number: int) -> StepRecord:
-    return StepRecord(number, 1.23456, 1.0, 32, 0.1)
+    return StepRecord(number, 1.23456, 1.0, 32, 0.1, num_rounds=1, num_rows=32)
 
 
 def test_a_pipe_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,15 +7,19 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from samestep.data.columns import Samples
+from samestep.data.columns import Dataset, Rows, Samples
+from samestep.engine import losses
+from samestep.engine.losses import TokenLoss
 from samestep.errors import UsageError
 from samestep.run.metrics import accuracy
+from samestep.run.train import train
 from samestep.run.workload import Workload
 from samestep.workloads import catalog, transformer
 
@@ -107,6 +111,17 @@ class TestBuild:
         assert 0 <= right <= weight
 
     @every_workload
+    def test_kfac_takes_a_step_without_the_clipping_of_the_recipe(self, name: str) -> None:
+        inputs, target = made_up_samples(name, 16)
+        data = Dataset(Samples(tuple(Rows(values=each) for each in inputs), Rows(values=target)), None)
+        work = replace(catalog.build(name, width=8, depth=1), data=lambda: data, target=None)
+        record = train(work, optimizer="kfac", global_batch=16, steps=1, workers=1).record
+        assert len(record.steps) == 1
+        is_clipped = "clip_norm" in work.recipe
+        assert record.config["clip_norm"] is None
+        assert sum("clip_norm=1 is left out" in line for line in record.notices) == is_clipped
+
+    @every_workload
     def test_width_and_depth_change_the_parameters(self, name: str) -> None:
         sizes = ((None, None), (24, None), (24, 1), (24, 3))
         models = (catalog.build(name, width=width, depth=depth).model() for width, depth in sizes)
@@ -177,8 +192,9 @@ class TestLosses:
         target = torch.tensor([[0, 1, 2], [2, 1, 0]])
         output = 20.0 * nn.functional.one_hot(target, 3)
         output[0, 0] = torch.tensor([0.0, 20.0, 0.0])
-        total, weight = transformer.token_loss(output, target)
+        total, weight = losses.summed(TokenLoss())(output, target, 2)
         assert total.item() == pytest.approx(20.0)
+        assert torch.equal(total, nn.functional.cross_entropy(output.flatten(0, 1), target.flatten(), reduction="sum"))
         assert weight == 6
         right, count = accuracy(output, target)
         assert (right.item(), count) == (5, 6)

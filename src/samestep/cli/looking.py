@@ -95,5 +95,5 @@ def optimizers() -> int:
     from samestep.optim import catalog  # noqa: PLC0415
 
     for entry in catalog.entries():
-        print(f"{entry.name:18} {entry.kind:13} {entry.rule:7} {entry.source}")
+        print(f"{entry.name:18} {entry.looks_at:13} {entry.rule:7} {entry.source}")
     return 0

@@ -22,7 +22,10 @@ def print_outline(found: Outline) -> None:
     grows = "" if found.max_batch is None else f" at first, and up to {found.max_batch:,},"
     if found.replicas is not None:
         micro = f"microbatches of at most {found.microbatch}, shared by {_plural(found.replicas, 'replica')}"
-    print(f"a step: {found.global_batch:,} samples{grows} in {micro}, {_plural(found.num_rounds, 'round')}")
+    rounds = _plural(found.most_rounds, "round")
+    if found.num_rounds < found.most_rounds:
+        rounds = f"{found.num_rounds} to {rounds}"
+    print(f"a step: {found.global_batch:,} samples{grows} in {micro}, {rounds}")
     if found.replicas is not None:
         print(f"replicas meet every {_plural(found.period, 'step')}; samples below are of such a period")
     parts = "microbatches" if found.replicas is None else "replicas"

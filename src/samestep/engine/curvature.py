@@ -12,11 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from samestep.data.columns import Batch
 from samestep.engine import factors, part
 from samestep.engine.combine import RoundPlan
 from samestep.engine.events import Enter, Phase
+from samestep.engine.finite import Culprit, NonFiniteSums
 from samestep.engine.flat import BufferPlan, FlatModel
 from samestep.engine.job import Job
 from samestep.engine.loading import Loading
@@ -45,6 +47,8 @@ from samestep.plan.layout import Place, Segment
 
 RUNNING_MEAN = 0.6
 """What is kept of the factors so far when new ones of as many samples as usual come."""
+
+_WAY_OUT = "Inputs of very different size do this: scale them; or take another optimizer"
 
 _DRAWS = keys.name_key("kfac")
 
@@ -102,6 +106,9 @@ class Curvature:
         world_size: Number of ranks.
         rank: Which one.
         segments: What the rank owns of the flat vector, and the memory of its gradient.
+
+    Attributes:
+        num_factor_rows: Samples that all ranks have last taken factors from.
     """
 
     def __init__(
@@ -123,6 +130,8 @@ class Curvature:
         self._parameters, self._live = live["parameters"], live
         self._shared, self._table = memory["factors"], memory["small_table"].numpy()
         self._directions = memory["directions"]
+        self._has_failed = memory["has_failed"]
+        self._culprit: Culprit | None = None
         self._places = {place.spec.name: place for place in job.update.layout.places}
         self._factor_places = factor_places(plan.units, plan.factors)
         self._jobs = shares(plan.units, len(DAMPINGS), world_size)[rank]
@@ -134,7 +143,7 @@ class Curvature:
         )
         self._plans: dict[int, RoundPlan] = {}
         self._num_microbatches = 0
-        self._num_rows = 0
+        self.num_factor_rows = 0
         self._batches: dict[int, Batch] = {}
         self._inverses: dict[tuple[int, int], Inverse] = {}
         self._inverted_at = -1
@@ -155,7 +164,7 @@ class Curvature:
         """Add up the factors of this rank's microbatches, as their gradients have been."""
         heads = _heads(microbatches, self._plan.factor_rows)
         self._num_microbatches = len(microbatches)
-        self._num_rows = sum(head.num_samples for head in heads)
+        self.num_factor_rows = sum(head.num_samples for head in heads)
         for instruction in local.instructions:
             if isinstance(instruction, tree.Add):
                 self._slots[instruction.target].add(self._slots[instruction.source])
@@ -172,9 +181,9 @@ class Curvature:
             return
         plan, is_first = self._round_plan(), self._num_steps == 0
         usual = min(self._plan.factor_rows, self._job.batches.global_batch, self._job.batches.num_samples)
-        taken = (1.0 - RUNNING_MEAN) * min(1.0, self._num_rows / usual)  # of an epoch's short last batch, less
+        taken = (1.0 - RUNNING_MEAN) * min(1.0, self.num_factor_rows / usual)  # of an epoch's short last batch, less
         for number, segment in enumerate(self._owned):
-            plan.combine(number, self._sums[number], 1.0 / self._num_rows)
+            plan.combine(number, self._sums[number], 1.0 / self.num_factor_rows)
             running = self._live[FACTORS][segment.start : segment.stop]
             if is_first:
                 running.copy_(self._sums[number])
@@ -182,7 +191,8 @@ class Curvature:
                 running.mul_(1.0 - taken).add_(self._sums[number].mul(taken))
 
     def precondition(self) -> None:
-        """Write this rank's share of the directions."""
+        """Write this rank's share of the directions; what has no inverse is told to all ranks (see `small_round`)."""
+        self._culprit = None
         gradient = self._directions[0]
         newest = refreshed_at(self._num_steps)
         if newest != self._inverted_at:  # new factors, or another state was put back
@@ -193,8 +203,16 @@ class Curvature:
             places = self._places_of(unit)
             target = self._directions[1 + damping]
             parts = [view_of(place, gradient) for place in places]
-            for place, found in zip(places, _preconditioned(unit, parts, self._inverse(number, damping)), strict=True):
+            try:
+                inverse = self._inverse(number, damping)
+            except precondition.FactorError as error:
+                self._culprit = Culprit(
+                    0, -1, error.what, number * len(DAMPINGS) + damping, fault=error.fault, way_out=_WAY_OUT
+                )
+                break  # jobs are in order: the first one over all ranks is found for any number of them
+            for place, found in zip(places, _preconditioned(unit, parts, inverse), strict=True):
                 target[place.start : place.stop].copy_(flat_of(place, found.reshape(place.spec.shape)))
+        self._has_failed[self._rank] = self._culprit is not None
 
     def _inverse(self, number: int, damping: int) -> Inverse:
         """A unit's, of its factors' running means; it is as old as they are."""
@@ -224,7 +242,13 @@ class Curvature:
     # Small rounds.
 
     def small_round(self, step: int, request: TableRequest) -> SmallRound:
-        """The round that is asked for, over the samples of a step that steps are tried on."""
+        """The round that is asked for, over the samples of a step that steps are tried on.
+
+        Raises:
+            NonFiniteSums: On all ranks: one of them had a factor without an inverse; no parameter has changed.
+        """
+        if bool(self._has_failed.any()):
+            raise NonFiniteSums(step, None if self._culprit is None else replace(self._culprit, step=step))
         source = self._plan.trial_source(self._job.batches, step)
         microbatches = _heads(self._job.batches.microbatches(source), self._plan.trial_rows)
         rows = self._table[: len(microbatches), : request.num_columns + 1]
@@ -315,12 +339,13 @@ def _heads(microbatches: tuple[Microbatch, ...], num_rows: int) -> tuple[Microba
 
 @contextmanager
 def _forward_mode(*, is_recurrent: bool) -> Iterator[None]:
-    """oneDNN's recurrent layers have no forward mode; torch's own have."""
+    """oneDNN's recurrent layers and fused attention have no forward mode; torch's own layers, and attention, have."""
     before = bool(torch.backends.mkldnn.enabled)
     if is_recurrent:
         torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
     try:
-        yield
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
         if is_recurrent:
             torch.backends.mkldnn.enabled = before  # type: ignore[assignment]

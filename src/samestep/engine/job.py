@@ -298,6 +298,7 @@ def _curvature_regions(job: Job, num_replicas: int, num_slots: int) -> list[tupl
     return [
         ("factors", job.dtype, (num_replicas, num_slots, job.curvature.factors.num_elements)),
         ("directions", job.dtype, (1 + len(DAMPINGS), job.num_elements)),
+        ("has_failed", "uint8", (num_replicas,)),
         ("small_table", "float64", (job.batches.num_microbatches, NUM_COLUMNS + 1)),
     ]
 

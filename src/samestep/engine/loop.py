@@ -67,6 +67,8 @@ class StepRecord:
         duration_s: It took.
         pair: Of squared norms (see `noise_scale`), where it was looked at for that.
         growth: Where the next step is the first one of a larger batch.
+        num_rounds: It took, one after the other.
+        num_rows: Were read in all of them, by all workers; a row that several rounds read counts in each.
     """
 
     step: int
@@ -76,6 +78,8 @@ class StepRecord:
     duration_s: float
     pair: Pair | None = None
     growth: Growth | None = None
+    num_rounds: int = field(kw_only=True)
+    num_rows: int = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -247,8 +251,9 @@ class Loop:
         if self.rank.speaks:
             now = time.perf_counter()
             assert sums.gradient_norm is not None
-            record = StepRecord(last, sums.loss, sums.gradient_norm, num_samples, now - start, pair, growth)
-            self._records.append(record)
+            told = (last, sums.loss, sums.gradient_norm, num_samples, now - start, pair, growth)
+            num_rounds, num_rows = self.stepper.num_rounds, self.stepper.num_rows
+            self._records.append(StepRecord(*told, num_rounds=num_rounds, num_rows=num_rows))
             if step == 0:
                 self._warn_unused()
             if now - self._last_report_s > 0.1:

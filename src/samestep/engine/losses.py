@@ -26,6 +26,30 @@ SummedLoss = Callable[[Any, Tensor, int], tuple[Tensor, Any]]
 _Weight = Callable[[Any, Tensor, Tensor], Any]
 
 
+class TokenLoss(nn.CrossEntropyLoss):
+    """The cross-entropy of every token, in nats, with the classes on the last axis.
+
+    `nn.CrossEntropyLoss` wants them on the second one, where no network that answers place by place has them.
+
+    Example:
+        >>> float(TokenLoss()(torch.zeros(2, 7, 4), torch.zeros(2, 7, dtype=torch.int64)))  # log 4
+        1.3862943649291992
+    """
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        """Scores of shape (n, t, num_symbols) and codes of shape (n, t) to the mean, or the sum, over n × t tokens."""
+        return super().forward(output.flatten(0, -2), target.flatten())
+
+
+CROSS_ENTROPIES = (nn.CrossEntropyLoss, TokenLoss)
+"""Those whose settings say all about them, so that another one can be made from them."""
+
+
+def class_axis(loss: Any) -> int:
+    """The axis of an answer that has the classes."""
+    return -1 if isinstance(loss, TokenLoss) else 1
+
+
 def summed(loss: Callable[[Any, Tensor], Any], *, is_late: bool = False) -> SummedLoss:
     """Turn a loss into its sum and the weight that a mean divides by.
 
@@ -99,6 +123,7 @@ _PER_ELEMENT = (
     nn.PoissonNLLLoss,
     nn.KLDivLoss,
 )
+_LIKELIHOODS = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MSELoss, nn.BCEWithLogitsLoss)
 _PER_SAMPLE = (nn.MultiLabelMarginLoss, nn.MultiMarginLoss, nn.MultiLabelSoftMarginLoss)
 
 
@@ -158,7 +183,7 @@ def _count_elements(module: Any, output: Any, target: Tensor) -> float:
 def _weigh_classes(module: Any, output: Any, target: Tensor) -> float:
     """What torch's mean divides by: the class weights of the targets that are not ignored."""
     if target.is_floating_point():  # class probabilities: the mean is over samples (and positions)
-        return float(output.numel() // output.shape[1])
+        return float(output.numel() // output.shape[class_axis(module)])
     if module.weight is None:
         return float(target.numel() - int(np.count_nonzero(target.numpy() == module.ignore_index)))
     kept = target[target != module.ignore_index]
@@ -195,6 +220,11 @@ def check_class_targets(target: Tensor, num_classes: int, ignore_index: int) -> 
         )
 
 
+def draws_targets(loss: SummedLoss) -> bool:
+    """Whether `sampled_targets` draws them: whether the loss is a log-likelihood that is known to be one."""
+    return isinstance(loss, _TorchLoss) and isinstance(loss.module, _LIKELIHOODS)
+
+
 def sampled_targets(loss: SummedLoss, output: Any, target: Tensor, generator: torch.Generator) -> Tensor:
     """Targets drawn from what the network itself believes; the given ones for losses that are no log-likelihood.
 
@@ -208,7 +238,7 @@ def sampled_targets(loss: SummedLoss, output: Any, target: Tensor, generator: to
     """
     module = loss.module if isinstance(loss, _TorchLoss) else None
     if isinstance(module, nn.CrossEntropyLoss | nn.NLLLoss):
-        scores = output.detach().movedim(1, -1)
+        scores = output.detach().movedim(class_axis(module), -1)
         chances = scores.exp() if isinstance(module, nn.NLLLoss) else scores.softmax(-1)
         drawn = torch.multinomial(chances.reshape(-1, chances.shape[-1]), 1, generator=generator)
         drawn = drawn.view(chances.shape[:-1])

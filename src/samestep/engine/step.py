@@ -49,6 +49,10 @@ class Stepper:
         is_careful: Whether every rank waits for the sums of all slices before it updates. Otherwise a step whose rule
             does not need them updates at once, and `confirm` finds out afterwards.
         loading: Where its microbatches come from; default: from the job's own steps, up to the last.
+
+    Attributes:
+        num_rounds: Of the last step that was run; of a period of local steps, of all its steps.
+        num_rows: Read in these rounds, by all ranks.
     """
 
     def __init__(
@@ -109,6 +113,8 @@ class Stepper:
         self._is_looked_at = False
         self._factors = Factors()
         self._step = 0
+        self.num_rounds = 0
+        self.num_rows = 0
         self._leave_unused_alone()
 
     def _make_curvature(self, memory: Mapping[str, Tensor]) -> Curvature | None:
@@ -155,7 +161,7 @@ class Stepper:
         Raises:
             NonFiniteSums: On all ranks, with the parameters as they were before the step.
         """
-        self._step = step
+        self._step, self.num_rounds, self.num_rows = step, 0, 0
         lr = self._job.schedule(self._loading.course.progress(step)) * factors.lr
         self._factors = replace(factors, lr=lr)
         program = self._job.rule.step(self)
@@ -204,9 +210,22 @@ class Stepper:
                 small = self.curvature.small_round(step, request)
                 table = small.run(self._own(small.microbatches), step, self._rank.enter, self._rank.exchange.meet)
                 sums = replace(first, table=table)
+                self._count(1, sum(each.num_samples for each in small.microbatches))
             else:
                 assert isinstance(request, Meeting)
         return first
+
+    def _count(self, num_rounds: int, num_rows: int) -> None:
+        self.num_rounds += num_rounds
+        self.num_rows += num_rows
+
+    def _count_round(self, step: int, request: RoundRequest) -> None:
+        """A round over the step's microbatches; where replicas train by themselves, the rounds of all their steps."""
+        course, inside = self._loading.course, self._job.local
+        num_rounds = 1 if inside is None else inside.rule.num_rounds
+        self._count(num_rounds * (course.next_step(step) - step), num_rounds * course.num_samples_of(step))
+        if request.has_factors:
+            self._count(1, self.curvature.num_factor_rows)
 
     def update(self, scale: float = 1.0) -> None:
         if scale != 1.0:
@@ -298,6 +317,7 @@ class Stepper:
         self._sums.settle()
         if request.has_factors:
             self.curvature.collect(step, plan.local, microbatches)
+        self._count_round(step, request)
         self._rank.enter(Phase.BARRIER_CONTRIBUTIONS, step)
         self._rank.exchange.contributions(step, number, len(microbatches), is_looked_at=self._is_looked_at)
         self._rank.enter(Phase.COMBINE, step)

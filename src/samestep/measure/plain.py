@@ -14,7 +14,7 @@ from samestep.data.columns import Dataset
 from samestep.engine.events import Enter, Phase
 from samestep.errors import UsageError
 from samestep.optim import build
-from samestep.run import networks
+from samestep.run import curvature, networks
 from samestep.run.config import Config
 from samestep.run.workload import Workload
 
@@ -33,6 +33,7 @@ class PlainTorch:
                 "batch_rule='adascale' sets the rate by what every step finds, and plain torch has nothing like it to "
                 "compare with; take linear here"
             )
+        curvature.refuse(config, "plain torch has nothing like its step to compare with; take another optimizer here")
         config.fixed_batch("plain torch has nothing like it to compare with")
         self.data: Dataset = workload.data()
         model, scaled = networks.network(workload, config)

@@ -20,7 +20,7 @@ from samestep.measure.programs import Task
 from samestep.measure.scaling import Scaling
 from samestep.measure.series import Axis, Series
 from samestep.plan.layout import check_world_size
-from samestep.run import syncing
+from samestep.run import curvature, syncing
 from samestep.run.config import Config, NumericSettings, Settings, resolve
 from samestep.run.ways import check_cpu
 from samestep.run.workload import Workload
@@ -95,6 +95,7 @@ def plan_study(
     config = resolve(Settings(**vars(settings), workers=1), workload.recipe)
     check_cpu(config, "a scaling study")
     syncing.refuse(config, "scale", "plain torch, beside which it measures, has no such steps")
+    curvature.refuse(config, "plain torch, beside which scale measures, has nothing like its step; take another one")
     if rounds < 1:
         raise UsageError(f"repeats={rounds} is below 1: nothing would be measured")
     if not workers:

@@ -2,7 +2,8 @@
 
 An optimiser is *element-wise* where the update of an element looks at nothing but this element's parameter, gradient
 and state: any cut of the flat vector then gives the same bits. All others own *whole tensors*. One that looks at
-several tensors at once (a norm over all parameters) is neither, and is refused.
+several tensors at once (a norm over all parameters) is neither, and is refused. `kfac` finds its step in rounds of its
+own, in which all ranks see the same; what is left to the class is element-wise.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class Entry:
         decays_by_rate: Whether a step shrinks the weights by learning rate × weight decay; otherwise the decay goes
             through the optimiser's own scaling, as part of the gradient.
         averaging: Share of the steps that the evaluated weights are averaged over, unless a person says otherwise.
+        has_rounds: Whether its class only takes the step that further rounds have found, from all of the network.
+        is_clipped: Whether its gradient may be clipped; it may not where the length of a step is tried out.
         options: What we set otherwise than the class does.
         source: Authors, title, year.
     """
@@ -45,8 +48,15 @@ class Entry:
     rule: RuleName = "sqrt"
     decays_by_rate: bool = False
     averaging: float | None = None
+    has_rounds: bool = False
+    is_clipped: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+
+    @property
+    def looks_at(self) -> str:
+        """What a step looks at, for people."""
+        return "whole network" if self.has_rounds else self.kind
 
     def load(self) -> type[Optimizer]:
         """Its class."""
@@ -114,6 +124,7 @@ _ENTRIES = (
     Entry(name="asgd", origin="torch.optim:ASGD", rule="linear", decays_by_rate=True,
           source="Polyak and Juditsky, Acceleration of Stochastic Approximation by Averaging, 1992"),
     Entry(name="kfac", origin="samestep.optim.kfac.rule:Kfac", rule="none", averaging=0.25,
+          has_rounds=True, is_clipped=False,
           source="Martens, Grosse, Optimizing Neural Networks with Kronecker-factored Approximate Curvature, 2015"),
     Entry(name="lamb", origin="samestep.optim.lamb:LAMB", kind="whole tensor", options=_PAPER_LAMB,
           source="You et al., Large Batch Optimization for Deep Learning: Training BERT in 76 minutes, 2020"),

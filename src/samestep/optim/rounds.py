@@ -94,9 +94,10 @@ Steps = Generator[Request, Sums, None]
 
 
 class Rule(Protocol):
-    """Rounds and decisions of a step; `num_rounds` is how many it takes."""
+    """Rounds and decisions of a step; `num_rounds` is how many it takes, at least, and `most_rounds` at most."""
 
     num_rounds: ClassVar[int]
+    most_rounds: ClassVar[int]
 
     def step(self, owned: Owned) -> Steps: ...
 
@@ -111,6 +112,7 @@ class Plain:
 
     clip_norm: float | None = None
     num_rounds: ClassVar[int] = 1
+    most_rounds: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if self.clip_norm is not None and not self.clip_norm > 0:
@@ -136,6 +138,7 @@ class SharpnessAware:
     radius: float
     clip_norm: float | None = None
     num_rounds: ClassVar[int] = 2
+    most_rounds: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         if not self.radius > 0:

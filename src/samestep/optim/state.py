@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from samestep import torch_private
 from samestep.errors import UsageError
-from samestep.optim import build
+from samestep.optim import apart, build
 from samestep.optim.build import Part
 from samestep.plan.layout import FlatLayout, ParameterSpec, flat_layout
 
@@ -139,6 +139,9 @@ def plan_update(
         first_group += len(part.groups)
     layout = flat_layout(specs)
     items = [item for probe in probes for item in probe.run(layout)]
+    for probe in probes:
+        if probe.is_whole and probe.part.kind is None:
+            apart.check(probe.part, {name: tuple(values.shape) for name, values in parameters.items()}, dtype)
     return UpdatePlan(
         parts,
         layout,

@@ -342,7 +342,8 @@ class Config:
 def resolve(settings: Settings, recipe: Mapping[str, Any]) -> Config:
     """Fill what a person left open from the workload's recipe, then from the defaults.
 
-    Somebody who asks for another optimiser than the recipe's does not get the recipe's learning rate with it.
+    Somebody who asks for another optimiser than the recipe's does not get the recipe's learning rate with it, nor its
+    clipping where the optimiser takes none.
 
     Raises:
         UsageError: A value is out of range, or two contradict each other.
@@ -368,6 +369,8 @@ def resolve(settings: Settings, recipe: Mapping[str, Any]) -> Config:
     if given["optimizer"] is not None and given["optimizer"] != recipe.get("optimizer", DEFAULTS["optimizer"]):
         for name in OPTIMIZER_RECIPE:
             usable.pop(name, None)
+        if not catalog.entry(given["optimizer"]).is_clipped:
+            usable.pop("clip_norm", None)
     if given["steps"] is not None or given["epochs"] is not None:
         usable.pop("steps", None)
         usable.pop("epochs", None)

@@ -7,12 +7,15 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from samestep.engine.job import Job
+from samestep.engine.losses import draws_targets
 from samestep.errors import UsageError
 from samestep.optim.kfac.rule import SubspaceKfac
 from samestep.optim.kfac.units import DECIDED, FACTORS, PREVIOUS, CurvaturePlan, factor_layout, units_of
 from samestep.optim.state import StateArray, UpdatePlan
 from samestep.plan.batch import BatchPlan
 from samestep.run.config import Config
+from samestep.run.workload import Workload
 
 SHARE = 0.25
 """Of the batch: as many samples give factors, and steps are tried on as many, within the limits below."""
@@ -45,6 +48,49 @@ def plan(model: nn.Module, config: Config, batches: BatchPlan) -> CurvaturePlan:
         trial_rows=rows(batches.global_batch, *TRIAL_ROWS),
         has_fresh_rows=not is_full,
     )
+
+
+def refuse(config: Config, why: str) -> None:
+    """For what takes the optimiser alone, which is gradient descent without the rounds that find its step.
+
+    Raises:
+        UsageError: It is `kfac`.
+    """
+    if config.optimizer == "kfac":
+        raise UsageError(f"optimizer='kfac': {why}")
+
+
+def lines(job: Job, config: Config, workload: Workload) -> list[str]:
+    """What is left out of the recipe, and what of the curvature is known less well than could be, in words."""
+    curved, clip_norm = job.curvature, workload.recipe.get("clip_norm")
+    if curved is None:
+        return []
+    found = []
+    if clip_norm is not None and config.clip_norm is None:
+        found.append(
+            f"kfac: the recipe's clip_norm={clip_norm:g} is left out; the length of its step is tried out already"
+        )
+    less = [
+        f"of {_some([unit.weight for unit in curved.units if unit.kind == kind])} ({how})"
+        for kind, how in (("matrix", "gradients, not inputs"), ("diagonal", "the diagonal"))
+        if any(unit.kind == kind for unit in curved.units)
+    ]
+    if less:
+        found.append(f"kfac: less is known of the curvature {' and '.join(less)}")
+    if not draws_targets(job.loss):
+        found.append(
+            "kfac: factors are those of the given targets (an empirical Fisher matrix), for of this loss none can be "
+            "drawn; nn.CrossEntropyLoss, nn.NLLLoss, nn.MSELoss and nn.BCEWithLogitsLoss let the network draw them"
+        )
+    return found
+
+
+def _some(names: list[str]) -> str:
+    """
+    >>> _some(["a", "b", "c", "d"])
+    'a, b and 2 more'
+    """
+    return ", ".join(names) if len(names) < 4 else f"{names[0]}, {names[1]} and {len(names) - 2} more"
 
 
 def rows(global_batch: int, fewest: int, most: int) -> int:

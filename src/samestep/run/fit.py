@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from samestep.data.columns import Dataset, Rows, Samples
 from samestep.engine.flat import trainable
-from samestep.engine.losses import check_class_targets, has_class_targets, ignored_class, summed
+from samestep.engine.losses import check_class_targets, class_axis, has_class_targets, ignored_class, summed
 from samestep.engine.randomness import preserved
 from samestep.errors import DataError, SamestepError, UsageError
 from samestep.run.metrics import accuracy
@@ -110,7 +110,8 @@ def _rehearse(model: nn.Module, samples: Samples, loss: Loss) -> None:
                 if isinstance(error, SamestepError):
                     raise
                 if isinstance(output, Tensor) and has_class_targets(loss):
-                    check_class_targets(target, output.shape[1] if output.dim() > 1 else 1, ignored_class(loss))
+                    num_classes = output.shape[class_axis(loss)] if output.dim() > 1 else 1
+                    check_class_targets(target, num_classes, ignored_class(loss))
                 answer = tuple(output.shape[1:]) if isinstance(output, Tensor) else type(output).__name__
                 raise DataError(
                     f"the loss does not take the model's answers of shape {answer} a sample with y of shape "

@@ -36,7 +36,8 @@ class Outline:
         microbatch: Samples in one forward and backward.
         num_microbatches: Of a whole step; with local steps, replicas.
         last_num_microbatches: Of the last step of an epoch.
-        num_rounds: Maps over the microbatches, each with its sum, in a step.
+        num_rounds: Maps over the microbatches, each with its sum, in a step; at least so many.
+        most_rounds: At most.
         num_elements: Of the flat vector, padding included.
         cores: That the run may use.
         helpers: Threads beside each worker's training thread.
@@ -59,6 +60,7 @@ class Outline:
     num_microbatches: int
     last_num_microbatches: int
     num_rounds: int
+    most_rounds: int
     num_elements: int
     cores: int
     helpers: int
@@ -116,6 +118,7 @@ def outline(workload: Workload, settings: Settings, choices: Choices) -> Outline
         num_microbatches=len(job.batches.microbatches(0)),
         last_num_microbatches=len(job.batches.microbatches(job.batches.steps_per_epoch - 1)),
         num_rounds=job.rule.num_rounds,
+        most_rounds=job.rule.most_rounds,
         num_elements=job.num_elements,
         cores=num_cores(),
         helpers=helpers,

@@ -120,7 +120,7 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         order=Order(num_samples=data.train.num_samples, seed=config.seed, block=config.shuffle_block),
         samples=data.train if config.augment is None else augmented(data.train, augment.parse(config.augment)),
         loss=losses.summed(loss, is_late=kind != "cpu" or config.compile != "off"),
-        class_check=partial(_check_classes, losses.ignored_class(loss)) if losses.has_class_targets(loss) else None,
+        class_check=_class_check(loss),
         metrics=dict(workload.metrics),
         evaluation=_evaluation(data, config, batches),
         judge=judge_for(tuple(workload.metrics), _target(workload, config, data)),
@@ -144,7 +144,7 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         job = replace(job, stages=staging.staged(job, config))
     job = local.localised(job, config)
     decided_by = partial(_numerics, job, loss, choices, config, scaled, of_device)
-    lines = [*config.rate_lines, *(scaled.lines(model) if scaled else [])]
+    lines = [*config.rate_lines, *(scaled.lines(model) if scaled else []), *curvature.lines(job, config, workload)]
     return Prepared(job, _first_image(job), decided_by, tuple(lines))
 
 
@@ -320,9 +320,15 @@ def balanced_weights(labels: Tensor) -> Tensor:
     return len(labels) / (len(counts) * counts.double())
 
 
-def _check_classes(ignored: int, output: Any, target: Tensor) -> None:
+def _class_check(loss: Any) -> Callable[[Any, Tensor], None] | None:
+    if not losses.has_class_targets(loss):
+        return None
+    return partial(_check_classes, losses.ignored_class(loss), losses.class_axis(loss))
+
+
+def _check_classes(ignored: int, axis: int, output: Any, target: Tensor) -> None:
     if isinstance(output, Tensor) and output.dim() > 1 and not target.is_floating_point():
-        losses.check_class_targets(target, output.shape[1], ignored)
+        losses.check_class_targets(target, output.shape[axis], ignored)
 
 
 def _numerics(

@@ -24,6 +24,7 @@ class StepTable:
 
     def __init__(self) -> None:
         kinds = {"step": "q", "loss": "d", "gradient_norm": "d", "num_samples": "q", "duration_s": "d"}
+        kinds |= {"num_rounds": "q", "num_rows": "q"}
         self._columns: dict[str, array[Any]] = {name: array(kind) for name, kind in kinds.items()}
         self._steady_samples = 0
         self._steady_s = 0.0
@@ -48,6 +49,16 @@ class StepTable:
     def samples_per_s(self) -> float | None:
         """The rate without the first three steps; None where there are no more."""
         return self._steady_samples / self._steady_s if self._steady_s > 0 else None
+
+    @property
+    def num_rounds(self) -> int:
+        """Rounds of all steps, one after the other."""
+        return sum(self._columns["num_rounds"])
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that all rounds have read, by all workers."""
+        return sum(self._columns["num_rows"])
 
     def as_lists(self) -> dict[str, list[float]]:
         """The columns, by name."""
@@ -186,6 +197,8 @@ class Record:
             "numerics": self.numerics,
             "first_step": self.first_step,
             "evaluations": [asdict(record) for record in self.evaluations],
+            "num_rounds": self.steps.num_rounds,
+            "num_rows": self.steps.num_rows,
             "step_table": self.steps.as_lists(),
             "noise_scale": self.pairs.as_dict() if self.pairs is not None else None,
             "sent_bytes": self.sent_bytes,

@@ -28,12 +28,12 @@ from samestep.data.target import Classes, Value
 from samestep.data.tensors import schema as tensors
 from samestep.data.text import schema as texts
 from samestep.data.text.schema import num_windows
+from samestep.engine.losses import TokenLoss
 from samestep.errors import DataError
 from samestep.run.metrics import accuracy
 from samestep.run.workload import Metric, Workload
 from samestep.workloads import networks
 from samestep.workloads.networks import Model, Network
-from samestep.workloads.transformer import token_loss
 
 _CODES = Scale(dtype=torch.int64)
 _PIXELS = Scale(factor=1 / 255)
@@ -147,7 +147,7 @@ def _text_workload(pack: Pack, network: Network, about: texts.Schema) -> Workloa
         name=f"{pack.folder.name} → next symbol",
         model=network.build,
         data=partial(_dataset, pack),
-        loss=token_loss,
+        loss=TokenLoss(),
         metrics={"accuracy": accuracy},
         recipe={**recipe(num_samples), "global_batch": 64, "lr": 4e-3, "weight_decay": 0.1, "clip_norm": 1.0},
     )

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from samestep.data import texts
 from samestep.data.columns import Dataset, Samples, Windows
+from samestep.engine.losses import TokenLoss
 from samestep.errors import DataError, UsageError
 from samestep.run.metrics import accuracy
 from samestep.run.workload import Workload
@@ -131,16 +132,6 @@ def language_model(
     )
 
 
-def token_loss(output: Tensor, target: Tensor) -> tuple[Tensor, int]:
-    """The cross-entropy of every token, in nats: (sum, number of tokens).
-
-    Args:
-        output: Scores, shape (n, t, num_symbols).
-        target: Codes, shape (n, t), int64.
-    """
-    return functional.cross_entropy(output.flatten(0, 1), target.flatten(), reduction="sum"), target.numel()
-
-
 def shakespeare_transformer(*, width: int | None = None, depth: int | None = None) -> Workload:
     """Tiny Shakespeare, character by character; vectors of size `width` (128, a multiple of 4), `depth` blocks (2)."""
     return Workload(
@@ -149,7 +140,7 @@ def shakespeare_transformer(*, width: int | None = None, depth: int | None = Non
             language_model, num_symbols=NUM_SYMBOLS, context=CONTEXT, width=width or 128, depth=depth or 2, dropout=0.1
         ),
         data=_shakespeare,
-        loss=token_loss,
+        loss=TokenLoss(),
         metrics={"accuracy": accuracy},
         recipe={
             "global_batch": 64, "epochs": 6, "optimizer": "adamw", "lr": 4e-3, "weight_decay": 0.1,

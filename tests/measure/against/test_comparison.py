@@ -139,6 +139,8 @@ class TestTorch:
     def test_refused(self) -> None:
         with pytest.raises(UsageError, match="plain torch has no sharpness-aware step"):
             compare("torch", helpers.workload(), settings(sam_radius=0.1))
+        with pytest.raises(UsageError, match="optimizer='kfac': plain torch has no step like its own"):
+            compare("torch", helpers.workload(), Settings(optimizer="kfac"))
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ def test_every_cell_has_as_many_points_within_the_bounds(
 ) -> None:
     bounds = space_of(name)
     found = points(bounds, num_trials, has_label_smoothing=smoothing, seed=seed_of(seed, name, batch))
-    assert len(found) == len(set(found)) == num_trials
+    assert len(found) == len(set(found)) == (num_trials if bounds.is_tuned else 1)
     for point in found:
         assert bounds.lr[0] <= point.lr <= bounds.lr[1]
         assert (point.weight_decay is None) == (bounds.weight_decay is None)
@@ -97,3 +97,9 @@ def test_searching_averaging_moves_no_other_setting() -> None:
     assert 0.02 <= shares[0] < 0.03 and 0.4 < shares[-1] <= 0.5
     assert len({*shares}) == 16
     assert "averaged over" in averaged[0].text() and "averaged over" not in plain[0].text()
+
+
+def test_kfac_has_one_setting_its_own() -> None:
+    (point,) = points(space_of("kfac"), 16, has_label_smoothing=True, has_averaging=True, seed=3)
+    assert (point.lr, point.weight_decay, point.momentum, point.averaging) == (1.0, None, None, None)
+    assert (point.label_smoothing, {point.decay(share) for share in (0.0, 0.5, 1.0)}) == (0.0, {1.0})

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from samestep.data.columns import Dataset, Rows, Samples
+from samestep.engine.losses import TokenLoss
 from samestep.errors import UsageError
 from samestep.measure.sweep import parts, study, trial
-from samestep.measure.sweep.halving import Run
+from samestep.measure.sweep.halving import Outcome, Run
 from samestep.measure.sweep.pool import Pool
 from samestep.measure.sweep.space import Decay, Point
 from samestep.measure.sweep.target import parse_goal
@@ -85,6 +86,25 @@ def test_settings_and_seed_matter() -> None:
     assert len(set(found)) == len(found)
 
 
+def test_all_rounds_of_kfac_count() -> None:
+    asked = replace(told(steps=3, lr=1.0, momentum=None, weight_decay=None), optimizer="kfac")
+    found = perform_on_digits(asked, "accuracy>=0.999")
+    assert found.outcome.failure is None
+    assert 4 <= found.rounds_per_step <= 8  # gradient, factors, products, candidates once or more
+    assert found.num_samples == pytest.approx(3 * 128 * found.rounds_per_step)  # all of them read whole batches
+
+
+def test_kfac_is_not_tuned_and_gets_as_many_seeds() -> None:
+    wishes = study.Wishes(
+        batches=(256,), optimizers=("kfac", "sgd"), goal="error<=0.2", trials=4, seeds=3, first_steps=8, most_steps=8
+    )
+    planned = study.plan(DIGITS, NumericSettings(), wishes).study
+    first = {cell[0]: move.runs for cell, move in study.moves(planned, {}).items()}
+    assert {name: len(runs) for name, runs in first.items()} == {"kfac": 1, "sgd": 4}
+    found = {(("kfac", 256), run): Outcome(reached_step=5, best=0.1) for run in first["kfac"]}
+    assert len(study.moves(planned, found)["kfac", 256].runs) == 3
+
+
 def test_a_diverging_run_is_said() -> None:
     found = perform_on_digits(told(lr=1e30))
     assert found.outcome.reached_step is None and found.outcome.best is None
@@ -103,6 +123,8 @@ def test_label_smoothing_goes_into_the_loss() -> None:
     found = trial.smoothed(loss, 0.1)
     assert (found.label_smoothing, found.ignore_index) == (0.1, 7)
     assert found.weight is loss.weight
+    tokens = trial.smoothed(TokenLoss(), 0.1)
+    assert (type(tokens), tokens.label_smoothing) == (TokenLoss, 0.1)
     assert trial.smoothed(nn.MSELoss(), 0.0).reduction == "mean"
     with pytest.raises(UsageError, match=r"label smoothing goes with nn\.CrossEntropyLoss, and the loss is MSELoss"):
         trial.smoothed(nn.MSELoss(), 0.1)

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from samestep.errors import NonFiniteError
 from samestep.optim.kfac import precondition
 from tests import helpers
 
@@ -43,9 +42,11 @@ def test_factors_of_sampled_gradients_give_back_the_blocks() -> None:
 
 def test_what_cannot_be_inverted_is_named() -> None:
     broken = torch.diag(torch.tensor([1.0, -2.0, 3.0]))
-    with pytest.raises(NonFiniteError, match=r"a factor of out\.weight \(3 × 3\) cannot be inverted with damping"):
+    with pytest.raises(
+        precondition.FactorError, match=r"a factor of out\.weight \(3 × 3\) cannot be inverted with damping"
+    ):
         precondition.kronecker(broken, torch.eye(3), 1e-4, "out.weight")
-    with pytest.raises(NonFiniteError, match=r"a factor of out\.weight is not finite"):
+    with pytest.raises(precondition.FactorError, match=r"a factor of out\.weight is not finite"):
         precondition.kronecker(torch.full((3, 3), math.inf), torch.eye(3), 1e-4, "out.weight")
 
 

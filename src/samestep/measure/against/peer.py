@@ -26,7 +26,7 @@ from samestep.measure.against.rounding import BFLOAT16, FLOAT32, FLOAT64, Arithm
 from samestep.measure.plain import mean_of
 from samestep.optim import build, rounds
 from samestep.plan.batch import cut
-from samestep.run import syncing
+from samestep.run import curvature, syncing
 from samestep.run.config import Config, Settings, resolve
 from samestep.run.prepare import Choices, balanced_weights, prepare
 from samestep.run.ways import check_cpu
@@ -101,6 +101,9 @@ def task_of(workload: Workload, settings: Settings) -> Task:
             "batch_rule='adascale': plain torch has no rate that follows what every step finds to compare with; take "
             "linear, or leave --against out"
         )
+    curvature.refuse(
+        config, "plain torch has no step like its own to compare with; take another optimizer, or leave --against out"
+    )
     config.fixed_batch("plain torch has no batch that follows what every step finds; or leave --against out")
     job = prepare(workload, config, Choices(), has_callbacks=False).job
     return Task(job=job, loss=_with_class_weights(workload, config, job), unweighted_loss=workload.loss)

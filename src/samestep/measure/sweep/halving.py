@@ -38,6 +38,14 @@ class Ladder:
     budgets: tuple[int, ...]
     kept: tuple[int, ...]
 
+    def of_one(self) -> Ladder:
+        """The same budgets for a single trial.
+
+        >>> Ladder(budgets=(8, 16), kept=(4, 2)).of_one().kept
+        (1, 1)
+        """
+        return Ladder(budgets=self.budgets, kept=(1,) * len(self.budgets))
+
 
 def ladder(num_trials: int, *, first_steps: int, most_steps: int) -> Ladder:
     """The ladder from `most_steps` down to about `first_steps`: all trials on the first rung, two or more on the last.

@@ -141,7 +141,14 @@ def analyse(record: Mapping[str, Any]) -> Findings:
             by_cell[cell][run] = finished
             points[cell, run.trial] = _point(entry["settings"])
         cells = [
-            _cell(cell, climbed, study["seeds"], goal, found, {k[1]: p for k, p in points.items() if k[0] == cell})
+            _cell(
+                cell,
+                climbed if _is_tuned(record, cell) else climbed.of_one(),
+                study["seeds"],
+                goal,
+                found,
+                {k[1]: p for k, p in points.items() if k[0] == cell},
+            )
             for cell, found in by_cell.items()
         ]
         curves = tuple(
@@ -156,6 +163,10 @@ def analyse(record: Mapping[str, Any]) -> Findings:
         sentences=tuple(_sentence(curve) for curve in curves),
         shortcomings=tuple(text for one in cells for text in _shortcomings(one, goal)),
     )
+
+
+def _is_tuned(record: Mapping[str, Any], cell: Cell) -> bool:
+    return bool(record["spaces"].get(cell[0], {}).get("is_tuned", True))
 
 
 def _point(settings: Mapping[str, Any]) -> Point:

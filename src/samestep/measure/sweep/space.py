@@ -26,19 +26,22 @@ class Space:
         lr: Learning rate.
         weight_decay: Weight decay; None where the optimiser takes none.
         one_minus_momentum: 1 - momentum; None where the optimiser takes no setting `momentum`.
+        is_tuned: Whether anything is searched; otherwise there is one trial, with the optimiser's own settings.
     """
 
     lr: Range
     weight_decay: Range | None
     one_minus_momentum: Range | None = None
+    is_tuned: bool = True
 
-    def as_dict(self) -> dict[str, list[float] | None]:
+    def as_dict(self) -> dict[str, list[float] | bool | None]:
         """As plain values."""
         momentum = self.one_minus_momentum
         return {
             "lr": list(self.lr),
             "weight_decay": None if self.weight_decay is None else list(self.weight_decay),
             "one_minus_momentum": None if momentum is None else list(momentum),
+            **({} if self.is_tuned else {"is_tuned": False}),
         }
 
 
@@ -55,7 +58,7 @@ _SPACES: Mapping[str, Space] = {
     "adamax": _ADAM,
     "adamw": Space(lr=(1e-4, 1e-1), weight_decay=_DECOUPLED),
     "asgd": Space(lr=(1e-3, 1e1), weight_decay=_COUPLED),
-    "kfac": Space(lr=(0.25, 1.0), weight_decay=None),
+    "kfac": Space(lr=(1.0, 1.0), weight_decay=None, is_tuned=False),  # that it needs no tuning is what it promises
     "lamb": Space(lr=(1e-4, 1.0), weight_decay=_DECOUPLED),
     "lars": Space(lr=(1e-3, 3e1), weight_decay=_COUPLED, one_minus_momentum=(1e-3, 1.0)),
     "muon": Space(lr=(1e-3, 3e-1), weight_decay=_DECOUPLED, one_minus_momentum=(1e-2, 1.0)),
@@ -147,7 +150,7 @@ def points(
 
     Args:
         space: The bounds.
-        num_trials: How many; a power of two covers the space most evenly.
+        num_trials: How many; a power of two covers the space most evenly. One, where nothing is tuned.
         has_label_smoothing: Label smoothing is searched between 0 and 0.2.
         has_averaging: The share of the steps that weights are averaged over is searched between 2 % and 50 %.
         seed: Of the scrambling.
@@ -167,6 +170,9 @@ def points(
 
     if num_trials < 1:
         raise UsageError(f"trials={num_trials} is below 1: nothing would be tried; take 16, or at least 1")
+    if not space.is_tuned:
+        own = Decay(until=1.0, to=1.0)
+        return (Point(lr=space.lr[1], weight_decay=None, momentum=None, label_smoothing=0.0, decay=own),)
     # All dimensions are always drawn, so that what is searched besides does not move the other settings.
     rows = qmc.Sobol(d=6, scramble=True, seed=seed % 2**32).random_base2(math.ceil(math.log2(num_trials)))
     found = tuple(_point(space, row.tolist(), has_label_smoothing) for row in rows[:num_trials])

@@ -43,12 +43,13 @@ class Wishes:
         batches: Global batches; "full" is all training rows.
         optimizers: By name.
         goal: The target, ``val_error<=0.10``.
-        trials: Settings of every (optimiser, batch).
+        trials: Settings of every (optimiser, batch); of an optimiser that is not tuned, one.
         seeds: Fresh seeds of the chosen settings.
         first_steps: Lowest budget of a run, about; None: 8.
         most_steps: Highest; None: as long as the workload's recipe trains, at the smallest batch.
         rows: Training rows that are used; None: all.
         has_label_smoothing: It is searched too.
+        has_averaging: Weight averaging is searched too, for optimisers that do not average by themselves.
     """
 
     batches: tuple[Batch, ...]
@@ -104,9 +105,10 @@ class Study:
         """Every optimiser at every batch."""
         return tuple((optimizer, batch) for optimizer in self.optimizers for batch in self.batches)
 
-    @property
-    def ladder(self) -> Ladder:
-        return Ladder(budgets=self.budgets, kept=self.kept)
+    def ladder(self, cell: Cell) -> Ladder:
+        """The rungs of a cell; one without tuning climbs them with one trial."""
+        climbed = Ladder(budgets=self.budgets, kept=self.kept)
+        return climbed if space.space_of(cell[0]).is_tuned else climbed.of_one()
 
     def points(self, cell: Cell) -> tuple[Point, ...]:
         """The settings of a cell's trials, by their numbers."""
@@ -219,15 +221,7 @@ def _rehearsed(workload: Workload, divided: Parts, subject: Subject, study: Stud
             config = resolved.as_dict()
     own = (
         *trial.SEARCHED,
-        "microbatch",
-        "workers",
-        "until",
-        "evaluate_every",
-        "out",
-        "log",
-        "profile",
-        "checkpoint",
-        "noise_scale",
+        *("microbatch", "workers", "until", "evaluate_every", "out", "log", "profile", "checkpoint", "noise_scale"),
     )
     shared = {name: value for name, value in config.items() if name not in (*own, "checkpoint_every_s", "resume")}
     return {**shared, "microbatch": subject.settings.microbatch}
@@ -335,7 +329,7 @@ class _Progress:
         study = self.planned.study
         known = self._moves()
         rest = sum(map(_cost, (*waiting, *running)))
-        rest += sum(_cost_ahead(study, batch, move) for (_, batch), move in known.items())
+        rest += sum(_cost_ahead(study, cell, move) for cell, move in known.items())
         cost = sum(_cost_of(cell, run) for cell, run in self.found)
         core_s = sum(one.wall_s for one in self.found.values())
         num_over = sum(move.verdict != "going on" for move in known.values())
@@ -353,7 +347,7 @@ def moves(study: Study, outcomes: Mapping[tuple[Cell, Run], halving.Outcome]) ->
     by_cell: dict[Cell, dict[Run, halving.Outcome]] = {cell: {} for cell in study.cells}
     for (cell, run), outcome in outcomes.items():
         by_cell[cell][run] = outcome
-    return {cell: halving.next_move(study.ladder, study.seeds, goal, found) for cell, found in by_cell.items()}
+    return {cell: halving.next_move(study.ladder(cell), study.seeds, goal, found) for cell, found in by_cell.items()}
 
 
 def _cost_of(cell: Cell, run: Run) -> float:
@@ -365,14 +359,14 @@ def _cost(each: Trial) -> float:
     return _cost_of((each.optimizer, each.batch), each.run)
 
 
-def _cost_ahead(study: Study, batch: int, move: Move) -> float:
+def _cost_ahead(study: Study, cell: Cell, move: Move) -> float:
     """What may follow a cell's known runs, if none of its trials reaches the target before the last rung."""
     if move.verdict != "going on" or move.runs[0].stage == "report":
         return 0.0
-    steps = move.runs[0].steps
+    steps, batch, climbed = move.runs[0].steps, cell[1], study.ladder(cell)
     if move.runs[0].stage == "confirm":
         return study.seeds * steps * (batch + _STEP_COST_SAMPLES)
-    higher = [number * budget for budget, number in zip(study.budgets, study.kept, strict=True) if budget > steps]
+    higher = [number * budget for budget, number in zip(climbed.budgets, climbed.kept, strict=True) if budget > steps]
     return (sum(higher) + 2 * study.seeds * study.budgets[-1]) * (batch + _STEP_COST_SAMPLES)
 
 

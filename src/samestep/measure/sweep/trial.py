@@ -12,16 +12,16 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from samestep import torch_private
 from samestep.engine import launch
+from samestep.engine.losses import CROSS_ENTROPIES
 from samestep.errors import Interrupted, NonFiniteError, SamestepError, UsageError
 from samestep.measure.sweep import parts, target
 from samestep.measure.sweep.halving import Outcome, Run
 from samestep.measure.sweep.parts import Parts
 from samestep.measure.sweep.space import Point
-from samestep.run.config import Config, NumericSettings, Settings, resolve
+from samestep.run.config import NumericSettings, Settings
 from samestep.run.evaluate import is_reached
 from samestep.run.prepare import Choices
 from samestep.run.progress import Silent
@@ -98,8 +98,8 @@ class Finished:
         outcome: What decides what follows.
         evaluations: (step, value of the target's metric), in order.
         num_steps: Steps that were done.
-        num_samples: Rows that gradients were computed from, those of all rounds of a step.
-        rounds_per_step: Dependent forward and backward passes of a step.
+        num_samples: Rows that were read, in all rounds of all steps.
+        rounds_per_step: One after the other; the mean over the steps, of which some may take more than others.
         step_s: Median time of a step in seconds, the first three left out; None where there are none.
         wall_s: Seconds of the whole run.
         noise_scale: Over the later half of the run, in samples; None where it cannot be told.
@@ -109,7 +109,7 @@ class Finished:
     evaluations: tuple[tuple[int, float], ...] = ()
     num_steps: int = 0
     num_samples: int = 0
-    rounds_per_step: int = 1
+    rounds_per_step: float = 1.0
     step_s: float | None = None
     wall_s: float = 0.0
     noise_scale: float | None = None
@@ -164,16 +164,17 @@ def smoothed(loss: Any, amount: float) -> Any:
     """A loss with label smoothing.
 
     Raises:
-        UsageError: It is not `nn.CrossEntropyLoss`.
+        UsageError: It is neither `nn.CrossEntropyLoss` nor our own for tokens.
 
+    >>> from torch import nn
     >>> smoothed(nn.CrossEntropyLoss(), 0.1).label_smoothing
     0.1
     """
     if not amount:
         return loss
-    if type(loss) is not nn.CrossEntropyLoss:
+    if type(loss) not in CROSS_ENTROPIES:
         raise UsageError(f"label smoothing goes with nn.CrossEntropyLoss, and the loss is {_name(loss)}; leave it out")
-    return nn.CrossEntropyLoss(
+    return type(loss)(
         weight=loss.weight, ignore_index=loss.ignore_index, reduction=loss.reduction, label_smoothing=amount
     )
 
@@ -187,7 +188,6 @@ def perform(workload: Workload, divided: Parts, subject: Subject, trial: Trial) 
     start_s = time.perf_counter()
     try:
         made, settings = prepared(workload, divided, subject, trial)
-        config = resolve(settings, made.recipe)
         record = train(made, settings, choices=Choices(lr_schedule=trial.point.decay), progress=Silent()).record
     except Interrupted:
         raise
@@ -198,11 +198,11 @@ def perform(workload: Workload, divided: Parts, subject: Subject, trial: Trial) 
     except Exception as error:
         failure = f"{type(error).__name__}: {error}"
     else:
-        return summary(record, subject.goal, config, time.perf_counter() - start_s)
+        return summary(record, subject.goal, time.perf_counter() - start_s)
     return Finished(outcome=Outcome(failure=failure), wall_s=time.perf_counter() - start_s)
 
 
-def summary(record: Record, goal: Target, config: Config, wall_s: float) -> Finished:
+def summary(record: Record, goal: Target, wall_s: float) -> Finished:
     """What a record of a run means for a sweep. The run stopped at the first evaluation that met the target."""
     last = record.evaluations[-1]
     times = record.steps.as_lists()["duration_s"][_LEFT_OUT:] or record.steps.as_lists()["duration_s"]
@@ -210,13 +210,12 @@ def summary(record: Record, goal: Target, config: Config, wall_s: float) -> Fini
     best = values[0][1]
     for _, value in values:
         best = value if target.is_better(goal, value, best) else best
-    rounds_per_step = 1 if config.sam_radius is None else 2
     return Finished(
         outcome=Outcome(reached_step=last.step if is_reached(goal, last.means) else None, best=best),
         evaluations=tuple(values),
         num_steps=record.num_steps,
-        num_samples=rounds_per_step * record.num_samples,
-        rounds_per_step=rounds_per_step,
+        num_samples=record.steps.num_rows,
+        rounds_per_step=record.steps.num_rounds / record.num_steps,
         step_s=float(np.median(times)),
         wall_s=wall_s,
         noise_scale=record.pairs.noise_scale().value if record.pairs is not None else None,

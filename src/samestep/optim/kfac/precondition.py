@@ -9,10 +9,22 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from samestep.errors import NonFiniteError
-
 Inverse = Callable[[Tensor], Tensor]
 """Of a unit's damped curvature: from a gradient to a direction."""
+
+
+class FactorError(ArithmeticError):
+    """A factor has no inverse.
+
+    Args:
+        what: Which one.
+        fault: Why it has none.
+    """
+
+    def __init__(self, what: str, fault: str) -> None:
+        super().__init__(f"{what} {fault}")
+        self.what = what
+        self.fault = fault
 
 
 def inverse(factors: Sequence[Tensor], damping: float, name: str) -> Inverse:
@@ -40,7 +52,7 @@ def kronecker(inputs: Tensor, outputs: Tensor, damping: float, name: str) -> Inv
         A function of V, shape (outputs, inputs).
 
     Raises:
-        NonFiniteError: A factor cannot be inverted.
+        FactorError: A factor cannot be inverted.
 
     Example:
         >>> kronecker(torch.tensor([[1.0]]), torch.tensor([[1.0]]), 1.0, "w")(torch.ones(1, 1))
@@ -50,7 +62,7 @@ def kronecker(inputs: Tensor, outputs: Tensor, damping: float, name: str) -> Inv
     if mean_inputs == 0 or mean_outputs == 0:
         return partial(torch.mul, other=1.0 / damping)
     if not (math.isfinite(mean_inputs) and math.isfinite(mean_outputs)):
-        raise NonFiniteError(f"kfac: a factor of {name} is not finite; look at the data, or at the layer before it")
+        raise FactorError(f"a factor of {name}", "is not finite")
     pi = math.sqrt(mean_inputs / mean_outputs)
     left = _cholesky(outputs, math.sqrt(damping) / pi, name)
     right = _cholesky(inputs, math.sqrt(damping) * pi, name)
@@ -81,8 +93,7 @@ def _cholesky(factor: Tensor, damping: float, name: str) -> Tensor:
     found: Tensor
     found, info = torch.linalg.cholesky_ex(damped)
     if int(info):
-        raise NonFiniteError(
-            f"kfac: a factor of {name} ({len(factor)} × {len(factor)}) cannot be inverted with damping {damping:.3g}; "
-            "inputs of very different size, or no finite numbers: scale the inputs"
+        raise FactorError(
+            f"a factor of {name} ({len(factor)} × {len(factor)})", f"cannot be inverted with damping {damping:.3g}"
         )
     return found

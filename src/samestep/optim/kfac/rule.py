@@ -66,6 +66,10 @@ class SubspaceKfac:
 
     has_fresh_rows: bool = False
     num_rounds: ClassVar[int] = 3
+    """The gradient, the products, and candidates once."""
+
+    most_rounds: ClassVar[int] = 3 + MOST_TRIALS
+    """With the factors' own, and with candidates as often as may be."""
 
     def step(self, owned: Owned) -> Steps:
         curvature = cast("Curved", owned).curvature
