@@ -77,8 +77,8 @@ def page(found: Mapping[str, Result]) -> str:
         "",
         (
             f"16 linear layers of 512 × 512 with ReLU in {_NUM_STAGES} stages on {_NUM_STAGES} workers, microbatches "
-            f"of {_MICROBATCH}, m of them a step. samestep's 1f1b and gpipe, and torch's, are cut in the middle. Ideal "
-            f"is one worker's time over {_NUM_STAGES}, plus the bubble. The bubble is the share of its steps in which a "
+            f"of {_MICROBATCH}, m of them a step. All are cut in the middle but those of two pieces a stage. Ideal is "
+            f"one worker's time over {_NUM_STAGES}, plus the bubble. The bubble is the share of its steps in which a "
             "worker waits; the formula is (P - 1) / (m + P - 1)."
         ),
         "",

@@ -155,7 +155,7 @@ class TestTables:
         assert (codes == 0).sum() == 1
 
     def test_a_table_without_a_header(self, call_here: Call, folder: Path) -> None:
-        (folder / "bare.csv").write_text("".join(f"n{n},{n % 2}\n" for n in range(30)).replace("n", "id", 1))
+        (folder / "bare.csv").write_text("red,yes\nblue,no\n" * 15)
         finished = call_here(
             "pack", "bare.csv", "packed", "--target", "column1", "--no-header", "--evaluation-frac", "0"
         )

@@ -102,7 +102,7 @@ def test_what_cannot_be_packed(tmp_path: Path) -> None:
     write_idx(tmp_path / "idx" / "train-images-idx3-ubyte", IMAGES)
     with pytest.raises(DataError, match="has no images or labels that belong to it"):
         arrays.read_idx(tmp_path / "idx")
-    np.savez(tmp_path / "e.npz", x=np.zeros((5, 2, 2, 2), np.float32), y=LABELS[:5])
+    np.savez(tmp_path / "e.npz", x=np.full((5, 2, 2), "text"), y=LABELS[:5])
     with pytest.raises(DataError, match="are no table of numbers"):
         packed(tmp_path / "e.npz")
 
@@ -135,7 +135,7 @@ def test_a_tuple_of_two_arrays_is_inputs_and_targets(tmp_path: Path) -> None:
     ("data", "text"),
     [
         ((np.zeros((4, 2)), np.zeros(3)), "the data: 4 inputs and 3 targets; every sample needs both"),
-        (([1, 2], [1, 2, 3]), "a tuple of 2 is no table; give a data frame, .* or a tuple \\(inputs, target\\)"),
+        (([1, 2, 3], [1, 2]), "a tuple of 2 is no table; give a data frame, .* or a tuple \\(inputs, target\\)"),
     ],
 )
 def test_what_is_no_pair_of_arrays(tmp_path: Path, data: Any, text: str) -> None:

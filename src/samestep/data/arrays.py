@@ -46,7 +46,7 @@ class Part:
     @property
     def are_samples(self) -> bool:
         """Whether the inputs are arrays of numbers with a target each, and no rows of a table."""
-        return self.inputs.ndim > 2 and self.target is not None
+        return self.inputs.ndim > 2 and self.target is not None and np.issubdtype(self.inputs.dtype, np.number)
 
     @property
     def pixels(self) -> npt.NDArray[np.uint8]:

@@ -115,7 +115,7 @@ print(num_rows, total, max(peaks) - peaks[0])
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
 @pytest.mark.parametrize("ending", ["npy", "arrow"])
 def test_files_are_not_wholly_in_memory(tmp_path: Path, ending: str) -> None:
-    num_rows, width, path = 100_000, 160, tmp_path / f"t.{ending}"
+    num_rows, width, path = 250_000, 160, tmp_path / f"t.{ending}"
     if ending == "npy":
         np.save(path, np.ones((num_rows, width)))
     else:
@@ -125,11 +125,11 @@ def test_files_are_not_wholly_in_memory(tmp_path: Path, ending: str) -> None:
         (schema, *_, rows) = [message.content for message in streams.messages(io.BytesIO(part.getvalue()))]
         path.write_bytes(schema + rows * 100)
     size = path.stat().st_size
-    assert size > 120_000_000
+    assert size > 300_000_000
     words = [sys.executable, "-c", _GROWTH, str(path)]
     said = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
     assert [float(word) for word in said[:2]] == [num_rows, num_rows]
-    assert int(said[2]) < size * 0.8, said
+    assert int(said[2]) < size * 0.5, said
 
 
 @pytest.mark.parametrize("num_kept", [3, 100, -9, -200])
