@@ -18,13 +18,25 @@ def test_no_other_cut_is_better(costs: list[int], data: st.DataObject) -> None:
     places = st.integers(1, max(1, len(costs) - 1))
     edges = data.draw(st.lists(places, unique=True, max_size=len(costs) - 1).map(sorted))
     num_stages = data.draw(st.integers(1, len(edges) + 1))
+    weights = data.draw(st.lists(st.integers(0, 9), min_size=len(costs), max_size=len(costs)))
+    most = data.draw(st.integers(0, 90))
+
+    def allows(start: int, stop: int) -> bool:
+        return sum(weights[start:stop]) <= most
 
     def worst(cut: tuple[int, ...]) -> int:
         return max(sum(costs[start:stop]) for start, stop in pipeline.ranges(cut, len(costs)))
 
-    found = pipeline.balanced(costs, edges, num_stages)
-    assert set(found) <= set(edges)
-    assert worst(found) == min(map(worst, combinations(edges, num_stages - 1)))
+    cuts = [*combinations(edges, num_stages - 1)]
+    allowed = [cut for cut in cuts if all(allows(*each) for each in pipeline.ranges(cut, len(costs)))]
+    for candidates, found in (
+        (cuts, pipeline.balanced(costs, edges, num_stages)),
+        (allowed, pipeline.balanced(costs, edges, num_stages, allows)),
+    ):
+        assert (found is None) == (not candidates)
+        if found is not None:
+            assert found in candidates
+            assert worst(found) == min(map(worst, candidates))
 
 
 @given(st.integers(1, 12), st.integers(1, 5))

@@ -294,4 +294,6 @@ def test_what_cannot_be_done(settings: dict[str, Any], text: str) -> None:
 @pytest.mark.usefixtures("data_folder")
 @pytest.mark.parametrize("name", catalog.names())
 def test_every_built_in_workload(name: str) -> None:
-    helpers.check_built_in(name, [{"workers": workers, "engine": "group"} for workers in (1, 2, 3, 4)])
+    """With each rank on a machine of its own, two on each, and all on one: what travels, and what is shared."""
+    ways = [(1, 1), (2, 2), (3, 3), (4, 4), (4, 2), (3, 1)]
+    helpers.check_built_in(name, [{"workers": w, "machines": m, "engine": "group"} for w, m in ways])

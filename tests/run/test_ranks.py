@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 from samestep import Rows, Samples, Workload
 from samestep.engine.group import cards
-from samestep.engine.group import meeting as meetings
 from samestep.engine.group.cards import Card
 from samestep.host import provenance
 from samestep.run import ranks
@@ -60,14 +60,9 @@ def test_another_code_of_samestep_is_found(monkeypatch: pytest.MonkeyPatch) -> N
     assert text.startswith(f"the ranks do not agree on the code of samestep: it is {mine['the code of samestep']}")
 
 
-@pytest.mark.parametrize(("named", "limits"), [(None, (600.0, 120.0)), (300.0, (300.0, 300.0))])
-def test_a_named_deadline_is_also_that_of_the_first_connection(
-    named: float | None, limits: tuple[float, float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "a", "MASTER_PORT": 1}.items():
-        monkeypatch.setenv(name, str(value))
-    asked = []
-    monkeypatch.setattr(meetings, "connect", lambda _, deadline_s, *, reach_s: asked.append((deadline_s, reach_s)))
-    with ranks.told(Settings(deadline_s=named)):
-        pass
-    assert asked == [limits]
+def test_another_torch_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = facts(helpers.workload())
+    monkeypatch.setattr(torch, "__version__", "0.1")
+    text = difference(mine, facts(helpers.workload()))
+    assert text is not None
+    assert text.startswith(f"the ranks do not agree on torch_version: it is {mine['torch_version']} on rank 0")

@@ -208,7 +208,8 @@ class Shared:
         self._control[Control.GENERATION] = self._generation
         signals.reset(self._memory["signals"])
         signals.reset(self._memory["links"])
-        team = team_of(min(len(self._ready), self.world_size), self.job.stages.num_stages if self.job.stages else 1)
+        num_workers = min(len(self._ready), self.world_size)
+        team = team_of(num_workers, self.job.stages.num_stages_for(num_workers) if self.job.stages else 1)
         self._members, self._left, self._is_disturbed = list(self._ready[: team.world_size]), {}, False
         self._ranks = {worker.number: rank for rank, worker in enumerate(self._members)}
         for rank, worker in enumerate(self._members):

@@ -6,9 +6,10 @@ there is one stage. Neither stages nor schedules decide any bit: a contribution 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 
 from samestep.errors import UsageError
 from samestep.plan import schedules
@@ -67,7 +68,7 @@ class Stages:
         num_chunks: Pieces that each of them holds.
         schedule: The order of their passes.
         cuts: Edges between all chunks by number of stages, 2 .. num_stages: after a death there may be fewer workers
-            than stages.
+            than stages. Numbers in which the network cannot be cut are left out.
         homes: The chunk that every parameter belongs to, by name, likewise.
         room: Bytes that a message between stages takes at most.
         seconds: Of every operation, as measured.
@@ -86,6 +87,10 @@ class Stages:
     drawn: tuple[Drawn, ...]
     begins: tuple[str, ...]
     evaluates: bool
+
+    def num_stages_for(self, num_workers: int) -> int:
+        """The most stages in which so many workers can hold the network; 1: each holds it whole."""
+        return max((count for count in self.cuts if count <= num_workers), default=1)
 
     def chunks_of(self, stage: int, num_stages: int) -> tuple[int, ...]:
         """The chunks that a stage of so many holds."""
@@ -107,26 +112,34 @@ def team_of(num_workers: int, num_stages: int) -> Team:
     return Team(num_workers // num_stages, num_stages)
 
 
-def balanced(costs: Sequence[float], edges: Sequence[int], num_stages: int) -> tuple[int, ...]:
+def balanced(
+    costs: Sequence[float],
+    edges: Sequence[int],
+    num_stages: int,
+    allows: Callable[[int, int], bool] = lambda start, stop: True,
+) -> tuple[int, ...] | None:
     """Where to cut a chain so that the most expensive stage costs least.
 
     Args:
         costs: Of every link of the chain.
         edges: Where it can be cut: edge e lies before link e.
         num_stages: Pieces wanted; one more than there are edges at most.
+        allows: Whether the links ``start .. stop - 1`` may be a stage.
 
     Returns:
-        One edge fewer than stages.
+        One edge fewer than stages; None where no cut has allowed stages only.
 
     >>> balanced([1, 1, 4, 1, 1], [1, 2, 3, 4], 3)
     (2, 3)
+    >>> balanced([1, 1, 4, 1, 1], [1, 2, 3, 4], 3, lambda start, stop: stop != 2)
+    (1, 3)
     """
     before = [0.0]
     for cost in costs:
         before.append(before[-1] + cost)
     places = [0, *edges, len(costs)]
     # worst[k][i]: the best that can be done with k + 1 stages up to places[i]; from[k][i]: where the last one begins
-    worst = [[before[place] for place in places]]
+    worst = [[before[place] if place == 0 or allows(0, place) else inf for place in places]]
     begins: list[list[int]] = [[0] * len(places)]
     for number in range(1, num_stages):
         row, begin = [], []
@@ -134,12 +147,15 @@ def balanced(costs: Sequence[float], edges: Sequence[int], num_stages: int) -> t
             found = [
                 (max(worst[-1][first], before[places[last]] - before[places[first]]), first)
                 for first in range(number, last)
-            ] or [(float("inf"), 0)]
-            cost, first = min(found)
+                if worst[-1][first] < inf and allows(places[first], places[last])
+            ]
+            cost, first = min(found, default=(inf, 0))
             row.append(cost)
             begin.append(first)
         worst.append(row)
         begins.append(begin)
+    if worst[-1][-1] == inf:
+        return None
     cut: list[int] = []
     last = len(places) - 1
     for number in range(num_stages - 1, 0, -1):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from samestep.engine.stages import cutting
 from samestep.engine.stages.cutting import Measured
 from samestep.engine.stages.graph import Graph, traced
+from samestep.errors import UsageError
 from tests.helpers import Lstm
 
 
@@ -189,3 +190,82 @@ def test_costly_operations_are_spread() -> None:
     stages = cutting.cut(graph, found, num_stages=2, schedule="1f1b", names=(), is_autocast=False)
     assert stages.cuts[2] == (4,)
     assert stages.room >= 16 * 64 * 4
+
+
+class Tied(nn.Module):
+    """Layers in the order that `names` says; one that comes twice is the same."""
+
+    def __init__(self, names: str) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.Linear(4, 4) for _ in range(4))
+        self._names = names
+
+    def forward(self, x: Tensor) -> Tensor:
+        for name in self._names:
+            x = getattr(self, name)(x)
+        return x
+
+
+def automatic(names: str, num_stages: int, *, is_autocast: bool = False) -> dict[int, tuple[int, ...]]:
+    graph, found = looked_at(Tied(names), torch.randn(2, 4))
+    found = replace(found, seconds=(1.0,) * len(names))
+    options = {"schedule": "1f1b", "names": (), "is_autocast": is_autocast}
+    return dict(cutting.cut(graph, found, num_stages=num_stages, **options).cuts)  # type: ignore[arg-type]
+
+
+def test_the_automatic_cut_keeps_away_from_edges_that_would_change_a_sum() -> None:
+    assert automatic("abcd", 2) == {2: (2,)}
+    assert automatic("aabacd", 2) == {2: (4,)}  # a twice before the middle, and once behind it
+
+
+def test_with_autocast_the_automatic_cut_keeps_uses_of_a_weight_together() -> None:
+    assert automatic("abcad", 2, is_autocast=True) == {2: (4,)}
+    with pytest.raises(UsageError, match="every cut into 2 pieces parts two uses of a weight"):
+        automatic("abca", 2, is_autocast=True)
+
+
+def test_a_smaller_number_of_stages_that_has_no_cut_is_left_out() -> None:
+    graph, found = looked_at(Tied("aba"), torch.randn(2, 4))
+    stages = cutting.cut(graph, found, num_stages=3, schedule="1f1b", names=(), is_autocast=False)
+    assert [stages.num_stages_for(workers) for workers in (1, 2, 3, 5)] == [1, 2, 3, 3]
+    assert [replace(stages, cuts={3: (1, 2)}).num_stages_for(workers) for workers in (2, 3)] == [1, 3]
+
+
+def in_time(model: nn.Module, seconds: tuple[float, ...], num_stages: int, *inputs: Tensor) -> tuple[int, ...]:
+    """Where a network is cut whose operations take so long."""
+    graph, found = looked_at(model, *inputs)
+    found = replace(found, seconds=seconds)
+    return cutting.cut(graph, found, num_stages=num_stages, schedule="1f1b", names=(), is_autocast=False).cuts[
+        num_stages
+    ]
+
+
+def test_no_stage_holds_far_more_than_its_share_of_the_parameters() -> None:
+    layers = nn.Sequential(*(nn.Linear(4, 4) for _ in range(8)))
+    x = torch.randn(2, 4)
+    assert in_time(layers, (1.0,) * 8, 2, x) == (4,)
+    assert in_time(layers, (7.0, *(1.0,) * 7), 2, x) == (3,), "the fastest one, before 1, leaves 7 of 8 to one stage"
+    layers[0].requires_grad_(requires_grad=False)
+    assert in_time(layers, (7.0, *(1.0,) * 7), 2, x) == (4,), "of seven that are trained, five are too many"
+
+
+def test_where_every_cut_is_uneven_the_fastest_is_taken() -> None:
+    model = nn.Sequential(nn.Embedding(1000, 4), *(nn.Linear(4, 4) for _ in range(5)))
+    assert in_time(model, (1.0,) * 6, 2, torch.zeros(2, 3, dtype=torch.int64)) == (3,)
+
+
+def test_a_weight_that_all_pieces_use_is_counted_once() -> None:
+    graph, _ = looked_at(Again(), torch.randn(2, 4))
+    assert cutting._num_parameters(graph) == [0, 20, 20]
+
+
+class Again(nn.Module):
+    """One layer, twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.layer(self.layer(x))
+        return found

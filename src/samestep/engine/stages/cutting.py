@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 from statistics import median
 from typing import Any
 
@@ -28,6 +29,9 @@ from samestep.plan.schedules import Schedule
 
 _FEWEST_ROUNDS, _MOST_ROUNDS, _ENOUGH_S = 3, 30, 0.7
 """Rounds of measuring; between the fewest and the most, none begins when so many seconds have passed."""
+
+_MORE_PARAMETERS = 0.15
+"""What a stage may hold beyond its share, as a part of all trained parameters."""
 
 Autocast = Callable[[], AbstractContextManager[None]]
 
@@ -200,15 +204,15 @@ def cut(
         UsageError: It cannot be cut into so many, or not there; the line says what would work.
     """
     _check_number(graph, found, num_stages, num_chunks)
-    counts = range(2, num_stages + 1)
-    cuts = {count: pipeline.balanced(found.seconds, found.edges, count * num_chunks) for count in counts}
+    cuts = _balanced(graph, found, range(2, num_stages + 1), num_chunks, is_autocast=is_autocast)
     if names:
         cuts[num_stages] = _named(graph, found, num_stages * num_chunks, names)
+        _check_shared(graph, cuts[num_stages], is_autocast=is_autocast)
+    elif num_stages not in cuts:
+        raise UsageError(_no_cut(num_stages * num_chunks, is_autocast=is_autocast))
     room = max(
         found.num_bytes[edge] + links.num_bytes(shared(graph, edge)) for edges in cuts.values() for edge in edges
     )
-    for edges in cuts.values():
-        _check_shared(graph, edges, is_autocast=is_autocast)
     return pipeline.Stages(
         num_stages=num_stages,
         num_chunks=num_chunks,
@@ -271,11 +275,68 @@ def _prefixes(operation: fx.Node) -> list[str]:
     return [".".join(words[:length]) for length in range(len(words), 0, -1)]
 
 
-def _check_shared(graph: Graph, edges: Sequence[int], *, is_autocast: bool) -> None:
-    """Of a weight that several pieces use, only the last of them may use it more than once; with autocast, none may.
+def _balanced(
+    graph: Graph, found: Measured, counts: Sequence[int], num_chunks: int, *, is_autocast: bool
+) -> dict[int, tuple[int, ...]]:
+    """The best cut for every number of stages for which there is one that keeps the rules of shared weights.
 
-    Its gradient is a sum over its uses in the order of the backward pass, and goes from piece to piece. Autocast adds
-    in the dtype of the one copy that it keeps for all uses.
+    Best is the fastest of those that hold no stage to more than its share of the parameters and `_MORE_PARAMETERS`;
+    where there is none of these, the fastest.
+    """
+    before = _num_parameters(graph)
+
+    @cache
+    def keeps_rules(start: int, stop: int) -> bool:
+        return not (is_autocast and shared(graph, stop)) and not _sums_otherwise(graph, start, stop)
+
+    def best(count: int) -> tuple[int, ...] | None:
+        most = before[-1] * (1 / count + _MORE_PARAMETERS) / num_chunks
+
+        def fits(start: int, stop: int) -> bool:
+            return before[stop] - before[start] <= most and keeps_rules(start, stop)
+
+        chain, pieces = (found.seconds, found.edges), count * num_chunks
+        return pipeline.balanced(*chain, pieces, fits) or pipeline.balanced(*chain, pieces, keeps_rules)
+
+    return {count: edges for count in counts if (edges := best(count)) is not None}
+
+
+def _num_parameters(graph: Graph) -> list[int]:
+    """Elements of the trained parameters that the operations before each, and all, are the first to use."""
+    counted, totals = set[int](), [0]
+    for number in range(len(graph.operations)):
+        new = {id(each): each for each in graph.parameters(number, number + 1) if each.requires_grad}
+        totals.append(totals[-1] + sum(each.numel() for key, each in new.items() if key not in counted))
+        counted |= new.keys()
+    return totals
+
+
+def _no_cut(num_pieces: int, *, is_autocast: bool) -> str:
+    if is_autocast:
+        return (
+            f"every cut into {num_pieces} pieces parts two uses of a weight, and precision='bf16' adds the gradients "
+            "of its uses in bfloat16 where one worker holds both; take precision='fp32', or fewer stages"
+        )
+    return (
+        f"every cut into {num_pieces} pieces has one that uses a weight more than once that a later one uses too, and "
+        "the order of the sum would change; take fewer stages"
+    )
+
+
+def _sums_otherwise(graph: Graph, start: int, stop: int) -> bool:
+    """Whether a piece uses a weight more than once that a later one uses too.
+
+    The gradient is a sum over the uses in the order of the backward pass, and goes from piece to piece.
+    """
+    later = {id(each) for each in graph.parameters(stop, len(graph.operations))}
+    used = [id(each) for each in graph.parameters(start, stop) if id(each) in later]
+    return len(set(used)) < len(used)
+
+
+def _check_shared(graph: Graph, edges: Sequence[int], *, is_autocast: bool) -> None:
+    """Of a weight that several pieces use, only the last of them may use it more than once.
+
+    With autocast several pieces may not use it at all: it adds in the dtype of the one copy that it keeps for all uses.
     """
     if is_autocast and any(shared(graph, edge) for edge in edges):
         raise UsageError(
@@ -283,9 +344,7 @@ def _check_shared(graph: Graph, edges: Sequence[int], *, is_autocast: bool) -> N
             "worker holds both; take precision='fp32', or cut so that one piece has all its uses"
         )
     for number, ranges in enumerate(pipeline.ranges(edges, len(graph.operations))):
-        later = {id(each) for each in graph.parameters(ranges[1], len(graph.operations))}
-        used: list[nn.Parameter] = [each for each in graph.parameters(*ranges) if id(each) in later]
-        if len({id(each) for each in used}) < len(used):
+        if _sums_otherwise(graph, *ranges):
             raise UsageError(
                 f"piece {number} uses a weight more than once that a later one uses too, and the order of the sum "
                 "would change; cut elsewhere, or take fewer stages"
