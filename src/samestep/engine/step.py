@@ -113,8 +113,7 @@ class Stepper:
         self._is_looked_at = False
         self._factors = Factors()
         self._step = 0
-        self.num_rounds = 0
-        self.num_rows = 0
+        self.num_rounds = self.num_rows = 0
         self._leave_unused_alone()
 
     def _make_curvature(self, memory: Mapping[str, Tensor]) -> Curvature | None:

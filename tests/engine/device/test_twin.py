@@ -195,19 +195,19 @@ def test_too_large_a_microbatch_is_one_line_with_one_that_fits() -> None:
 
 
 class Starved(torch.optim.SGD):
-    """Has no memory for its third step."""
+    """Has no memory for its seventh step; on the first five it is tried."""
 
     num_steps = 0
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         self.num_steps += 1
-        if self.num_steps > 2:
+        if self.num_steps > 6:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 def test_out_of_memory_elsewhere_is_one_line_too() -> None:
     with pytest.raises(UsageError, match=r"is not enough \(in the phase update\): take a larger microbatch"):
-        helpers.run(helpers.prepared(helpers.workload(), replace(TWIN, optimizer=Starved), **SETTINGS))
+        helpers.run(helpers.prepared(helpers.workload(), replace(TWIN, optimizer=Starved), **{**SETTINGS, "steps": 8}))
 
 
 def test_augmented_data_are_sent_ahead() -> None:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from threading import Event, Thread
 from typing import Any
@@ -23,11 +24,22 @@ from samestep.errors import WorkerError
 CARDS = [Card(rank=rank, nonce="", host="h", pid=1) for rank in range(2)]
 
 
+IS_OVER = Event()
+
+
+@pytest.fixture(autouse=True)
+def nobody_waits_any_longer() -> Iterator[None]:
+    """The threads that asked in vain end with the test."""
+    IS_OVER.clear()
+    yield
+    IS_OVER.set()
+
+
 class CutOff:
     """A store behind a connection on which nothing comes any more."""
 
     def _never(self, *_: Any) -> Any:
-        Event().wait()
+        IS_OVER.wait()
 
     set = get = check = add = _never
 
