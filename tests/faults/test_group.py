@@ -347,10 +347,13 @@ def test_a_member_that_dies_is_named_and_one_whose_parent_dies_ends() -> None:
 
 
 @pytest.mark.soak
-def test_from_python_every_rank_gets_the_model(ranks: Ranks, tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", ["", "torch.distributed.init_process_group('gloo')"])
+def test_from_python_every_rank_gets_the_model(ranks: Ranks, tmp_path: Path, before: str) -> None:
+    """Also within torch's default process group, whose store has the port: as Ray starts a training function."""
     (tmp_path / "script.py").write_text(
-        "import samestep\nfrom samestep.workloads import catalog\n"
-        "result = samestep.train(catalog.build('digits-mlp'), steps=20)\n"
+        f"import samestep, torch\nfrom samestep.workloads import catalog\n{before}\n"
+        f"for seed in {(1, 0) if before else (0,)}:\n"
+        "    result = samestep.train(catalog.build('digits-mlp'), steps=20, seed=seed)\n"
         "print(result.is_first, len(result.record.steps), samestep.digest(result.model))\n"
     )
     own = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(ranks.port)}

@@ -255,6 +255,8 @@ def connect(
 ) -> Meeting:
     """Reach the store, or be its host: it listens on the address that was named and on no other.
 
+    Where these ranks have torch's default process group already, its store is there (and the port taken): a part of it.
+
     Args:
         place: Where this process stands.
         deadline_s: How long to wait for others in the meeting.
@@ -266,6 +268,8 @@ def connect(
     """
     where = f"{place.host}:{place.port}"
     reach_s = deadline_s if reach_s is None else reach_s
+    if listening is None and _are_grouped(place):
+        return Meeting(place, torch_private.store_below(torch_private.default_store(), "samestep"), deadline_s)
     handle = None
     if place.hosts_store:
         handle = (listening or listen(place.host, place.port)).detach()
@@ -285,6 +289,13 @@ def connect(
         ) from None
     store.set_timeout(timedelta(seconds=_STORE_TIMEOUT_S))
     return Meeting(place, store, deadline_s)
+
+
+def _are_grouped(place: Place) -> bool:
+    """Whether torch's default process group is of these ranks."""
+    if torch_private.default_store() is None:
+        return False
+    return (distributed.get_rank(), distributed.get_world_size()) == (place.rank, place.world_size)
 
 
 def listen(host: str, port: int) -> socket.socket:
