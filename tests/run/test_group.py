@@ -136,7 +136,9 @@ def test_a_run_goes_on_on_another_engine(tmp_path: Path, optimizer: str) -> None
     wanted = train(everything(), **settings, workers=1)
     ways: list[dict[str, Any]] = [{"workers": 2, "engine": "group"}, {"workers": 1}]
     if optimizer == "adamw":
-        ways += [{"workers": 3, "engine": "group", "machines": 2}, {"workers": 3, "engine": "group", "machines": 3}]
+        shared = {"workers": 2, "engine": "shared"}
+        group = [{"workers": 3, "engine": "group", "machines": machines} for machines in (2, 3)]
+        ways += [group[0], shared, group[1], {"workers": 3, "engine": "shared"}]
     for number, way in enumerate(ways):
         folder = tmp_path / "state"
         found = train(everything(), **settings, **way, checkpoint=folder, checkpoint_every_s=0.001, resume=number > 0)
