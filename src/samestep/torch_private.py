@@ -130,6 +130,15 @@ def gloo(store: Any, rank: int, world_size: int, *, address: str, timeout_s: flo
     return kind(store, rank, world_size, options)
 
 
+def default_store() -> Any | None:
+    """The store in which the ranks of torch's default process group have met; None where there is no such group."""
+    from torch import distributed  # noqa: PLC0415 (only where there are several ranks)
+
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return None
+    return distributed.distributed_c10d._get_default_store()
+
+
 def store_below(store: Any, prefix: str) -> Any:
     """A store's part whose keys begin so."""
     from torch import distributed  # noqa: PLC0415 (only where there are several ranks)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch._C._distributed_c10d import HashStore
 from torch.overrides import TorchFunctionMode
 
 from samestep import torch_private
@@ -171,3 +172,16 @@ def test_optimisers_are_built_without_torchs_compiler() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout == "False True\n", done.stderr
+
+
+def test_the_store_of_the_default_process_group_is_found() -> None:
+    assert torch_private.default_store() is None
+    distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    try:
+        store = torch_private.default_store()
+        assert store is not None
+        torch_private.store_below(store, "a").set("key", "1")
+        assert store.check(["a/key"])
+    finally:
+        distributed.destroy_process_group()
+    assert torch_private.default_store() is None

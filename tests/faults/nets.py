@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,29 @@ def _workload(pause_s: float, steps: int) -> Workload:
         metrics={"accuracy": accuracy},
         recipe={**RECIPE, "steps": steps, "evaluate_every": 20},
     )
+
+
+BROKEN = "TEST_BROKEN"
+"""Names what a person has written and that raises an error: "function", "data" or "model"."""
+
+
+def broken() -> Workload:
+    """A dozen steps; not where something is broken."""
+
+    def raises(part: str) -> None:
+        if os.environ.get(BROKEN) == part:
+            raise KeyError(f"no {part} here")
+
+    def model() -> Sleepy:
+        raises("model")
+        return Sleepy(0.0)
+
+    def data() -> Dataset:
+        raises("data")
+        return _data()
+
+    raises("function")
+    return replace(short(), model=model, data=data)
 
 
 def short() -> Workload:

@@ -16,6 +16,7 @@ import pytest
 
 from samestep.engine.group.meeting import listen
 from tests.faults import one_rank
+from tests.faults.nets import BROKEN
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
 
@@ -170,6 +171,51 @@ def test_one_rank_that_cannot_begin_says_why(ranks: Ranks, rank: int, data_folde
     assert "/nowhere" in lines[0]
 
 
+def test_a_file_that_one_rank_has_not_ends_all_at_once(ranks: Ranks, tmp_path: Path) -> None:
+    ranks.start([["digits-mlp", "--steps", "2"], [f"{tmp_path}/none.py:net"]])
+    start = time.monotonic()
+    codes, lines = ranks.complaints()
+    assert time.monotonic() - start < 30
+    assert codes == [2, 2]
+    assert len(lines) == 1
+    assert re.match(r"rank 1 \(\S+, process \d+\): there is no file .*/none\.py", lines[0])
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("bad", [0, 1])
+def test_data_that_one_rank_has_not_end_all_at_once(ranks: Ranks, tmp_path: Path, bad: int) -> None:
+    there = tmp_path / "there.csv"
+    there.write_text("a,b,label\n" + "".join(f"{n},{n % 7},{'xy'[n % 2]}\n" for n in range(200)))
+    ranks.start(
+        [["--data", str(tmp_path / "none.csv" if rank == bad else there), "--target", "label"] for rank in range(3)],
+        [{"XDG_CACHE_HOME": str(tmp_path / str(rank))} for rank in range(3)],
+    )
+    start = time.monotonic()
+    codes, lines = ranks.complaints()
+    assert time.monotonic() - start < 30
+    assert codes == [2, 2, 2]
+    assert len(lines) == 1
+    assert re.match(rf"rank {bad} \(\S+, process \d+\): .*none\.csv", lines[0])
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("part", ["function", "data", "model"])
+@pytest.mark.parametrize("bad", [[0], [1], [0, 1]])
+def test_what_a_persons_code_raises_before_the_first_step_ends_all_at_once(
+    ranks: Ranks, part: str, bad: list[int]
+) -> None:
+    ranks.start([[f"{NETS}:broken"]] * 2, [{BROKEN: part if rank in bad else ""} for rank in range(2)])
+    start = time.monotonic()
+    ends = ranks.ends()
+    assert time.monotonic() - start < 30
+    lines = [line for *_, err in ends for line in err.splitlines() if line.startswith("samestep: ")]
+    assert len(lines) == 1
+    assert re.match(rf"samestep: rank {bad[0]} \(\S+, process \d+\).*KeyError: 'no {part} here'", lines[0])
+    traced = [rank for rank, (*_, err) in enumerate(ends) if "Traceback" in err]
+    assert traced == ([] if part == "function" else bad[:1])  # of a function, the line is named instead
+    assert all(code in (1, 2) for code, *_ in ends)
+
+
 @pytest.mark.soak
 def test_a_rank_that_does_not_come_is_named(ranks: Ranks) -> None:
     ranks.start([["digits-mlp", "--deadline-s", "3"]], [{"WORLD_SIZE": "2"}])
@@ -301,10 +347,13 @@ def test_a_member_that_dies_is_named_and_one_whose_parent_dies_ends() -> None:
 
 
 @pytest.mark.soak
-def test_from_python_every_rank_gets_the_model(ranks: Ranks, tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", ["", "torch.distributed.init_process_group('gloo')"])
+def test_from_python_every_rank_gets_the_model(ranks: Ranks, tmp_path: Path, before: str) -> None:
+    """Also within torch's default process group, whose store has the port: as Ray starts a training function."""
     (tmp_path / "script.py").write_text(
-        "import samestep\nfrom samestep.workloads import catalog\n"
-        "result = samestep.train(catalog.build('digits-mlp'), steps=20)\n"
+        f"import samestep, torch\nfrom samestep.workloads import catalog\n{before}\n"
+        f"for seed in {(1, 0) if before else (0,)}:\n"
+        "    result = samestep.train(catalog.build('digits-mlp'), steps=20, seed=seed)\n"
         "print(result.is_first, len(result.record.steps), samestep.digest(result.model))\n"
     )
     own = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(ranks.port)}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,24 @@ from samestep.plan.tree import Add, Compute, Node, Operand
 Block = tuple[int, int]
 Blocks = tuple[Block, ...]
 Vector = npt.NDArray[np.float32]
+
+
+def test_the_table_of_what_numbers_of_machines_cost() -> None:
+    """Of one rank each, with equal slices: a machine sends each node it holds, and its updated slice, to all others."""
+
+    def cost(machines: int, num_microbatches: int) -> str:
+        blocks = layout.blocks_of_microbatches(num_microbatches, machines)
+        nodes = [len(tree.maximal_nodes(num_microbatches, *block)) for block in blocks]
+        parameters = [(count + 1) * (machines - 1) / machines for count in nodes]
+        best = 2 * (machines - 1) / machines
+        return f"{sum(parameters) / machines / best:.2f} / {max(parameters) / best:.2f}"
+
+    rows = [
+        f"| {machines} | " + " | ".join(cost(machines, count) for count in (8, 16, 32, 64)) + " |"
+        for machines in (2, 3, 4, 5, 6, 7, 8)
+    ]
+    text = (Path(__file__).parents[2] / "docs/design/group.md").read_text()
+    assert "\n".join(rows) in text, "\n".join(rows)
 
 
 # --- an executor that is strict about slots, and oracles ---------------------------------------------------------

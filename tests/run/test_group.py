@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from samestep.engine.loop import EvaluationRecord
 from samestep.errors import NonFiniteError, UsageError
+from samestep.plan.layout import blocks_of_microbatches
+from samestep.plan.tree import maximal_nodes
 from samestep.run.train import Result, train
 from samestep.run.workload import Workload
 from samestep.workloads import catalog
@@ -134,7 +136,9 @@ def test_a_run_goes_on_on_another_engine(tmp_path: Path, optimizer: str) -> None
     wanted = train(everything(), **settings, workers=1)
     ways: list[dict[str, Any]] = [{"workers": 2, "engine": "group"}, {"workers": 1}]
     if optimizer == "adamw":
-        ways += [{"workers": 3, "engine": "group", "machines": 2}, {"workers": 3, "engine": "group", "machines": 3}]
+        shared = {"workers": 2, "engine": "shared"}
+        group = [{"workers": 3, "engine": "group", "machines": machines} for machines in (2, 3)]
+        ways += [group[0], shared, group[1], {"workers": 3, "engine": "shared"}]
     for number, way in enumerate(ways):
         folder = tmp_path / "state"
         found = train(everything(), **settings, **way, checkpoint=folder, checkpoint_every_s=0.001, resume=number > 0)
@@ -236,22 +240,23 @@ def test_a_machine_sends_once_whatever_its_ranks(workers: int, machines: int, sh
 
 
 @pytest.mark.soak
-def test_what_other_numbers_of_ranks_cost() -> None:
-    """Three ranks: eight microbatches make blocks of 2, 3 and 3, and so 1, 2 and 2 nodes."""
-    settings: dict[str, Any] = {
-        "global_batch": 32,
-        "microbatch": 4,
-        "last_batch": "drop",
-        "lr": 0.01,
-        "steps": 6,
-        "optimizer": "sgd",
-    }
-    result = train(helpers.workload(_Large), **settings, workers=3, machines=3, engine="group")
-    num_bytes = sum(4 * parameter.numel() for parameter in result.model.parameters())
-    sent = result.record.sent_bytes
-    assert sent is not None
-    assert sent["contributions"] / 6 == pytest.approx(2 / 3 * num_bytes, rel=0.02)  # rank 0: nodes (0, 2)
-    assert sent["update"] / 6 == pytest.approx(2 / 3 * num_bytes, rel=0.02)
+@pytest.mark.parametrize("workers", [3, 5, 6, 7])
+def test_what_other_numbers_of_ranks_cost(workers: int) -> None:
+    """Eight microbatches on three ranks make blocks of 2, 3 and 3, and so 1, 2 and 2 nodes; rank 0 is the one asked.
+
+    With sixteen, rank 0 has as many nodes as its block has in the tree.
+    """
+    for microbatch in (4, 2):
+        ways: dict[str, Any] = {"workers": workers, "machines": workers, "engine": "group"}
+        result = train(helpers.workload(_Large), **{**DIVIDES, "microbatch": microbatch}, **ways)
+        num_bytes = sum(4 * parameter.numel() for parameter in result.model.parameters())
+        share = (workers - 1) / workers * num_bytes
+        block = blocks_of_microbatches(32 // microbatch, workers)[0]
+        sent = result.record.sent_bytes
+        assert sent is not None
+        num_nodes = len(maximal_nodes(32 // microbatch, *block))
+        assert sent["contributions"] / 6 == pytest.approx(num_nodes * share, rel=0.02)
+        assert sent["update"] / 6 == pytest.approx(share, rel=0.02)
 
 
 class _Broken(nn.Module):

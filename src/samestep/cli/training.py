@@ -67,14 +67,15 @@ def train(
     """
     from samestep.run.ahead import started_ahead  # noqa: PLC0415
 
-    will_run = parallel is None and not (print_config or print_plan)
+    is_run = not (print_config or print_plan)
     with (
         redirect_stdout(sys.stderr),  # what the workload's own code prints
-        started_ahead(settings) if will_run else nullcontext() as ahead,
+        started_ahead(settings) if is_run and parallel is None else nullcontext() as ahead,
     ):
         from samestep import torch_private  # noqa: PLC0415
         from samestep.cli import plans  # noqa: PLC0415
         from samestep.measure.candidates import check_asked  # noqa: PLC0415
+        from samestep.run import ranks  # noqa: PLC0415
         from samestep.run.config import resolve  # noqa: PLC0415
         from samestep.run.outline import outline  # noqa: PLC0415
         from samestep.run.prepare import Choices  # noqa: PLC0415
@@ -83,18 +84,19 @@ def train(
 
         torch_private.without_compiler_import()
         check_asked(parallel, allow_threads=allow_threads, measure_again=measure_again)
-        work = chosen.choose(workload, data, model, about, settings)
-        built = work.build()
-        choice = None
-        if parallel is not None:
-            choice = chosen.choose_way(work, settings, allow_threads, measure_again)
-            settings = choice.candidate.applied_to(settings)
-        if print_plan:
-            planned = outline(built, settings, Choices())
-        elif not print_config:
-            result = run(built, settings, choices=Choices(), progress=for_stderr(), ahead=ahead)
-            if work.network is not None and settings.out is not None and result.is_first:
-                work.network.save(settings.out)
+        with ranks.told(settings) if is_run else nullcontext() as others:
+            work = chosen.choose(workload, data, model, about, settings)
+            built = work.build()
+            choice = None
+            if parallel is not None:
+                choice = chosen.choose_way(work, settings, allow_threads, measure_again)
+                settings = choice.candidate.applied_to(settings)
+            if print_plan:
+                planned = outline(built, settings, Choices())
+            elif not print_config:
+                result = run(built, settings, choices=Choices(), progress=for_stderr(), ahead=ahead, known=others)
+                if work.network is not None and settings.out is not None and result.is_first:
+                    work.network.save(settings.out)
     if print_config:
         print(as_toml(resolve(settings, built.recipe).as_dict()))
     elif print_plan:

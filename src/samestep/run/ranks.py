@@ -19,7 +19,7 @@ from samestep.engine.group.place import Place, from_environment
 from samestep.engine.helpers import num_helpers
 from samestep.engine.job import Image, Job
 from samestep.engine.loop import Listener
-from samestep.errors import SamestepError, StateError, UsageError
+from samestep.errors import StateError, UsageError
 from samestep.host import provenance
 from samestep.run import checkpoint, prepare, weights
 from samestep.run.config import Config, Settings
@@ -120,17 +120,28 @@ class Ranks:
 
 
 @contextmanager
-def told(settings: Settings) -> Iterator[Ranks | None]:
-    """The other ranks, where torchrun has started this one; what goes wrong in the block ends all, said by one."""
-    place = from_environment(os.environ)
+def told(settings: Settings, known: Ranks | None = None) -> Iterator[Ranks | None]:
+    """The other ranks, where torchrun has started this one; what goes wrong in the block ends all, said by one.
+
+    Once the ranks have met, the engine tells: errors pass.
+
+    Args:
+        settings: Of the run.
+        known: The other ranks, where a block around this one has them already, and tells.
+    """
+    place = from_environment(os.environ) if known is None else None
     if place is None:
-        yield None
+        yield known
         return
     deadline_s = settings.deadline_s
     meeting = meetings.connect(place, deadline_s or DEADLINE_S, reach_s=deadline_s or _REACH_S)
     try:
+        if meeting.place.rank == 0:
+            meeting.open()
         yield Ranks(meeting)
-    except SamestepError as error:
+    except (Exception, SystemExit) as error:
+        if meeting.is_settled:
+            raise
         meeting.fail(error)
 
 

@@ -84,32 +84,37 @@ def run(
     callbacks: Sequence[Callback] = (),
     progress: Progress,
     ahead: Crew | None = None,
+    known: ranks.Ranks | None = None,
 ) -> Result:
-    """`train`, with settings in one piece; workers that were started `ahead` are taken where they suit."""
+    """`train`, with settings in one piece.
+
+    Workers that were started `ahead` are taken where they suit. The other ranks are `known` where a block around this
+    tells them what goes wrong.
+    """
     start_s = time.perf_counter()
-    with ExitStack() as stack:
-        with ranks.told(settings) as others:
-            if others is not None:
-                settings = others.placed(settings)
-            config = resolve(settings, workload.recipe)
-            if others is not None:
-                config = others.own_part(config)
-            loggers = build_loggers(config.log.split(",") if config.log else (), config.out)
-            if config.profile is not None:
-                choices = replace(choices, trace=stack.enter_context(profile.traced(config.profile)))
-            if config.checkpoint is not None and not stack.enter_context(ranks.owned(config.checkpoint, others)):
-                config = replace(config, checkpoint=None, resume=False)
-            if config.checkpoint is not None and not config.resume:
-                checkpoint.check_empty(config.checkpoint)
-            if config.out is not None:
-                files.make_folder(config.out, "the run's record")
-            crew, members = None, None
-            if config.engine == "shared":
-                crew = stack.enter_context(hired(config.workers, config.threads_per_worker, ahead))
-            elif others is None:
-                members = stack.enter_context(started(config.workers, config.threads_per_worker))
-            prepared = prepare(workload, config, choices, has_callbacks=bool(callbacks))
-            world_size = world_size_of(settings, config, prepared.job)
+    with ExitStack() as stack, ranks.told(settings, known) as met:
+        others = met
+        if others is not None:
+            settings = others.placed(settings)
+        config = resolve(settings, workload.recipe)
+        if others is not None:
+            config = others.own_part(config)
+        loggers = build_loggers(config.log.split(",") if config.log else (), config.out)
+        if config.profile is not None:
+            choices = replace(choices, trace=stack.enter_context(profile.traced(config.profile)))
+        if config.checkpoint is not None and not stack.enter_context(ranks.owned(config.checkpoint, others)):
+            config = replace(config, checkpoint=None, resume=False)
+        if config.checkpoint is not None and not config.resume:
+            checkpoint.check_empty(config.checkpoint)
+        if config.out is not None:
+            files.make_folder(config.out, "the run's record")
+        crew, members = None, None
+        if config.engine == "shared":
+            crew = stack.enter_context(hired(config.workers, config.threads_per_worker, ahead))
+        elif others is None:
+            members = stack.enter_context(started(config.workers, config.threads_per_worker))
+        prepared = prepare(workload, config, choices, has_callbacks=bool(callbacks))
+        world_size = world_size_of(settings, config, prepared.job)
         if crew is not None:
             crew.resize(world_size if world_size > 1 else 0)
         if config.engine == "group":

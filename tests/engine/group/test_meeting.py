@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -36,7 +37,8 @@ def test_who_cannot_begin_says_why_and_the_other_ends(both: list[Meeting], troub
     calls: list[Callable[[], Any]] = [meeting.begin for meeting in both]
     calls[troubled] = lambda: both[troubled].fail(UsageError("no data"))
     found = together(*calls)
-    assert str(found[troubled]) == "no data"
+    assert str(found[troubled]).startswith(f"rank {troubled} (")
+    assert str(found[troubled]).endswith("): no data")
     assert isinstance(found[1 - troubled], ToldElsewhere)
     assert found[1 - troubled].code == 2
 
@@ -60,6 +62,24 @@ def test_a_meeting_of_ranks_that_are_gone_does_not_count(both: list[Meeting]) ->
     late, early = together(again[1].begin, again[0].begin)
     assert again[0].name == again[1].name != old
     assert {card.nonce for card in late} == {card.nonce for card in early} != {card.nonce for card in both[0].cards}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_rank_that_cannot_begin_does_not_wait_for_a_slow_one_and_only_one_speaks(
+    both: list[Meeting], monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """Rank 0 is still busy: rank 1 says why, and whatever rank 0 comes to later, it ends without a word."""
+    monkeypatch.setattr(meetings, "_HEARING_S", 0.3)
+    monkeypatch.setattr(meetings, "_SPEAKING_S", 0.0)
+    both[0].open()
+    with pytest.raises(WorkerError, match=r"^rank 1 \(.*, process \d+\) cannot begin: KeyError: 'mine'$") as caught:
+        both[1].fail(KeyError("mine"))
+    assert "KeyError: 'mine'" in caught.value.trace
+    both[1].board.store.wait([f"{both[0].name}/seen/1"], timedelta(seconds=10))  # what is set arrives a moment later
+    start = time.monotonic()
+    with pytest.raises(ToldElsewhere):
+        both[0].fail(UsageError("another reason")) if fails else both[0].begin()
+    assert time.monotonic() - start < 3.0
 
 
 def test_parcels_are_swapped_and_counted(both: list[Meeting]) -> None:

@@ -11,6 +11,7 @@ import os
 import secrets
 import socket
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -45,7 +46,8 @@ class Meeting:
 
     Attributes:
         board: The store, asked with a limit.
-        name: Of this meeting, once it has begun.
+        name: Of this meeting, once it is open.
+        is_settled: Whether it has begun or failed; who waits for it, or waits no more, knows all from then on.
         cards: Of all ranks, once they have met.
         check: Called while waiting; raises where it is in vain.
     """
@@ -53,6 +55,7 @@ class Meeting:
     def __init__(self, place: Place, store: Any, deadline_s: float) -> None:
         self.place, self.board, self.deadline_s = place, Board(store, _STORE_TIMEOUT_S), deadline_s
         self.name = ""
+        self.is_settled = False
         self.cards: list[Card] = []
         self.check: Callable[[], None] = lambda: None
         self._own = Card(
@@ -74,6 +77,7 @@ class Meeting:
             WorkerError: A rank did not come in time.
             ToldElsewhere: Another rank says why the run cannot begin.
         """
+        self.is_settled = True
         self._own = replace(self._own, **said)
         try:
             self.cards = self._open() if self.place.rank == 0 else self._join()
@@ -91,17 +95,42 @@ class Meeting:
             self._say(UsageError(text))
         return self.cards
 
-    def fail(self, error: SamestepError) -> NoReturn:
-        """This rank cannot begin: the first of all that cannot says why, the others end, too."""
-        self._own = replace(self._own, error=str(error))
+    def open(self) -> None:
+        """Rank 0: name the meeting, so that who cannot come finds it before it begins."""
+        self.name = f"samestep/{secrets.token_hex(8)}"
+        self.board.set(_OPEN, self.name)
+
+    def fail(self, error: Exception | SystemExit) -> NoReturn:
+        """This rank cannot begin: the first of all that cannot says why, the others end, too.
+
+        Raises:
+            SamestepError: The error with the name of this rank; of another kind of error a WorkerError with its trace.
+            ToldElsewhere: Another rank says why.
+        """
+        self.is_settled = True
+        own = _named(self._own.name, error)
+        self._own = replace(self._own, error=str(own))
         try:
-            self._hear(_HEARING_S)
+            may_speak = self._may_speak()
         except (distributed.DistStoreError, RuntimeError):
-            raise error from None
-        first = cards.first_error(self.cards)
-        if first is None or first.rank == self.place.rank:
-            raise error
+            may_speak = True
+        if may_speak:
+            raise own
         self._leave()
+
+    def _may_speak(self) -> bool:
+        """Whether this rank is the first that cannot begin; a rank that has waited for rank 0 in vain speaks, too."""
+        is_told = self.place.rank == 0 and bool(self.name) and self.board.check([f"{self.name}/told"])
+        self._hear(_HEARING_S)
+        if is_told:
+            return False
+        first = cards.first_error(self.cards)
+        if first is not None:
+            return first.rank == self.place.rank
+        if self.name:
+            self.board.set(f"{self.name}/told", "")
+            self.board.set(f"{self.name}/seen/{self.place.rank}", "")  # nobody waits for it
+        return True
 
     def connect(self) -> Wire:
         """Connections to all other ranks.
@@ -126,8 +155,8 @@ class Meeting:
         return Wire(group, place.rank, place.world_size, self.deadline_s)
 
     def _open(self) -> list[Card]:
-        self.name = f"samestep/{secrets.token_hex(8)}"
-        self.board.set(_OPEN, self.name)
+        if not self.name:
+            self.open()
         found = self._gathered(self.deadline_s)
         if cards.first_error(found) is None and len(found) < self.place.world_size:
             raise self._missing(found)
@@ -174,8 +203,8 @@ class Meeting:
 
     def _hear(self, limit_s: float) -> None:
         if self.place.rank == 0:
-            self.name = f"samestep/{secrets.token_hex(8)}"
-            self.board.set(_OPEN, self.name)
+            if not self.name:
+                self.open()
             self.board.set(f"{self.name}/all", cards.as_text([self._own]))
             self.cards = [self._own]
             self._stay(limit_s)
@@ -226,6 +255,8 @@ def connect(
 ) -> Meeting:
     """Reach the store, or be its host: it listens on the address that was named and on no other.
 
+    Where these ranks have torch's default process group already, its store is there (and the port taken): a part of it.
+
     Args:
         place: Where this process stands.
         deadline_s: How long to wait for others in the meeting.
@@ -237,6 +268,8 @@ def connect(
     """
     where = f"{place.host}:{place.port}"
     reach_s = deadline_s if reach_s is None else reach_s
+    if listening is None and _are_grouped(place):
+        return Meeting(place, torch_private.store_below(torch_private.default_store(), "samestep"), deadline_s)
     handle = None
     if place.hosts_store:
         handle = (listening or listen(place.host, place.port)).detach()
@@ -256,6 +289,13 @@ def connect(
         ) from None
     store.set_timeout(timedelta(seconds=_STORE_TIMEOUT_S))
     return Meeting(place, store, deadline_s)
+
+
+def _are_grouped(place: Place) -> bool:
+    """Whether torch's default process group is of these ranks."""
+    if torch_private.default_store() is None:
+        return False
+    return (distributed.get_rank(), distributed.get_world_size()) == (place.rank, place.world_size)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -283,5 +323,16 @@ def own_address(place: Place) -> str:
         return str(probe.getsockname()[0])
 
 
-def _first_line(error: Exception) -> str:
+def _named(name: str, error: Exception | SystemExit) -> SamestepError:
+    """What went wrong, and where: our own kinds of errors stay what they are."""
+    if isinstance(error, SamestepError):
+        error.args = (f"{name}: {error}", *error.args[1:])
+        return error
+    text = f"{name} cannot begin: {type(error).__name__}: {_first_line(error)}"
+    found = WorkerError(text, "".join(traceback.format_exception(error)))
+    found.__cause__ = error
+    return found
+
+
+def _first_line(error: BaseException) -> str:
     return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
