@@ -47,6 +47,14 @@ def test_rounds_that_depend_on_what_they_find(call: Call) -> None:
     assert lines[1] == "a step: 64 samples in 8 microbatches of at most 8, 3 to 8 rounds"
 
 
+def test_the_share_of_every_stage(call: Call) -> None:
+    words = (*WORDS, "--workers", "2", "--stages", "2", "--cut", "3", "--print-plan")
+    assert any(line.startswith("parameters by stage: ") for line in call(*words).stdout.splitlines())
+    shares = json.loads(call(*words, "--json").stdout)["stage_shares"]
+    assert len(shares) == 2
+    assert abs(sum(shares) - 1) < 1e-9
+
+
 def test_what_could_not_be_trained_is_one_line(call: Call) -> None:
     finished = call(*WORDS, "--workers", "9", "--print-plan")
     assert finished.code == 2

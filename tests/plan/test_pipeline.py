@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from samestep.errors import UsageError
 from samestep.plan import pipeline
-from samestep.plan.pipeline import Team
+from samestep.plan.pipeline import Stages, Team
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=9), st.data())
@@ -57,3 +57,13 @@ def test_teams_that_cannot_be() -> None:
     with pytest.raises(UsageError, match=r"are 3 replicas, and a step has 2 microbatches"):
         pipeline.check_team(6, 2, 2)
     assert Team(2, 3).world_size == 6
+
+
+def test_shares_of_the_parameters_are_by_stage_and_not_by_chunk() -> None:
+    stages = Stages(
+        num_stages=2, num_chunks=2, schedule="zbv", cuts={2: (1, 2, 3)}, homes={2: {"a": 0, "b": 1, "c": 2, "d": 3}},
+        room=0, seconds=(), drawn=(), begins=(), evaluates=True,
+    )  # fmt: skip
+    found = stages.shares({"a": 10, "b": 20, "c": 30, "d": 40})
+    assert found == (0.5, 0.5), "the first stage holds the first chunk and the last"
+    assert stages.shares({"a": 10, "b": 30}) == (0.25, 0.75)

@@ -364,6 +364,28 @@ def test_named_cuts() -> None:
     assert summary(found) == summary(wanted)
 
 
+class Repeated(nn.Module):
+    """A layer that is used again and again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.d = nn.Linear(12, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.out = nn.Linear(8, helpers.NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.b(self.a(x))
+        for _ in range(6):
+            hidden = self.d(hidden)
+        scores: Tensor = self.out(hidden)
+        return scores
+
+
+def test_a_named_cut_where_fewer_stages_are_cut_elsewhere() -> None:
+    wanted = train(helpers.workload(Repeated), **SHORT)
+    found = train(helpers.workload(Repeated), **{**SHORT, "workers": 3, "stages": 3, "cut": "b,d"})
+    assert summary(found) == summary(wanted)
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("data_folder")

@@ -33,6 +33,7 @@ def print_outline(found: Outline) -> None:
     has_stages = found.schedule is not None
     if has_stages:
         print(f"stages: {found.schedule}; they begin with {', '.join(found.stage_begins)}")
+        print(f"parameters by stage: {', '.join(f'{share:.0%}' for share in found.stage_shares)}")
     stage_column, last_column = ["stage"] if has_stages else [], ["last step"] if has_short else []
     table = tables.new("worker", *stage_column, parts, "samples", *last_column, "elements", "slices")
     for part in found.allotments:

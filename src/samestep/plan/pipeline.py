@@ -92,6 +92,18 @@ class Stages:
         """The most stages in which so many workers can hold the network; 1: each holds it whole."""
         return max((count for count in self.cuts if count <= num_workers), default=1)
 
+    def shares(self, num_elements: Mapping[str, int]) -> tuple[float, ...]:
+        """The share of the parameters that every stage holds, each where its home is.
+
+        Args:
+            num_elements: Of every parameter, by name.
+        """
+        stages, homes = self.stages_of(self.num_stages), self.homes[self.num_stages]
+        held = [0] * self.num_stages
+        for name, count in num_elements.items():
+            held[stages[homes[name]]] += count
+        return tuple(count / (sum(held) or 1) for count in held)
+
     def chunks_of(self, stage: int, num_stages: int) -> tuple[int, ...]:
         """The chunks that a stage of so many holds."""
         return schedules.chunks_of(self.schedule, num_stages=num_stages, num_chunks=self.num_chunks, stage=stage)

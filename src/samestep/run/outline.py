@@ -46,6 +46,7 @@ class Outline:
         period: Steps between two of their meetings; 1 where workers meet in every step.
         schedule: Of the stages' passes; None where there is one stage.
         stage_begins: What every piece of the network begins with; empty where there is one stage.
+        stage_shares: Of the trained parameters, by stage; empty where there is one.
         allotments: What each worker does.
         device: What the network is on, where the data are, and which passes are graphs or why not; None on the CPU.
         layers: Under concurrent back-propagation: which layers run how; None otherwise.
@@ -69,6 +70,7 @@ class Outline:
     period: int
     schedule: Schedule | None
     stage_begins: tuple[str, ...]
+    stage_shares: tuple[float, ...]
     allotments: tuple[Allotment, ...]
     device: dict[str, Any] | None
     layers: tuple[Layer, ...] | None
@@ -127,12 +129,19 @@ def outline(workload: Workload, settings: Settings, choices: Choices) -> Outline
         period=job.batches.stride,
         schedule=job.stages.schedule if job.stages else None,
         stage_begins=job.stages.begins if job.stages else (),
+        stage_shares=_shares(job),
         allotments=allot(
             job.batches, job.update.layout, team_of(world_size, config.stages), job.stages, num_hands=helpers + 1
         ),
         device=_tried(job, prepared.image),
         layers=survey(one, prepared.image) if job.is_backprop_concurrent else None,
     )
+
+
+def _shares(job: Job) -> tuple[float, ...]:
+    if job.stages is None:
+        return ()
+    return job.stages.shares({place.spec.name: place.spec.num_elements for place in job.update.layout.places})
 
 
 def _tried(job: Job, image: Image) -> dict[str, Any] | None:

@@ -231,6 +231,13 @@ def test_a_smaller_number_of_stages_that_has_no_cut_is_left_out() -> None:
     assert [replace(stages, cuts={3: (1, 2)}).num_stages_for(workers) for workers in (2, 3)] == [1, 3]
 
 
+def test_a_named_cut_is_not_refused_for_the_automatic_one_into_fewer_stages() -> None:
+    graph, found = looked_at(Tied("abdddddd"), torch.randn(2, 4))
+    found = replace(found, seconds=(1.0,) * 8)  # the fastest cut into two parts the uses of d after the second
+    stages = cutting.cut(graph, found, num_stages=3, schedule="1f1b", names=("b", "d"), is_autocast=False)
+    assert stages.cuts == {2: (3,), 3: (1, 2)}
+
+
 def in_time(model: nn.Module, seconds: tuple[float, ...], num_stages: int, *inputs: Tensor) -> tuple[int, ...]:
     """Where a network is cut whose operations take so long."""
     graph, found = looked_at(model, *inputs)
