@@ -26,6 +26,12 @@ def made_up(root: Path, *, groups: str, mounts: str, files: Mapping[str, str]) -
     return root
 
 
+@pytest.fixture(autouse=True)
+def no_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the machine of these tests allows."""
+    monkeypatch.setattr(cores, "_own_quota", lambda: None)
+
+
 def limits(root: Path) -> tuple[float | None, int | None]:
     return cores.quota_cores(root), cores.cgroup_memory_bytes(root)
 
@@ -52,6 +58,13 @@ def test_without_an_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cores.num_cores() == 6
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert cores.num_cores() == 1
+
+
+@pytest.mark.parametrize(("quota", "expected"), [(None, 6), (8.0, 6), (2.0, 2), (1.5, 2), (0.25, 1)])
+def test_a_quota_counts_as_so_many_cores(monkeypatch: pytest.MonkeyPatch, quota: float | None, expected: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
+    monkeypatch.setattr(cores, "_own_quota", lambda: quota)
+    assert cores.num_cores() == expected
 
 
 def test_the_real_limits() -> None:

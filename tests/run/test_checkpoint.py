@@ -79,13 +79,16 @@ def damage(folder: Path, kind: str, step: int = 2) -> None:
         header.write_bytes(b"\xff\xfe\x00")
     elif kind == "header of another kind":
         header.write_bytes(b"[1, 2]")
+    elif kind == "header of another format by one bit":
+        header.write_bytes(header.read_bytes().replace(b'"format": 1', b'"format": 3'))
     else:
         content = json.loads(header.read_bytes())
         del content["numerics"]
         header.write_text(json.dumps(content))
 
 
-KINDS = ["flipped", "cut", "missing", "header cut", "header empty", "header binary", "header of another kind"]
+KINDS = ["flipped", "cut", "missing", "header cut", "header empty", "header binary", "header of another kind",
+         "header of another format by one bit"]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -118,7 +121,9 @@ def test_no_whole_one(tmp_path: Path) -> None:
 def test_another_format_is_not_damage(tmp_path: Path) -> None:
     write(tmp_path, 1)
     path = tmp_path / "step-000000001.json"
-    path.write_text(json.dumps({**json.loads(path.read_bytes()), "format": 99}))
+    header = {**json.loads(path.read_bytes()), "format": 99}
+    del header["header_sha256"]
+    path.write_text(json.dumps({**header, "header_sha256": checkpoint._header_hash(header)}))
     with pytest.raises(StateError, match="has format 99 and this version reads 1"):
         read(tmp_path)
 

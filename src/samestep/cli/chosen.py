@@ -79,9 +79,9 @@ def _lines(network: Network, built: Workload, settings: NumericSettings) -> Iter
 def _word(loss: object) -> str:
     """A loss by its name.
 
-    >>> from samestep.workloads.transformer import token_loss
-    >>> _word(token_loss)
-    'token_loss'
+    >>> from torch import nn
+    >>> _word(nn.MSELoss())
+    'MSELoss'
     """
     return getattr(loss, "__name__", type(loss).__name__)
 

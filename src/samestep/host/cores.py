@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 _ROOT = Path("/")
@@ -12,8 +14,15 @@ _NO_LIMIT_BYTES = 2**62
 
 
 def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: of those that it may run on, as many as its control group is given time for."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _own_quota()
+    return found if quota is None else max(1, min(found, math.ceil(quota)))
+
+
+@cache
+def _own_quota() -> float | None:
+    return quota_cores()
 
 
 def quota_cores(root: Path = _ROOT) -> float | None:

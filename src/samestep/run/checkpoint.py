@@ -149,10 +149,10 @@ class _DamagedError(Exception):
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         header = json.loads(path.read_bytes())
-        if header["format"] != _FORMAT:
-            raise StateError(f"{path} has format {header['format']} and this version reads {_FORMAT}")
         if header.pop("header_sha256", None) != _header_hash(header):
             raise _DamagedError("its header does not match its hash")
+        if header["format"] != _FORMAT:
+            raise StateError(f"{path} has format {header['format']} and this version reads {_FORMAT}")
         data = path.with_suffix(".safetensors").read_bytes()
         if hashlib.sha256(data).hexdigest() != header["sha256"]:
             raise _DamagedError("its bytes do not match its hash")

@@ -44,6 +44,10 @@ Callback = Callable[[EvaluationRecord], bool | None]
 """Called in the caller's process after every evaluation; returning True stops the run at that step."""
 
 
+_MEMORY_EVERY_S = 1.0
+"""Seconds between two looks at the memory in use."""
+
+
 @dataclass(frozen=True)
 class Result:
     """What a run gives back.
@@ -234,6 +238,7 @@ class Session:
             if record.growth is not None:
                 self._grow(record.growth)
         self._log.steps(fresh)
+        self._sample_memory()
         self._tell_critical_batch()
         self.progress.step(records[-1], self.record.samples_per_s)
         if self._engine_name != "shared":
@@ -333,10 +338,10 @@ class Session:
         final.load(self.prepared.job, image)
 
     def _sample_memory(self) -> None:
-        """Look at the memory in use, at most once a second; the most that was seen is reported."""
+        """Look at the memory in use, now and then; the most that was seen is reported."""
         if time.monotonic() < self._next_sample_s:
             return
-        self._next_sample_s = time.monotonic() + 1.0
+        self._next_sample_s = time.monotonic() + _MEMORY_EVERY_S
         pids = [os.getpid(), *self._pids()]
         seen = usage.total_bytes(pids)
         if seen is not None:
