@@ -56,6 +56,7 @@ def test_it_measures_once_and_leaves_the_bits_alone(call: Call) -> None:
 @pytest.mark.processes
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("quick")
+@pytest.mark.soak
 def test_a_way_that_fails_is_listed_and_the_others_go_on(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     """This model cannot be sent to worker processes, and one worker needs none."""
     monkeypatch.setattr(choosing, "num_cores", lambda: 2)

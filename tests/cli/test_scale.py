@@ -128,6 +128,7 @@ def test_an_interrupted_study_goes_on(command: Command) -> None:
 
 
 @pytest.mark.processes
+@pytest.mark.soak
 def test_a_workload_that_fails(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(peaks, "measure", peaks_of_nothing)
     finished = call("scale", f"{NETS}:garbage_loss", "--out", tmp_path / "out")

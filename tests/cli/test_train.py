@@ -196,6 +196,7 @@ class TestOut:
 
 @pytest.mark.processes
 class TestUserFile:
+    @pytest.mark.soak
     def test_lambdas_on_workers(self, command: Command) -> None:
         answers = []
         for workers in ("1", "2"):

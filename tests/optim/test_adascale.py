@@ -125,6 +125,7 @@ def test_a_resumed_run_has_the_same_bits(tmp_path: Path) -> None:
 
 @pytest.mark.processes
 @pytest.mark.parametrize("workers", [3, pytest.param(2, marks=pytest.mark.soak)])
+@pytest.mark.soak
 def test_the_same_bits_on_any_number_of_workers(workers: int, tmp_path: Path) -> None:
     def work() -> Any:
         return helpers.workload(Everything, train=helpers.samples(76))

@@ -176,7 +176,7 @@ def test_the_same_bits_in_stages(schedule: str) -> None:
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("phase", ["update", soak("snapshot"), soak("forward")])
+@pytest.mark.parametrize("phase", [soak("update"), soak("snapshot"), soak("forward")])
 def test_a_death_after_a_growth_is_a_replay(
     undisturbed: Record, phase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,7 +190,7 @@ def test_a_death_after_a_growth_is_a_replay(
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize(("first", "then"), [(2, 3), soak(1, 2), soak(3, 1)])
+@pytest.mark.parametrize(("first", "then"), [soak(2, 3), (1, 2), soak(3, 1)])
 def test_a_resumed_run_has_the_same_bits(first: int, then: int, tmp_path: Path) -> None:
     """It ends between two growths, and a longer one takes it up."""
     settings = {**COMMON, "lr_schedule": "constant"}

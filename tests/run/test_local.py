@@ -215,6 +215,7 @@ def test_buffers_are_the_mean_of_the_replicas() -> None:
     [(1, 4, "backward", 2), soak(2, 4, "backward", 3), soak(0, 8, "update", 2),
      soak(1, 4, "barrier after the contributions", 2), soak(0, 4, "snapshot", 2), soak(1, 12, "evaluation", 2)],
 )  # fmt: skip
+@pytest.mark.soak
 def test_a_death_is_a_replay_from_a_meeting(
     rank: int, step: int, phase: str, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

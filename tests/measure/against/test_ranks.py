@@ -148,6 +148,7 @@ Ranks(timeout_s=60).train(task_of(helpers.workload(Stalls), Settings(steps=1, wo
 """
 
 
+@pytest.mark.soak
 def test_parent_dies(tmp_path: Path) -> None:
     """The ranks and the guard end with it, and the guard takes the folder away."""
     root = str(Path(__file__).resolve().parents[3])
