@@ -9,7 +9,10 @@ import torch
 
 from samestep import Rows, Samples, Workload
 from samestep.engine.group import cards
+from samestep.engine.group import meeting as meetings
 from samestep.engine.group.cards import Card
+from samestep.engine.group.meeting import Meeting
+from samestep.engine.group.place import Place
 from samestep.host import provenance
 from samestep.run import ranks
 from samestep.run.config import Settings, resolve
@@ -66,3 +69,21 @@ def test_another_torch_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     text = difference(mine, facts(helpers.workload()))
     assert text is not None
     assert text.startswith(f"the ranks do not agree on torch_version: it is {mine['torch_version']} on rank 0")
+
+
+@pytest.mark.parametrize(("named", "limits"), [(None, (600.0, 120.0)), (300.0, (300.0, 300.0))])
+def test_a_named_deadline_is_also_that_of_the_first_connection(
+    named: float | None, limits: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "a", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    asked = []
+
+    def connect(place: Place, deadline_s: float, *, reach_s: float) -> Meeting:
+        asked.append((deadline_s, reach_s))
+        return Meeting(place, None, deadline_s)
+
+    monkeypatch.setattr(meetings, "connect", connect)
+    with ranks.told(Settings(deadline_s=named)):
+        pass
+    assert asked == [limits]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,26 +22,13 @@ def check_frac(evaluation_frac: float) -> None:
         raise UsageError(f"evaluation_frac={evaluation_frac:g} is not in 0 .. 1; 0 keeps nothing apart")
 
 
-class Making(Protocol):
-    """How samples are kept."""
-
-    @property
-    def evaluation_frac(self) -> float: ...
-
-    @property
-    def split_seed(self) -> int: ...
-
-
-def rule(what: str, making: Making, *, by: str | None = None) -> str:
+def rule(what: str, *, frac: float, seed: int, by: str = "what they hold") -> str:
     """In words: which samples are kept, where a keyed hash decides.
 
-    Args:
-        what: Plural of what a sample is, such as "rows".
-        making: The share and the seed.
-        by: The column that the hash is taken of; None: of all that a sample holds.
+    >>> rule("rows", frac=0.1, seed=0, by="name")
+    '0.1 of the rows, by a keyed hash of name, split_seed 0'
     """
-    hashed = f"{by}" if by is not None else "what they hold"
-    return f"{making.evaluation_frac:.3g} of the {what}, by a keyed hash of {hashed}, split_seed {making.split_seed}"
+    return f"{frac:.3g} of the {what}, by a keyed hash of {by}, split_seed {seed}"
 
 
 def rule_of_time(what: str, evaluation_frac: float) -> str:

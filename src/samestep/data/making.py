@@ -308,9 +308,9 @@ def _make_parts(parts: dict[str, arrays.Part], settings: DataSettings, place: Wr
     if all(part.are_samples for part in parts.values()):
         from samestep.data.tensors import making as tensors  # noqa: PLC0415 (needs torch)
 
-        so = _how(tensors.Making, settings, "arrays of samples", "target")
+        how_kept = _how(tensors.Making, settings, "arrays of samples", "target")
         pairs = {name: list(zip(part.inputs, np.asarray(part.target), strict=True)) for name, part in parts.items()}
-        return "arrays", *tensors.make(pairs[TRAIN], pairs.get(EVALUATION), so, place, tell)
+        return "arrays", *tensors.make(pairs[TRAIN], pairs.get(EVALUATION), how_kept, place, tell)
     given = kinds.parse_given(settings.kinds or "")
     target = settings.target or "target"
     tables = {name: frames.of_arrays(part.columns(target), given) for name, part in parts.items()}

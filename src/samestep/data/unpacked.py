@@ -135,14 +135,28 @@ def transcoded(paths: Sequence[Path], scratch: Path, encoding: str) -> list[Path
     return [_transcoded(path, scratch / f"{number}-{path.name}", encoding) for number, path in enumerate(paths)]
 
 
-def _transcoded(path: Path, target: Path, encoding: str) -> Path:
+@contextmanager
+def decoding(path: Path, encoding: str) -> Iterator[None]:
+    """Say in our words what goes wrong where a file's characters are read.
+
+    Raises:
+        DataError: The encoding is not known, or not that of the file.
+    """
     try:
-        with open(path, encoding=encoding, newline="") as old, open(target, "w", encoding="utf-8", newline="") as new:
-            shutil.copyfileobj(old, new, _COPIED_AT_ONCE)
+        yield
     except LookupError:
         raise DataError(f"encoding {encoding!r} is not known; take utf-8, latin-1, cp1252, utf-16, ...") from None
     except UnicodeError as error:
-        raise DataError(f"{path.name} is not {encoding}: {error}") from None
+        raise DataError(f"{path.name} is not {encoding} ({error}); say what it is, such as encoding latin-1") from None
+
+
+def _transcoded(path: Path, target: Path, encoding: str) -> Path:
+    with (
+        decoding(path, encoding),
+        open(path, encoding=encoding, newline="") as old,
+        open(target, "w", encoding="utf-8", newline="") as new,
+    ):
+        shutil.copyfileobj(old, new, _COPIED_AT_ONCE)
     return target
 
 

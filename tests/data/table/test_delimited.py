@@ -178,29 +178,38 @@ class TestRefused:
         ):
             whole(path)
 
-    def test_another_encoding(self, tmp_path: Path) -> None:
-        path = tmp_path / "t.csv"
-        path.write_bytes("a,b\n1,x\n2,é\n".encode("latin-1"))
-        with pytest.raises(DataError, match=r"t\.csv line 3: byte 0xe9 is not UTF-8; .* encoding latin-1"):
-            whole(path)
-
-    def test_another_encoding_far_down(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(
+        ("num_rows", "encoding", "where"),
+        [
+            (1, "latin-1", "line 3: byte 0xe9"),
+            (100, "latin-1", "line 102: byte 0xe9"),
+            (1, "utf-16", "line 1: byte 0xff"),
+        ],
+    )
+    def test_another_encoding(
+        self, num_rows: int, encoding: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """In the first bytes, which are looked at, and far behind them."""
         monkeypatch.setattr(delimited, "_SNIFFED_BYTES", 64)
-        rows = "".join(f"{n},x\n" for n in range(100))
+        rows = "".join(f"{n},x\n" for n in range(num_rows))
         path = tmp_path / "t.csv"
-        path.write_bytes(f"a,b\n{rows}1,é\n".encode("latin-1"))
-        with pytest.raises(DataError, match=r"t\.csv line 102: byte 0xe9 is not UTF-8; .* encoding latin-1"):
-            whole(path)
-
-    def test_utf_16(self, tmp_path: Path) -> None:
-        path = tmp_path / "t.csv"
-        path.write_bytes("a,b\n1,x\n".encode("utf-16"))
-        with pytest.raises(DataError, match=r"t\.csv line 1: byte 0xff is not UTF-8; .* encoding utf-16"):
+        path.write_bytes(f"a,b\n{rows}1,é\n".encode(encoding))
+        with pytest.raises(DataError, match=rf"t\.csv {where} is not UTF-8; .* encoding {encoding}"):
             whole(path)
 
     def test_a_quote_that_is_not_closed(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"t\.csv line 3: a quote is opened and nowhere closed"):
             whole(written(tmp_path, 'a,b\n1,x\n2,"y\n3,z\n'), Reading(delimiter=",", header=True))
+
+    def test_a_last_field_of_two_lines_is_not_to_blame_for_another_fault(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(delimited, "_SNIFFED_BYTES", 64)
+        rows = "".join(f"{n},x\n" for n in range(100))
+        path = tmp_path / "t.csv"
+        path.write_bytes(f'a,b\n{rows}1,é\n2,"y\nz"\n'.encode("latin-1"))
+        with pytest.raises(DataError, match=r"t\.csv line 102: byte 0xe9 is not UTF-8"):
+            whole(path)
 
     def test_kinds_of_a_column_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="'c', which is not there; there are a, b"):

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from samestep.data import unpacked
 from samestep.data.pack.manifest import EVALUATION, TRAIN
 from samestep.data.settings import EVALUATION_NAMES
 from samestep.errors import DataError, UsageError
@@ -107,12 +108,8 @@ def _rows(table: Path, delimiter: str | None, encoding: str) -> list[tuple[int, 
     """The rows of a table of labels, by the names of its columns, and the line that each begins in."""
     from samestep.data.table import delimited  # noqa: PLC0415 (needs polars)
 
-    try:
+    with unpacked.decoding(table, encoding):
         text = table.read_text(encoding)
-    except LookupError:
-        raise DataError(f"encoding {encoding!r} is not known; take utf-8, latin-1, cp1252, utf-16, ...") from None
-    except UnicodeError as error:
-        raise DataError(f"{table.name} is not {encoding} ({error}); say what it is, such as encoding latin-1") from None
     reader = csv.reader(io.StringIO(text), delimiter=delimiter or delimited.likeliest_delimiter(text))
     names: list[str] = []
     found, line = [], 1
@@ -121,10 +118,7 @@ def _rows(table: Path, delimiter: str | None, encoding: str) -> list[tuple[int, 
             names = [name.strip() for name in row]
         elif row:
             if len(row) != len(names):
-                raise DataError(
-                    f"{table.name} line {line}: {len(row)} fields, and the table has {len(names)} columns "
-                    f"({', '.join(names)})"
-                )
+                raise delimited.ragged(table, line, row, names)
             found.append((line, dict(zip(names, row, strict=True))))
         line = reader.line_num + 1
     if not found:

@@ -113,7 +113,7 @@ def write(
             counts[part] = np.bincount(targets[places], minlength=classes.num_outputs).tolist()
     _, height, width, channels = pixels.shape
     schema = Schema(height=height, width=width, channels=channels, target=classes)
-    rule = None if parts is not None else keeping.rule("pictures", making)
+    rule = None if parts is not None else keeping.rule("pictures", frac=making.evaluation_frac, seed=making.split_seed)
     return schema, {"classes": counts, "missing": {}, "num_dropped": int(is_broken.sum()), "split": rule}
 
 

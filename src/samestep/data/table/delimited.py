@@ -197,15 +197,10 @@ class Delimited:
         rows = (each for each in _rows(path, self.form.delimiter) if each[1])
         if self.form.has_header:
             next(rows)
-        last, fields = 1, [""]
         for line, row in rows:
-            last, fields = line, row
             where = f"{path.name} line {line}"
             if len(row) != len(self.names):
-                return DataError(
-                    f"{where}: {len(row)} fields, and the table has {len(self.names)} columns "
-                    f"({', '.join(self.names)}); mend the line, or say which delimiter it is"
-                )
+                return ragged(path, line, row, self.names)
             for number, name in to_check:
                 text = row[number].strip(PADDING)
                 if text not in unknown and not checks[self.kinds[name]](text):
@@ -213,9 +208,7 @@ class Delimited:
                         f"{where}: {name} is {text[:40]!r}, and the column holds {self.kinds[name]}s; take it as texts "
                         f"(kinds {name}=category), or this as a missing value (missing {text[:40]})"
                     )
-        if any("\n" in field for field in fields):
-            return DataError(f"{path.name} line {last}: a quote is opened and nowhere closed; mend the line")
-        return _undecodable(path)
+        return _undecodable(path) or _unclosed(path, self.form.delimiter)
 
 
 def look_at(path: Path, reading: Reading) -> Form:
@@ -273,6 +266,28 @@ def _decoded(path: Path, head: bytes, *, is_whole: bool) -> str:
         if not is_whole and error.start > len(head) - 4:
             return head[: error.start].decode("utf-8-sig")
         raise _of_another_encoding(path, head.count(b"\n", 0, error.start) + 1, head[error.start]) from None
+
+
+def ragged(path: Path, line: int, row: Sequence[str], names: Sequence[str]) -> DataError:
+    """A row has another number of fields than the table has columns."""
+    return DataError(
+        f"{path.name} line {line}: {len(row)} fields, and the table has {len(names)} columns ({', '.join(names)}); "
+        "mend the line, or say which delimiter it is"
+    )
+
+
+def _unclosed(path: Path, delimiter: str) -> DataError | None:
+    """The line in which a quote is opened that nothing closes, in words."""
+    line = 1
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        try:
+            for _ in reader:
+                line = reader.line_num + 1
+        except csv.Error as error:
+            if "unexpected end" in str(error):
+                return DataError(f"{path.name} line {line}: a quote is opened and nowhere closed; mend the line")
+    return None
 
 
 def _undecodable(path: Path) -> DataError | None:

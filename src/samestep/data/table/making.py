@@ -104,7 +104,10 @@ def make(training: Reader, evaluation: Reader | None, making: Making, writer: Wr
     times = {name for name, kind in training.kinds.items() if kind == "time"}
     schema = schemas.fit(raw, ~kept, making.target, task=making.task, times=times, left_out=left_out)
     counts = _write(schema, raw, kept, writer, tell)
-    rule = None if evaluation is not None else keeping.rule("rows", making, by=making.split_by)
+    rule = None
+    if evaluation is None:
+        hashed = making.split_by or "what they hold"
+        rule = keeping.rule("rows", frac=making.evaluation_frac, seed=making.split_seed, by=hashed)
     return schema, {"classes": counts, "missing": _num_missing(raw), "num_dropped": num_dropped, "split": rule}
 
 

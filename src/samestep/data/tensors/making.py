@@ -72,7 +72,9 @@ def make(training: Any, evaluation: Any, making: Making, writer: Writer, tell: T
             writer.append(part, TARGET, encoded[start : start + _AT_ONCE])
         if isinstance(target, Classes) and len(places):
             counts[part] = np.bincount(encoded, minlength=target.num_outputs).tolist()
-    rule = None if evaluation is not None else keeping.rule("samples", making)
+    rule = (
+        None if evaluation is not None else keeping.rule("samples", frac=making.evaluation_frac, seed=making.split_seed)
+    )
     statistics = {"classes": counts, "missing": {}, "num_dropped": 0, "split": rule}
     return Schema(shape=inputs.shape[1:], target=target), statistics
 
