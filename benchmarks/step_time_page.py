@@ -171,6 +171,9 @@ def _table(target: Target, measured: Sequence[Measured]) -> list[str]:
         worst = min(range(len(measured)), key=lambda i: estimates[i].value)
         verdict = results.verdict(estimates[worst].value, target.each, is_least=target.is_least)
         lines.append(f"Lowest: {measured[worst].case} with {estimates[worst].text()}: {verdict}.")
+    elif target.title == "Against DistributedDataParallel":
+        roof = stats.geometric_mean([m.step_s["ddp"] / m.step_s["roof"] for m in measured])
+        lines.append(f"Over the roof, which exchanges nothing, DDP takes {roof.text()}.")
     elif target.title == "Against the best single process":
         slower = [m.case for m, estimate in zip(measured, estimates, strict=True) if estimate.high < 1]
         lines.append(f"Slower beyond noise: {', '.join(slower) or 'none'}.")
