@@ -203,6 +203,8 @@ TOLD = NoiseScale(value=1912.3, low=1403.0, high=2588.0)
          "about 9,000,000,000 [6,000, 90,000,000,000]: 10 times as many workers would still pay"),
         (NoiseScale(value=1912.3, low=1403.0), 480,
          "about 1,900 [1,400, ?]: at least 2.9 times as many workers would still pay"),
+        (NoiseScale(value=29.0, low=0.0), 512,
+         "about 29 [0, ?]: whether more samples a step than 512 would pay cannot be told"),
         (NoiseScale(value=None, low=1403.0, reason="because"), 480, "above 1,400: because"),
         (NoiseScale(value=None, high=0.0, reason="because"), 480, "below 1.0: because"),
         (NoiseScale(value=None, reason="because"), 480, "not told: because"),

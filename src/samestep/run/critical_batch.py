@@ -106,6 +106,8 @@ def sentence(found: NoiseScale, *, global_batch: int, num_training_samples: int)
         advice = f"{'' if is_bounded else 'at least '}{_times(most / batch)} as many workers would still pay"
     elif found.high < batch:
         advice = f"more samples a step than {batch:,} save hardly any steps"
+    elif not math.isfinite(found.high):
+        advice = f"whether more samples a step than {batch:,} would pay cannot be told"
     else:
         advice = f"{batch:,} samples a step are about as many as pay"
     return f"{short(found)}: {advice}"
