@@ -9,13 +9,15 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from benchmarks import results, rounds
 from benchmarks.programs import Task
 from benchmarks.rounds import Plan, say
+from samestep.engine.breakdown import GROUPS
 from samestep.errors import SamestepError
 from samestep.measure import stats
 
@@ -97,7 +99,24 @@ def render(result: results.Result) -> str:
     for name, values in times.items():
         middle = np.median([slot["median_step_s"] for slot in kept[name]]) * 1e6
         lines.append(f"| {name} | {stats.median(values).text(1)} | {middle:.1f} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *_phases(kept)]) + "\n"
+
+
+def _phases(kept: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Where a step goes; plain torch's events tell a whole step from its update, and `compute` has none inside."""
+    lines = [
+        "## Where a step goes",
+        "",
+        "Microseconds of a step, medians over rounds of what each worker, or copy, took.",
+        "",
+        f"| program | worker | {' | '.join(GROUPS)} |",
+        "|---|---|" + "---|" * len(GROUPS),
+    ]
+    for name in ("samestep-2", "compute-and-update", "samestep-1", "torch-accumulating"):
+        for number, worker in enumerate(zip(*(slot["phases"] for slot in kept[name]), strict=True)):
+            parts = [f"{np.median([each[group] for each in worker]) * 1e6:.0f}" for group in GROUPS]
+            lines.append(f"| {name} | {number} | {' | '.join(parts)} |")
+    return lines
 
 
 def main(words: Sequence[str] | None = None) -> int:

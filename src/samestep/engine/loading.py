@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from itertools import chain, groupby
 
 from samestep.data.columns import Batch
@@ -19,6 +20,9 @@ from samestep.plan.course import Course
 
 _WORTH_A_THREAD_BYTES = 1 << 16
 """What a rank loads in a step, at least, for a thread to load it: to hand a batch over costs, too."""
+
+_REMEMBERED_STEPS = 1 << 10
+"""Whose microbatches are remembered: those that are gathered together, ahead of the computation."""
 
 
 class Loading:
@@ -37,6 +41,7 @@ class Loading:
 
     Attributes:
         course: What every step holds; see `follow`.
+        microbatches: Of a step, in order; cut once for all who ask.
     """
 
     def __init__(
@@ -51,7 +56,7 @@ class Loading:
         self._job, self._world_size, self._rank = job, world_size, rank
         self._num_busy, self._stop = num_busy or world_size, stop
         self._device = device or Host()
-        self.course = Course(start=job.batches, length=job.num_steps)
+        self._go_along(Course(start=job.batches, length=job.num_steps))
         self._feed = residence.feed_on(self._device, job.samples, job.order)
         self._has_thread = self._is_worth_a_thread()
         self._stream: Iterator[Batch] = iter(())
@@ -71,7 +76,16 @@ class Loading:
     def follow(self, course: Course) -> None:
         """Go on along another course; what was loaded ahead may not be what it holds."""
         self.close()
+        self._go_along(course)
+
+    def _go_along(self, course: Course) -> None:
         self.course = course
+        self.microbatches: Callable[[int], tuple[Microbatch, ...]] = lru_cache(_REMEMBERED_STEPS)(course.microbatches)
+
+    def num_samples_of(self, step: int) -> int:
+        """How many samples a step holds."""
+        microbatches = self.microbatches(step)
+        return microbatches[-1].stop - microbatches[0].start
 
     def batches(self, step: int, number: int) -> Iterator[Batch]:
         """The microbatches of a step's round."""
@@ -120,7 +134,7 @@ class Loading:
 
     def _own(self, step: int) -> tuple[Microbatch, ...]:
         """This rank's microbatches of a step."""
-        return rounds.own(self.course.microbatches(step), self._world_size, self._rank)
+        return rounds.own(self.microbatches(step), self._world_size, self._rank)
 
     def _epoch(self, step: int) -> int:
         return self.course.span(step).epoch
@@ -133,5 +147,5 @@ class Loading:
         if not self._device.is_host:
             return True
         has_free_core = num_cores() > self._num_busy * self._job.switches.intra_op_threads
-        share_bytes = size * self.course.num_samples_of(0) // self._world_size
+        share_bytes = size * self.num_samples_of(0) // self._world_size
         return self._feed.reads_blocks or (has_free_core and share_bytes >= _WORTH_A_THREAD_BYTES)

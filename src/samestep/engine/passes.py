@@ -209,7 +209,7 @@ class Passes:
         restart = partial(self._restart, microbatch)
         try:
             if self.graphs is not None and not is_trial:
-                num_samples = self._loading.course.num_samples_of(step)
+                num_samples = self._loading.num_samples_of(step)
                 found = self.graphs.run(batch, step, num_samples, restart)
                 if found is not None:
                     return found
@@ -260,7 +260,7 @@ class Passes:
 
     def _root(self, total: Tensor, step: int) -> Tensor:
         """What the backward pass starts from: 1 / samples of the step, so that most sums need no division."""
-        num_samples = self._loading.course.num_samples_of(step)
+        num_samples = self._loading.num_samples_of(step)
         key = (total.dtype, total.shape, num_samples)
         if key not in self._roots:
             if total.numel() != 1:

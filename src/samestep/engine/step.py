@@ -162,7 +162,7 @@ class Stepper:
         """
         self._step, self.num_rounds, self.num_rows = step, 0, 0
         lr = self._job.schedule(self._loading.course.progress(step)) * factors.lr
-        self._factors = replace(factors, lr=lr)
+        self._factors = Factors(lr=lr, weight_decay=factors.weight_decay)
         program = self._job.rule.step(self)
         try:
             first = self._run_rounds(step, program)
@@ -183,7 +183,7 @@ class Stepper:
         norm = self._gradient_norm()
         if not math.isfinite(norm):
             raise SpoiledStateError
-        return replace(sums, gradient_norm=norm)
+        return Sums(sums.loss, norm, sums.spread, sums.table)
 
     @property
     def curvature(self) -> Curvature:
@@ -222,7 +222,7 @@ class Stepper:
         """A round over the step's microbatches; where replicas train by themselves, the rounds of all their steps."""
         course, inside = self._loading.course, self._job.local
         num_rounds = 1 if inside is None else inside.rule.num_rounds
-        self._count(num_rounds * (course.next_step(step) - step), num_rounds * course.num_samples_of(step))
+        self._count(num_rounds * (course.next_step(step) - step), num_rounds * self._loading.num_samples_of(step))
         if request.has_factors:
             self._count(1, self.curvature.num_factor_rows)
 
@@ -304,7 +304,7 @@ class Stepper:
 
     def _round(self, step: int, number: int, request: RoundRequest) -> Sums:
         """Contributions, their sum over what this rank owns, and what all ranks learn from it."""
-        microbatches = self._loading.course.microbatches(step)
+        microbatches = self._loading.microbatches(step)
         plan = self._plan(len(microbatches))
         self._passes.begin(step, number, self._own(microbatches), self._loading.batches(step, number))
         is_possible = number == 0 and len(microbatches) > 1
