@@ -18,7 +18,8 @@ STALL = "TEST_STALL"
 """Names a file; while there is one, every forward pass sleeps ten seconds."""
 
 NUM_SAMPLES, NUM_FEATURES, NUM_CLASSES = 64, 6, 3
-RECIPE = {"global_batch": 32, "microbatch": 8, "optimizer": "adam", "lr": 0.01}
+GLOBAL_BATCH, MICROBATCH = 32, 8
+RECIPE = {"global_batch": GLOBAL_BATCH, "microbatch": MICROBATCH, "optimizer": "adam", "lr": 0.01}
 
 
 class Sleepy(nn.Module):

@@ -7,12 +7,15 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
+from torch import Tensor, nn
 
 import samestep
 from samestep.engine.faults import VARIABLE
@@ -140,6 +143,38 @@ class Watch(Silent):
 def kill(pids: Sequence[int]) -> None:
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
+
+
+class Counted:
+    """A loss that writes down every call, a byte each.
+
+    Args:
+        path: Where.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __call__(self, output: Tensor, target: Tensor) -> Any:
+        with self.path.open("ab") as file:
+            file.write(b".")
+        return nn.functional.cross_entropy(output, target, reduction="none")
+
+
+def test_at_most_a_second_of_work_is_run_again(tmp_path: Path) -> None:
+    """Without checkpoints, too: what is computed twice are the steps since the last snapshot in memory."""
+    path = tmp_path / "calls"
+    work = replace(nets.sleepy(), loss=Counted(path))
+    record = samestep.train(
+        work, workers=2, steps=NUM_LONG, evaluate_every=1000, progress=Watch(400, lambda: kill(children()[:1]))
+    ).record
+    assert len(deaths(record)) == 1
+    num_microbatches = nets.GLOBAL_BATCH // nets.MICROBATCH
+    num_evaluated = nets.NUM_SAMPLES // nets.MICROBATCH
+    num_again = path.stat().st_size - NUM_LONG * num_microbatches - num_evaluated
+    assert num_again > 0, "the oracle itself: a death costs something"
+    step_s = float(np.median(record.steps.as_lists()["duration_s"]))
+    assert num_again / num_microbatches * step_s <= 1.0
 
 
 class TestManyDeaths:
