@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from samestep.data.columns import Rows, Samples, Scale
 from samestep.engine.job import Image
 from samestep.errors import StateError, UsageError
 from samestep.run import checkpoint
@@ -203,12 +205,20 @@ def test_a_run_with_other_bits_cannot_resume(changed: dict[str, Any], name: str,
         train(helpers.workload(), **{**BASE, "steps": 3, "checkpoint": tmp_path, "resume": True, **changed})
 
 
+def scaled(factor: float) -> Samples:
+    samples = helpers.samples()
+    (column,) = samples.inputs
+    assert isinstance(column, Rows)
+    return replace(samples, inputs=(replace(column, transform=Scale(factor=factor)),))
+
+
 @pytest.mark.parametrize(
     ("work", "name"),
     [
         (lambda: helpers.workload(Cnn), "model"),
         (lambda: helpers.workload(lambda: Mlp(0.5)), "model"),
         (lambda: helpers.workload(train=helpers.samples(ignored=0)), "data"),
+        (lambda: helpers.workload(train=scaled(0.5)), "transforms"),
         (lambda: helpers.workload(loss=nn.CrossEntropyLoss(label_smoothing=0.1)), "loss"),
     ],
 )

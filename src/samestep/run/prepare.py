@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from samestep.data import augment
-from samestep.data.columns import Column, Dataset, Rows, Samples, Stretches, Windows
+from samestep.data.columns import Column, Dataset, Rows, Samples, Windows
 from samestep.data.pack.mapped import Mapped
 from samestep.engine import losses, numerics, randomness
 from samestep.engine.device import opening
@@ -23,17 +22,15 @@ from samestep.engine.events import Trace
 from samestep.engine.flat import plan_buffers, settle_constants, trainable, write_buffers, write_parameters
 from samestep.engine.job import KEPT_BY_REPLICAS, Evaluation, Image, Job
 from samestep.errors import DataError, UsageError
-from samestep.optim import averaging, build, catalog, rounds, schedules, state
+from samestep.optim import build, catalog, rounds, schedules, state
 from samestep.optim.adascale import AdaScale
 from samestep.optim.doubling import Doubling
-from samestep.optim.parametrisation import Parametrisation
-from samestep.optim.state import UpdatePlan
 from samestep.plan.batch import BatchPlan
 from samestep.plan.layout import check_world_size
 from samestep.plan.local import check_workers
 from samestep.plan.order import Order
 from samestep.plan.pipeline import check_team
-from samestep.run import curvature, local, networks, weights
+from samestep.run import curvature, identity, local, networks, weights
 from samestep.run.config import Config, Settings
 from samestep.run.evaluate import judge_for, parse_target
 from samestep.run.workload import Target, Workload
@@ -143,7 +140,7 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
 
         job = replace(job, stages=staging.staged(job, config))
     job = local.localised(job, config)
-    decided_by = partial(_numerics, job, loss, choices, config, scaled, of_device)
+    decided_by = partial(identity.numerics, job, loss, choices.lr_schedule, config, scaled, of_device)
     lines = [*config.rate_lines, *(scaled.lines(model) if scaled else []), *curvature.lines(job, config, workload)]
     return Prepared(job, _first_image(job), decided_by, tuple(lines))
 
@@ -329,92 +326,3 @@ def _class_check(loss: Any) -> Callable[[Any, Tensor], None] | None:
 def _check_classes(ignored: int, axis: int, output: Any, target: Tensor) -> None:
     if isinstance(output, Tensor) and output.dim() > 1 and not target.is_floating_point():
         losses.check_class_targets(target, output.shape[axis], ignored)
-
-
-def _numerics(
-    job: Job,
-    loss: Any,
-    choices: Choices,
-    config: Config,
-    scaled: Parametrisation | None,
-    of_device: Mapping[str, Any],
-) -> dict[str, Any]:
-    """What decides the bits; compared when a run is resumed."""
-    schedule = choices.lr_schedule or config.lr_schedule
-    trained = job.local or job  # what the steps themselves go by
-    return {
-        "model": _model_text(job.model),
-        "data": data_digest(job.samples),
-        "loss": _loss_text(loss),
-        "seed": job.seed,
-        "global_batch": job.batches.global_batch,
-        "microbatch": job.batches.microbatch,
-        "last_batch": job.batches.last_batch,
-        "augment": config.augment,
-        "shuffle_block": config.shuffle_block,
-        **({"parametrisation": scaled.as_dict(job.model)} if scaled is not None else {}),
-        "optimizer": _optimizer_text(trained.update),
-        **({"averaging": config.averaging} if config.averaging is not None else {}),
-        "rule": str(trained.rule),
-        **local.numerics(job, config, _optimizer_text(job.update)),
-        **({"gain": str(job.gain)} if job.gain is not None else {}),
-        **({"doubling": str(job.doubling)} if job.doubling is not None else {}),
-        "lr_schedule": schedule if isinstance(schedule, str) else _name(schedule),
-        "lr_warmup": config.lr_warmup,
-        "scheduled_steps": None if schedule == "constant" and not config.lr_warmup else job.num_steps,
-        "precision": job.precision,
-        "channels_last": job.is_channels_last,
-        "compile": config.compile,
-        **of_device,
-        **job.switches.as_dict(),
-    }
-
-
-def _model_text(model: nn.Module) -> str:
-    text = repr([(name, str(v.dtype), tuple(v.shape)) for name, v in model.state_dict().items()])
-    trained = repr([name for name, parameter in model.named_parameters() if parameter.requires_grad])
-    return f"{type(model).__name__} {hashlib.sha256((text + trained + repr(model)).encode()).hexdigest()[:16]}"
-
-
-def data_digest(samples: Samples) -> str:
-    """How many samples there are, and a digest of their values."""
-    sha = hashlib.sha256()
-    for column in (*samples.inputs, samples.target):
-        if isinstance(column, Stretches):
-            sha.update(_content_digest(column.starts) + repr((column.length, column.offset)).encode())
-        if isinstance(column, Rows | Windows | Stretches):
-            values = column.values
-            sha.update(f"{column.tensor.dtype}{tuple(values.shape)}".encode())
-            sha.update(_content_digest(values))
-        if isinstance(column, Windows):
-            sha.update(repr((column.length, column.stride, column.offset, column.num_samples)).encode())
-    return f"{samples.num_samples} samples {sha.hexdigest()[:16]}"
-
-
-def _content_digest(values: Tensor | Mapped) -> bytes:
-    """SHA-256 of the bytes; of packed values it is known."""
-    if isinstance(values, Mapped):
-        return bytes.fromhex(values.sha256)
-    return hashlib.sha256(weights.to_bytes(values.contiguous())).digest()
-
-
-def _loss_text(loss: Any) -> str:
-    if isinstance(loss, nn.Module):
-        options = {key: value for key, value in vars(loss).items() if not key.startswith("_") and key != "training"}
-        state = {name: tensor.tolist() for name, tensor in loss.state_dict().items()}
-        return f"{type(loss).__name__} {options} {state}"
-    return _name(loss)
-
-
-def _optimizer_text(update: UpdatePlan) -> str:
-    texts = []
-    for part in update.parts:
-        dummies = [{**group, "params": [nn.Parameter(torch.zeros(4, 4))]} for group in part.groups]
-        optimizer = build.build(part, dummies)
-        options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-        texts.append(f"{type(averaging.inner(optimizer)).__name__} {options}")
-    return "; ".join(texts)
-
-
-def _name(function: Any) -> str:
-    return str(getattr(function, "__qualname__", type(function).__name__))
