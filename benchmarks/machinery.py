@@ -103,7 +103,7 @@ def render(result: results.Result) -> str:
 
 
 def _phases(kept: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """Where a step goes; plain torch's events tell a whole step from its update, and `compute` has none inside."""
+    """Where a step goes; `compute` is left out, for its events only say where a step begins."""
     lines = [
         "## Where a step goes",
         "",

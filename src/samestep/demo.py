@@ -49,8 +49,7 @@ class Outcome:
 
 
 WORKLOAD, WIDTH, DEPTH, GLOBAL_BATCH, EPOCHS = "digits-mlp", 384, 4, 512, 160.0
-"""Large enough for parallel training to be worth it, done in about a minute, and nothing that torch's own threads share
-well among them, as they do the convolutions of a large batch."""
+"""Large enough that a step is mostly computation, and done in about a minute."""
 
 
 def demonstrate(build: Callable[[], Workload], progress: Progress, folder: Path, *, epochs: float = EPOCHS) -> Outcome:

@@ -112,8 +112,8 @@ def test_a_slow_optimiser_is_in_the_update() -> None:
 
 
 ATTEMPTS = 3
-"""A run counts where the machine let it: one that was held up at its first or last step proves nothing either way,
-and a group that is missing or counted twice is so in every run."""
+"""A run counts where the machine let it. What holds it up between two steps is in the groups, which leave no gap, and
+not in the durations, which end with the update; a group that is missing or counted twice is so in every run."""
 
 
 @pytest.mark.processes

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from samestep import Rows, Samples, Workload
 from samestep.engine.group import cards
@@ -53,6 +55,44 @@ def test_other_data_are_found(part: str, name: str) -> None:
     text = difference(facts(mine), facts(theirs))
     assert text is not None
     assert text.startswith(f"the ranks do not agree on {name}: it is ")
+
+
+def twice(values: Tensor) -> Any:
+    return values * 2.0
+
+
+def thrice(values: Tensor) -> Any:
+    return values * 3.0
+
+
+def own(output: Tensor, target: Tensor) -> Any:
+    return nn.functional.cross_entropy(output, target, reduction="none")
+
+
+def own_doubled(output: Tensor, target: Tensor) -> Any:
+    return 2.0 * nn.functional.cross_entropy(output, target, reduction="none")
+
+
+def with_transform(transform: Any) -> Workload:
+    samples = helpers.samples()
+    (column,) = samples.inputs
+    assert isinstance(column, Rows)
+    return helpers.workload(train=replace(samples, inputs=(replace(column, transform=transform),)))
+
+
+@pytest.mark.parametrize(
+    ("functions", "build"),
+    [((twice, thrice), with_transform), ((own, own_doubled), lambda loss: helpers.workload(loss=loss))],
+)
+def test_another_code_of_the_same_name_is_found(
+    functions: tuple[Any, Any], build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, theirs = functions
+    assert difference(facts(build(mine)), facts(build(mine))) is None
+    monkeypatch.setattr(theirs, "__qualname__", mine.__qualname__)
+    text = difference(facts(build(mine)), facts(build(theirs)))
+    assert text is not None
+    assert text.startswith("the ranks do not agree on the code of the model, loss, metrics and transforms: it is ")
 
 
 def test_another_code_of_samestep_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

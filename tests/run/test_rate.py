@@ -12,8 +12,8 @@ from torch import Tensor, nn
 import samestep
 from tests import helpers
 
-STEP_S, LONG_S = 0.02, 0.4
-STEPS, EVALUATE_EVERY = 16, 4
+STEP_S, LONG_S = 0.05, 0.8
+STEPS, EVALUATE_EVERY = 16, 8
 
 
 class Paced(nn.Module):

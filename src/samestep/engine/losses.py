@@ -91,6 +91,13 @@ def summed(loss: Callable[[Any, Tensor], Any], *, is_late: bool = False) -> Summ
     return _TorchLoss(total, weight)
 
 
+def given(loss: SummedLoss) -> Any:
+    """What a loss of `summed` was made from."""
+    if isinstance(loss, _TorchLoss):
+        return loss.module
+    return loss.function if isinstance(loss, _FunctionLoss) else loss
+
+
 def has_class_targets(loss: Callable[[Any, Tensor], Any]) -> bool:
     """Whether targets are class indices that an index outside of the classes would crash."""
     module = _module_of(loss)

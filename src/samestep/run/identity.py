@@ -6,6 +6,7 @@ Ranks that were started apart compare it, too, before the first step.
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import is_dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from samestep.data.columns import Rows, Samples, Stretches, Windows
 from samestep.data.pack.mapped import Mapped
+from samestep.engine import losses
 from samestep.engine.job import Job
 from samestep.optim import averaging, build, schedules
 from samestep.optim.parametrisation import Parametrisation
@@ -93,9 +95,32 @@ def data_digest(samples: Samples) -> str:
     return f"{samples.num_samples} samples {sha.hexdigest()[:16]}"
 
 
+def code_digest(job: Job) -> str:
+    """A digest of the source of what a person has written, as far as it lies in files."""
+    given = [losses.given(job.loss), *job.metrics.values(), *_transforms(job.samples)]
+    things = {type(module) for module in job.model.modules()} | {_plain(each) for each in given if each is not None}
+    sha = hashlib.sha256()
+    for thing in sorted(things, key=lambda each: f"{each.__module__}.{each.__qualname__}"):
+        if not thing.__module__.startswith(("torch.", "samestep.")):
+            try:
+                sha.update(inspect.getsource(thing).encode())
+            except (OSError, TypeError):
+                sha.update(thing.__qualname__.encode())
+    return sha.hexdigest()[:16]
+
+
+def _plain(function: Any) -> Any:
+    return function if hasattr(function, "__qualname__") else type(function)
+
+
+def _transforms(samples: Samples) -> list[Any]:
+    """What is applied to each column when it is read."""
+    return [getattr(column, "transform", None) for column in (*samples.inputs, samples.target)]
+
+
 def _transforms_text(samples: Samples) -> str:
-    """What is applied to each column when it is read: ours with its numbers, a person's own by its name."""
-    found = [getattr(column, "transform", None) for column in (*samples.inputs, samples.target)]
+    """Ours with their numbers, a person's own by its name."""
+    found = _transforms(samples)
     return ", ".join(repr(each) if each is None or is_dataclass(each) else _name(each) for each in found)
 
 
@@ -125,4 +150,4 @@ def _optimizer_text(update: UpdatePlan) -> str:
 
 
 def _name(function: Any) -> str:
-    return str(getattr(function, "__qualname__", type(function).__name__))
+    return str(_plain(function).__qualname__)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +22,7 @@ from samestep.host import provenance
 from samestep.run import checkpoint, weights
 from samestep.run.config import Config, Settings
 from samestep.run.defaults import DEADLINE_S
-from samestep.run.identity import data_digest
+from samestep.run.identity import code_digest, data_digest
 from samestep.version import __version__
 
 _WITHOUT_CHECKPOINT_S = 30.0
@@ -183,28 +181,9 @@ def facts(job: Job, config: Config, numerics: Mapping[str, Any], start: Image) -
         "torch_version": str(numerics.get("torch_version")),
         "the code of samestep": f"{__version__} {(provenance.source_sha256() or '')[:16]}",
         **{name: str(value) for name, value in {**settings, **numerics}.items()},
-        "the code of the model, loss, metrics and transforms": _code(job),
+        "the code of the model, loss, metrics and transforms": code_digest(job),
         "steps in all": str(job.num_steps),
         "callbacks": str(job.has_callbacks),
         "evaluation": str(job.evaluation and (data_digest(job.evaluation.samples), job.evaluation.every_steps)),
         "the weights to start from": weights.digest(start.arrays)[:16],
     }
-
-
-def _code(job: Job) -> str:
-    """A digest of the source of what a person has written, as far as it lies in files."""
-    transforms = [getattr(column, "transform", None) for column in (*job.samples.inputs, job.samples.target)]
-    things = {type(module) for module in job.model.modules()} | {type(job.loss), *map(_plain, job.metrics.values())}
-    things |= {_plain(each) for each in transforms if each is not None}
-    sha = hashlib.sha256()
-    for thing in sorted(things, key=lambda each: f"{each.__module__}.{each.__qualname__}"):
-        if not thing.__module__.startswith(("torch.", "samestep.")):
-            try:
-                sha.update(inspect.getsource(thing).encode())
-            except (OSError, TypeError):
-                sha.update(thing.__qualname__.encode())
-    return sha.hexdigest()[:16]
-
-
-def _plain(function: Any) -> Any:
-    return function if hasattr(function, "__qualname__") else type(function)
