@@ -48,8 +48,8 @@ class Outcome:
     page: Path
 
 
-WORKLOAD, WIDTH, DEPTH, GLOBAL_BATCH, EPOCHS = "digits-mlp", 384, 4, 512, 160.0
-"""Large enough that a step is mostly computation, and done in about a minute."""
+WORKLOAD, GLOBAL_BATCH, EPOCHS = "digits-transformer", 128, 16.0
+"""Large enough that a step is mostly computation, which threads share badly; done in about a minute."""
 
 
 def demonstrate(build: Callable[[], Workload], progress: Progress, folder: Path, *, epochs: float = EPOCHS) -> Outcome:

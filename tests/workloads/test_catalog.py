@@ -31,6 +31,7 @@ SIZES: dict[str, tuple[int, int, list[tuple[int, ...]]]] = {
     # Training samples, evaluation samples, shapes of a sample's inputs.
     "digits-mlp": (1_618, 179, [(64,)]),
     "digits-cnn": (1_618, 179, [(1, 8, 8)]),
+    "digits-transformer": (1_618, 179, [(1, 8, 8)]),
     "fashion-mlp": (60_000, 10_000, [(784,)]),
     "adult-mlp": (32_561, 16_281, [(6,), (8,)]),
     "mnist-cnn": (60_000, 10_000, [(1, 28, 28)]),
@@ -144,9 +145,10 @@ class TestBuild:
         with pytest.raises(UsageError, match=r"depth=5: 28 × 28 pixels halve 4 times; take 1 to 4"):
             catalog.build("mnist-cnn", depth=5).model()
 
-    def test_a_width_that_heads_do_not_divide_is_refused(self) -> None:
+    @pytest.mark.parametrize("name", ["shakespeare-transformer", "digits-transformer"])
+    def test_a_width_that_heads_do_not_divide_is_refused(self, name: str) -> None:
         with pytest.raises(UsageError, match=r"width=30 .* the next is 32"):
-            catalog.build("shakespeare-transformer", width=30).model()
+            catalog.build(name, width=30).model()
 
     @every_workload
     def test_a_seed_decides_the_model(self, name: str) -> None:
@@ -180,6 +182,18 @@ class TestBuild:
             before, after = module(codes), module(changed)
         torch.testing.assert_close(before[:, :10], after[:, :10])
         assert not torch.allclose(before[:, 10:], after[:, 10:])
+
+    def test_the_reader_of_pixels_looks_everywhere(self) -> None:
+        module = catalog.build("digits-transformer").model().eval()
+        (pictures,), _ = made_up_samples("digits-transformer", 2)
+        assert isinstance(module, nn.Sequential)
+        first_block = module[:2]
+        changed = pictures.clone()
+        changed[0, 0, 7, 7] += 1.0
+        with torch.inference_mode():
+            difference = (first_block(pictures) - first_block(changed)).abs().amax(dim=2)
+        assert difference[0].all(), "the last pixel reaches every place"
+        assert not difference[1].any()
 
     def test_the_pooled_relu_of_the_paper(self) -> None:
         x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))

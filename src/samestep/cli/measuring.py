@@ -164,11 +164,11 @@ def sweep(
 @app.command
 def demo(*, out: Annotated[Path, Parameter(help="Folder for the records and the page.")] = Path("runs/demo")) -> int:
     """Train on the embedded digits: plain torch, one worker, one worker per core; compare, and write a page."""
-    from samestep.demo import DEPTH, WIDTH, WORKLOAD, demonstrate  # noqa: PLC0415
+    from samestep.demo import WORKLOAD, demonstrate  # noqa: PLC0415
     from samestep.run.progress import for_stderr  # noqa: PLC0415
     from samestep.workloads import catalog  # noqa: PLC0415
 
-    outcome = demonstrate(lambda: catalog.build(WORKLOAD, width=WIDTH, depth=DEPTH), for_stderr(), out)
+    outcome = demonstrate(lambda: catalog.build(WORKLOAD), for_stderr(), out)
     tables.print_outcome(outcome)
     return 0 if outcome.is_same else 1
 

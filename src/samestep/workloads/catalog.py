@@ -31,6 +31,11 @@ class Entry:
 _ENTRIES = (
     Entry("digits-mlp", "feed_forward", "feed-forward net on scikit-learn's 8 × 8 digits; needs no download"),
     Entry("digits-cnn", "convolutional", "small CNN on scikit-learn's 8 × 8 digits; needs no download"),
+    Entry(
+        "digits-transformer",
+        "transformer",
+        "transformer that reads scikit-learn's 8 × 8 digits pixel by pixel; needs no download",
+    ),
     Entry("fashion-mlp", "feed_forward", "feed-forward net 784-256-256-10 on Fashion-MNIST"),
     Entry("adult-mlp", "feed_forward", "feed-forward net with embeddings on Adult, a table of mixed columns"),
     Entry("mnist-cnn", "convolutional", "the simple CNN of Shallue et al. (2018) on MNIST"),
