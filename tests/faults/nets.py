@@ -15,11 +15,37 @@ from samestep import Dataset, Rows, Samples, Workload
 from samestep.run.metrics import accuracy
 
 STALL = "TEST_STALL"
-"""Names a file; while there is one, every forward pass sleeps ten seconds."""
+"""Names a file; while there is one, passes do what it says: "sleep" for ten seconds in every forward pass, or be inside
+one long kernel, "forward" or "backward"."""
 
 NUM_SAMPLES, NUM_FEATURES, NUM_CLASSES = 64, 6, 3
 GLOBAL_BATCH, MICROBATCH = 32, 8
 RECIPE = {"global_batch": GLOBAL_BATCH, "microbatch": MICROBATCH, "optimizer": "adam", "lr": 0.01}
+
+
+class Late(torch.autograd.Function):
+    """The identity, whose backward pass is one kernel of half a minute."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor) -> Tensor:
+        return inputs.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        if is_stalled("backward"):
+            long_kernel()
+        return gradients[0]
+
+
+def is_stalled(how: str) -> bool:
+    """Whether a test wants passes to stall in this way."""
+    path = Path(os.environ.get(STALL, os.devnull))
+    return path.is_file() and path.read_text() == how
+
+
+def long_kernel() -> None:
+    """Some half a minute in which no instruction of Python runs."""
+    torch.linalg.eigvals(torch.rand(6000, 6000, generator=torch.Generator().manual_seed(0)))
 
 
 class Sleepy(nn.Module):
@@ -37,11 +63,14 @@ class Sleepy(nn.Module):
         self.pause_s = pause_s
 
     def forward(self, inputs: Tensor) -> Any:
-        if STALL in os.environ and Path(os.environ[STALL]).exists():
+        if is_stalled("sleep"):
             time.sleep(10.0)
+        if is_stalled("forward"):
+            long_kernel()
         if self.training:
             time.sleep(self.pause_s)
-        return self.net(inputs)
+        scores: Tensor = Late.apply(self.net(inputs))  # type: ignore[no-untyped-call]
+        return scores
 
 
 def _data() -> Dataset:

@@ -86,15 +86,21 @@ def test_signal_saves_and_ends(command: Command, number: signal.Signals, workers
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("workers", [soak(1), 2])
-def test_long_step_is_abandoned(tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize(
+    ("workers", "how"),
+    [(1, "backward"), (2, "sleep"), *(soak(*case) for case in ((1, "sleep"), (1, "forward"), (2, "forward")))],
+)
+def test_long_step_is_abandoned(tmp_path: Path, workers: int, how: str) -> None:
+    """Also where it is inside one kernel, so that Python cannot hear of the signal."""
     stall = tmp_path / "stall"
     command = Command(tmp_path, {nets.STALL: str(stall)})
     process = start_and_await_checkpoint(command, workers)
-    stall.touch()
-    time.sleep(1.0)  # now every worker sleeps in a forward pass
+    stall.write_text(how)
+    time.sleep(1.0)  # now every worker is in that pass
     finished, seconds = stop(command, process, signal.SIGTERM, is_group=False)
     assert finished.code == 128 + signal.SIGTERM, finished.stderr
+    assert "stopped by SIGTERM at step " in finished.complaint
+    assert "its state is in state: go on with resume" in finished.complaint
     assert seconds < MOST_S
     stall.unlink()
     check_resumed(command, 3 - workers)

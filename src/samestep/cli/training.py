@@ -94,7 +94,15 @@ def train(
             if print_plan:
                 planned = outline(built, settings, Choices())
             elif not print_config:
-                result = run(built, settings, choices=Choices(), progress=for_stderr(), ahead=ahead, known=others)
+                result = run(
+                    built,
+                    settings,
+                    choices=Choices(),
+                    progress=for_stderr(),
+                    ahead=ahead,
+                    known=others,
+                    is_whole_process=True,
+                )
                 if work.network is not None and settings.out is not None and result.is_first:
                     work.network.save(settings.out)
     if print_config:

@@ -97,6 +97,19 @@ class Solo:
         if self._phase in _ABANDONABLE:
             raise Abandoned
 
+    def abandoned(self) -> Image | None:
+        """The state before the running step, for another thread than this one, which is inside a kernel.
+
+        None where the live memory is something else just now: while it is written, in a step of several rounds, which
+        moves parameters in between, and where averages are evaluated.
+        """
+        job = self.job
+        is_moved = job.rule.most_rounds > 1 or job.local is not None
+        is_moved |= self._phase is Phase.EVALUATION and bool(job.update.averages)
+        if self._loop is None or self._phase not in _ABANDONABLE or is_moved:
+            return None
+        return self.current()
+
     def answer(self, number: int, is_stopped: bool) -> None:
         """The callbacks' verdict on evaluation `number`."""
         self._control[Control.VERDICT] = 2 * number + is_stopped

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,13 +21,13 @@ from samestep.engine.job import GROWN, KEPT, LAST_LOSS, Image
 from samestep.engine.loop import EvaluationRecord, StepRecord
 from samestep.engine.shared import Shared
 from samestep.engine.solo import Solo
-from samestep.errors import Interrupted, ToldElsewhere, WorkerError
+from samestep.errors import Interrupted, SamestepError, ToldElsewhere, WorkerError
 from samestep.host import files
 from samestep.host.cores import num_cores
 from samestep.optim.build import ParameterGroups
 from samestep.optim.doubling import Growth
 from samestep.optim.schedules import Schedule
-from samestep.run import checkpoint, critical_batch, final, growth, profile, ranks, usage, weights
+from samestep.run import checkpoint, critical_batch, final, growth, profile, ranks, stopping, usage, weights
 from samestep.run.config import Config, Settings, resolve
 from samestep.run.given import given
 from samestep.run.loggers.build import build as build_loggers
@@ -36,7 +35,6 @@ from samestep.run.loggers.logger import Guarded, Logger
 from samestep.run.prepare import Choices, Prepared, prepare, world_size_of
 from samestep.run.progress import Progress, Silent
 from samestep.run.record import Record
-from samestep.run.stopping import signals_to
 from samestep.run.toml import as_toml
 from samestep.run.workload import Workload
 
@@ -89,11 +87,12 @@ def run(
     progress: Progress,
     ahead: Crew | None = None,
     known: ranks.Ranks | None = None,
+    is_whole_process: bool = False,
 ) -> Result:
     """`train`, with settings in one piece.
 
     Workers that were started `ahead` are taken where they suit. The other ranks are `known` where a block around this
-    tells them what goes wrong.
+    tells them what goes wrong. A run that `is_whole_process` may end it where a signal has to wait for a long kernel.
     """
     start_s = time.perf_counter()
     with ExitStack() as stack, ranks.told(settings, known) as met:
@@ -129,7 +128,7 @@ def run(
         if others is not None and not others.is_first:
             progress, callbacks = Silent(), ()
         session = Session(workload, config, prepared, world_size, tuple(callbacks), progress, start_s, loggers, others)
-        return session.run(crew)
+        return session.run(crew, is_whole_process=is_whole_process)
 
 
 @dataclass
@@ -155,7 +154,7 @@ class Session:
     _is_marked: bool = False
     _numerics: dict[str, Any] = field(default_factory=dict)
 
-    def run(self, crew: Crew | None) -> Result:
+    def run(self, crew: Crew | None, *, is_whole_process: bool) -> Result:
         """Train to the end."""
         job = self.prepared.job
         self.record = Record(
@@ -186,9 +185,10 @@ class Session:
         self.record.growths = growth.growths_of(job, image)
         self.progress.start(self._opening(image.step), course.num_steps, image.step)
         self._next_checkpoint_s = time.monotonic() + self.config.checkpoint_every_s
+        overdue = self._leave if is_whole_process and isinstance(self._engine, Solo) else None
         with ThreadPoolExecutor(1, thread_name_prefix="samestep-checkpoint") as self._pool:
             try:
-                with self._log, signals_to(self._on_signal):
+                with self._log, stopping.signals_to(self._on_signal, overdue):
                     self._log.start(
                         {"name": self.workload.name, "config": self.record.config, "first_step": image.step}
                     )
@@ -314,6 +314,25 @@ class Session:
         self._signal = number
         self._engine.stop()
 
+    def _leave(self, number: int) -> None:
+        """The only worker is inside a long kernel: save the state before its step, and end the process.
+
+        Called in another thread. Returns where the state is half-written.
+        """
+        image = self._engine.abandoned()
+        if image is None:
+            return
+        text, code = stopping.sentence(number, image.step, self.config.checkpoint), 128 + number
+        try:
+            if self._writer is not None:
+                self._writer.result()
+            if self.config.checkpoint is not None:
+                self._save(image)
+        except SamestepError as error:
+            text, code = str(error), 2
+        self.progress.stop()
+        stopping.leave(text, code)
+
     def _save(self, image: Image) -> None:
         assert self.config.checkpoint is not None
         checkpoint.write(self.config.checkpoint, image, self._numerics, self._history(image))
@@ -371,14 +390,7 @@ class Session:
         if self._signal is not None and self.record.end != "finished":
             if self.others is not None and not self.others.is_first:
                 raise ToldElsewhere(128 + self._signal)
-            saved = (
-                f"its state is in {self.config.checkpoint}: go on with resume"
-                if self.config.checkpoint
-                else ("nothing was saved, for no checkpoint folder was named")
-            )
-            raise Interrupted(
-                f"stopped by {signal.Signals(self._signal).name} at step {image.step}; {saved}", self._signal
-            )
+            raise Interrupted(stopping.sentence(self._signal, image.step, self.config.checkpoint), self._signal)
         record = self.record
         record.sent_bytes = dict(self._engine.wire.sent) if self.others is not None else None
         record.device = self._engine.device_facts if job.device != "cpu" else None
