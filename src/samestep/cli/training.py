@@ -27,8 +27,12 @@ from samestep.run.config import NumericSettings
 from samestep.run.toml import as_toml
 
 if TYPE_CHECKING:
+    from samestep.engine.crew import Crew
     from samestep.measure.candidates import Choice
+    from samestep.run.config import Settings
+    from samestep.run.ranks import Ranks
     from samestep.run.train import Result
+    from samestep.run.workload import Workload
 
 
 @app.command
@@ -79,8 +83,6 @@ def train(
         from samestep.run.config import resolve  # noqa: PLC0415
         from samestep.run.outline import outline  # noqa: PLC0415
         from samestep.run.prepare import Choices  # noqa: PLC0415
-        from samestep.run.progress import for_stderr  # noqa: PLC0415
-        from samestep.run.train import run  # noqa: PLC0415
 
         torch_private.without_compiler_import()
         check_asked(parallel, allow_threads=allow_threads, measure_again=measure_again)
@@ -94,15 +96,7 @@ def train(
             if print_plan:
                 planned = outline(built, settings, Choices())
             elif not print_config:
-                result = run(
-                    built,
-                    settings,
-                    choices=Choices(),
-                    progress=for_stderr(),
-                    ahead=ahead,
-                    known=others,
-                    is_whole_process=True,
-                )
+                result = _run(built, settings, ahead, others)
                 if work.network is not None and settings.out is not None and result.is_first:
                     work.network.save(settings.out)
     if print_config:
@@ -112,6 +106,16 @@ def train(
     elif result.is_first:
         _print_result(result, choice, settings.out, is_json=json)
     return 0
+
+
+def _run(built: Workload, settings: Settings, ahead: Crew | None, others: Ranks | None) -> Result:
+    """Train in this process, which is there for nothing else."""
+    from samestep.run.prepare import Choices  # noqa: PLC0415
+    from samestep.run.progress import for_stderr  # noqa: PLC0415
+    from samestep.run.train import run  # noqa: PLC0415
+
+    choices, progress = Choices(), for_stderr()
+    return run(built, settings, choices=choices, progress=progress, ahead=ahead, known=others, is_whole_process=True)
 
 
 def _print_result(result: Result, choice: Choice | None, out: Path | None, *, is_json: bool) -> None:
