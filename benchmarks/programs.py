@@ -25,7 +25,7 @@ from benchmarks import cases
 from benchmarks.quiet import BeginsOnly
 from samestep.engine import allocator
 from samestep.engine.events import Enter, Phase, Trace, open_log
-from samestep.measure.interleave import FOLDER_VARIABLE, Program
+from samestep.measure.running import FOLDER_VARIABLE, Program
 from samestep.run.config import Settings
 from samestep.run.prepare import Choices
 from samestep.run.progress import Silent

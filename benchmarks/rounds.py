@@ -14,7 +14,9 @@ from benchmarks import programs
 from benchmarks.programs import Task
 from benchmarks.results import Result
 from samestep.errors import SamestepError
-from samestep.measure.interleave import Deal, Running, Slot, deal_slots, stage
+from samestep.measure.interleave import deal_slots, stage, turns
+from samestep.measure.running import Running
+from samestep.measure.slots import Deal, Slot
 
 FORMAT = 2
 """Of the raw values: in 1, programs wrote time stamps; since 2 they write events."""
@@ -36,6 +38,8 @@ class Plan:
         slot_s: Shortest slot.
         slot_steps: Fewest whole steps that a slot measures.
         seed: Of the order within each round.
+        turns: Slots of every program in a round that begins with new processes, and that counts as one; None: those of
+            the first round do all rounds, one slot in each.
     """
 
     rounds: int
@@ -43,6 +47,7 @@ class Plan:
     slot_s: float
     slot_steps: int
     seed: int
+    turns: int | None = None
 
     def __post_init__(self) -> None:
         if self.warm_up < 0:
@@ -98,8 +103,11 @@ def measure(tasks: Sequence[Task], plan: Plan, prefix: str) -> KeptSlots:
     def report_round(done: int, left_s: float) -> None:
         say(f"{prefix}: round {done}/{plan.rounds}, {left_s / 60:.1f} min left")
 
-    deal = plan.deal()
-    with stage([programs.program(task) for task in tasks], deal, report_start) as started:
+    deal, made = plan.deal(), [programs.program(task) for task in tasks]
+    if plan.turns is not None:
+        turns(made, deal, num_turns=plan.turns, keep=keep, report=report_round)
+        return slots
+    with stage(made, deal, report_start) as started:
         round_s = sum(plan.slot_for(running.first_step_s()) for running in started)
         say(f"{prefix}: {plan.rounds} rounds of about {round_s:.1f} s: {plan.rounds * round_s / 60:.1f} min")
         deal_slots(started, deal, keep=keep, report=report_round)

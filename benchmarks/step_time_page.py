@@ -120,9 +120,11 @@ def render(found: Sequence[results.Result]) -> str:
     """The page."""
     measured = [Measured.of(result) for result in found]
     counts = " or ".join(map(str, sorted({len(m.step_s["samestep-2"]) for m in measured})))
+    turns = found[0]["settings"]["turns"]
     what = (
-        f"{counts} rounds a case ({found[0]['settings']['warm_up']} more for timing warm-up left out), each program "
-        f"once a round in random order, {min(m.steps_per_slot for m in measured)} steps a slot or more; medians over "
+        f"{counts} rounds a case, each with new processes, which are then measured {turns} times each in random order "
+        f"({turns * min(len(m.step_s['samestep-2']) for m in measured)} interleaved pairs or more); a round's value is "
+        f"the mean of these slots, of {min(m.steps_per_slot for m in measured)} steps together or more; medians over "
         "rounds with 95 % intervals (order statistics; of geometric means over cases: bootstrap)"
     )
     others = np.concatenate([m.others_frac for m in measured])

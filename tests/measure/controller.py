@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 from samestep.measure.guard import Guard
-from samestep.measure.interleave import Deal, Program, deal_slots, stage
+from samestep.measure.interleave import deal_slots, stage
+from samestep.measure.running import Program
+from samestep.measure.slots import Deal
 
 TINY = (sys.executable, "-I", "-S", str(Path(__file__).with_name("tiny.py")))
 

@@ -19,8 +19,9 @@ from samestep.engine import events
 from samestep.engine.breakdown import GROUPS, step_times
 from samestep.engine.events import EventLog, EventReader, Phase
 from samestep.errors import SamestepError, UsageError
-from samestep.measure import interleave
-from samestep.measure.interleave import Deal, Program, ProgramError, Running, Slot, deal_slots, measured, stage
+from samestep.measure.interleave import deal_slots, stage, turns
+from samestep.measure.running import Program, Running
+from samestep.measure.slots import Deal, ProgramError, Slot, combined, measured, within
 from samestep.measure.stats import ratio
 from tests.cli.command import Command
 from tests.marks import soak
@@ -74,11 +75,11 @@ def test_a_deal_checks_itself(wrong: dict[str, float], text: str) -> None:
         replace(QUICK, **wrong)  # type: ignore[arg-type]
 
 
-def ring(steps: int, step_s: float = 1.0, first: int = 0, start_s: float = 0.0) -> EventReader:
-    """Steps of half a second of data and the rest forward, from a made clock."""
+def ring(steps: int, step_s: float = 1.0, first: int = 0, start_s: float = 0.0, cold: int = 0) -> EventReader:
+    """Steps of half a second of data and the rest forward, from a made clock; `cold` first ones take twice as long."""
     memory = np.zeros(events.num_bytes(1 << 8), dtype=np.uint8)
     log = EventLog(memory)
-    times = iter([start_s + step_s * (k // 2) + 0.5 * (k % 2) for k in range(2 * steps + 1)])
+    times = iter([start_s + step_s * (k // 2 + min(k // 2, cold)) + 0.5 * (k % 2) for k in range(2 * steps + 1)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(events, "perf_counter", lambda: next(times))
         for step in range(first, first + steps):
@@ -89,18 +90,36 @@ def ring(steps: int, step_s: float = 1.0, first: int = 0, start_s: float = 0.0) 
 
 
 def test_steps_count_that_were_whole_and_over_before_the_stop() -> None:
-    times, kept = interleave._within(ring(8), count=0, stop_s=5.5)
+    times, kept = within(ring(8), count=0, stop_s=5.5)
     assert times.steps.tolist() == list(range(8))
     assert times.steps[kept].tolist() == [2, 3, 4], "0, 1: left out; 5 was interrupted by the stop"
 
 
 def test_steps_before_the_slot_do_not_count() -> None:
-    times, kept = interleave._within(ring(8), count=6, stop_s=100.0)
+    times, kept = within(ring(8), count=6, stop_s=100.0)
     assert times.steps[kept].tolist() == [5, 6, 7]
 
 
+def test_timing_warm_up_does_not_count() -> None:
+    times, kept = within(ring(16, cold=5), count=0, stop_s=100.0)
+    assert times.steps[kept].tolist() == list(range(5, 16))
+    times, kept = within(ring(16, cold=1), count=0, stop_s=100.0)
+    assert times.steps[kept].tolist() == list(range(2, 16))
+
+
+def test_slots_of_a_round_are_one() -> None:
+    slots = [
+        measured([within(ring(6, step_s), 0, 1e9), within(ring(6), 0, 1e9)], 0.1 * step_s) for step_s in (1.0, 3.0)
+    ]
+    found = combined(slots)
+    assert (found.step_s, found.num_steps, found.others_frac) == (1.5, 8, 0.2)
+    assert found.steps_s == (1.0,) * 4 + (3.0,) * 4
+    assert [phases["compute"] for phases in found.phases] == [1.5, 0.5]
+    assert np.mean([sum(phases.values()) for phases in found.phases]) == found.step_s
+
+
 def test_measured_is_the_mean_over_processes() -> None:
-    processes = [interleave._within(ring(6, step_s), 0, 1e9) for step_s in (1.0, 3.0)]
+    processes = [within(ring(6, step_s), 0, 1e9) for step_s in (1.0, 3.0)]
     found = measured(processes, 0.125)
     assert (found.step_s, found.num_steps, found.others_frac) == (2.0, 4, 0.125)
     assert found.steps_s == (1.0,) * 4
@@ -111,7 +130,7 @@ def test_measured_is_the_mean_over_processes() -> None:
 
 def test_a_slot_without_a_whole_step_is_an_error() -> None:
     with pytest.raises(ProgramError, match="no whole step was made in a slot; a longer slot may help"):
-        measured([interleave._within(ring(6), 0, 1e9), interleave._within(ring(2), 0, 1e9)], 0.0)
+        measured([within(ring(6), 0, 1e9), within(ring(2), 0, 1e9)], 0.0)
 
 
 # ---------------------------------------------------------------- processes
@@ -122,6 +141,7 @@ def test_one_program_at_a_time() -> None:
     programs = [tiny("a"), tiny("b", copies=2), tiny("c")]
     with stage(programs, QUICK, lambda running: None) as started:
         kept: list[tuple[int, tuple[str, ...]]] = []
+        begun_s = time.perf_counter()  # they start beside one another
         deal_slots(
             started,
             QUICK,
@@ -133,10 +153,11 @@ def test_one_program_at_a_time() -> None:
             for running in started
             for log in running.logs
             for time_s in log.since(0)["time_s"]
+            if time_s > begun_s
         )
     assert kept == [(0, ("a", "b", "c")), (1, ("a", "b", "c"))]
-    turns = [name for name, _ in groupby(name for _, name in seen)]
-    assert len(turns) <= 3 + 2 * 3, turns
+    order = [name for name, _ in groupby(name for _, name in seen)]
+    assert len(order) <= 2 * 3, order
 
 
 @pytest.mark.processes
@@ -168,6 +189,43 @@ def test_a_slower_program_is_found_slower_and_an_equal_one_is_not() -> None:
     assert ratio(times["slower"], times["a"], confidence=0.9999).low > 1
     same = ratio(times["same"], times["a"], confidence=0.9999)
     assert same.low <= 1 <= same.high
+
+
+@pytest.mark.processes
+def test_every_round_of_turns_has_new_processes() -> None:
+    pids: list[int] = []
+    kept: list[tuple[int, dict[str, Slot]]] = []
+    turns(
+        [tiny("a"), tiny("b", "--child")],
+        replace(QUICK, rounds=4),
+        done=1,
+        num_turns=3,
+        keep=lambda number, slots: kept.append((number, dict(slots))),
+        report=lambda number, left_s: None,
+        begun=lambda started: pids.extend(running.leaders[0].pid for running in started),
+    )
+    assert [number for number, _ in kept] == [1, 2, 3]
+    assert len(set(pids)) == 2 * 3
+    for _, slots in kept:
+        assert list(slots) == ["a", "b"]
+        assert all(len(slot.steps_s) == slot.num_steps >= 3 for slot in slots.values())
+
+
+@pytest.mark.processes
+def test_what_a_start_deals_to_a_process_is_in_the_interval() -> None:
+    """Two equal programs, each as slow as its start decides: while they live they differ, and that is no difference."""
+    times: dict[str, list[float]] = {"a": [], "b": []}
+
+    def keep(number: int, slots: Mapping[str, Slot]) -> None:
+        for name, slot in slots.items():
+            times[name].append(slot.step_s)
+
+    programs = [tiny(name, "--dealt", 1.0) for name in times]
+    deal = Deal(rounds=8, slot_s=0.02, slot_steps=4)
+    turns(programs, deal, num_turns=2, keep=keep, report=lambda number, left_s: None)
+    assert max(times["a"]) > 1.1 * min(times["a"]), "a start decides"
+    found = ratio(times["a"], times["b"], confidence=0.9999)
+    assert found.low <= 1 <= found.high
 
 
 @pytest.mark.processes

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from samestep.engine.breakdown import step_times
 from samestep.engine.events import Phase, Trace, read_file
 from samestep.errors import UsageError
-from samestep.measure.interleave import Deal, ProgramError, Slot, deal_slots, stage
+from samestep.measure.interleave import deal_slots, stage
 from samestep.measure.programs import Task, batches, perform, plain, program
+from samestep.measure.slots import Deal, ProgramError, Slot
 from samestep.run.config import NumericSettings, Settings, resolve
 from samestep.run.workload import Workload
 from samestep.workloads import catalog, files

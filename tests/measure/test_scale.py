@@ -13,8 +13,9 @@ import pytest
 from samestep.engine.breakdown import GROUPS
 from samestep.errors import Interrupted, UsageError
 from samestep.host import records
-from samestep.measure import interleave, scale
+from samestep.measure import scale
 from samestep.measure.scale import Study, analyse, estimate_s, mean_phases, plan_study, shares, tasks
+from samestep.measure.slots import Slot
 from samestep.run.config import Config, NumericSettings
 from samestep.workloads import catalog
 from tests.report import made
@@ -111,9 +112,10 @@ def test_programs_of_weak_scaling_keep_the_batch_of_a_worker() -> None:
 def test_the_estimate_grows_with_what_is_measured() -> None:
     study, _ = planned()
     base = estimate_s(study, 5)
-    assert estimate_s(replace(study, rounds=6), 5) - base == pytest.approx(3 * 5 * (0.1 + scale._STOP_S))
+    round_s = 5 * (scale._START_S + 3 * (0.1 + scale._STOP_S))
+    assert estimate_s(replace(study, rounds=6), 5) - base == pytest.approx(3 * round_s)
     assert estimate_s(study, 10) > base
-    assert estimate_s(replace(study, slot_s=1.1), 5) - base == pytest.approx(3 * 5 * 1.0)
+    assert estimate_s(replace(study, slot_s=1.1), 5) - base == pytest.approx(3 * 5 * 3 * 1.0)
 
 
 # ---------------------------------------------------------------- what it means
@@ -191,9 +193,9 @@ def test_the_first_difference_in_words(found: Any, text: str | None) -> None:
     assert records.difference(found, {"a": {"b": [1, 2]}}, "x") == text
 
 
-def slot(step_s: float) -> interleave.Slot:
+def slot(step_s: float) -> Slot:
     phases = ({group: step_s / len(GROUPS) for group in GROUPS},)
-    return interleave.Slot(step_s=step_s, num_steps=2, others_frac=0.0, steps_s=(step_s,) * 2, phases=phases)
+    return Slot(step_s=step_s, num_steps=2, others_frac=0.0, steps_s=(step_s,) * 2, phases=phases)
 
 
 def measure_with(

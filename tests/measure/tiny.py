@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import mmap
 import os
+import random
 import struct
 import subprocess
 import sys
@@ -39,11 +40,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--step-s", type=float, default=0.002, help="in the forward phase")
     parser.add_argument("--data-s", type=float, default=0.0)
+    parser.add_argument("--dealt", type=float, default=0.0, help="slower by up to this share, as the start decides")
     parser.add_argument("--die-at", type=int, default=-1, help="step")
     parser.add_argument("--hang-at", type=int, default=-1, help="step")
     parser.add_argument("--say", default="")
     parser.add_argument("--child", action="store_true", help="has a process that looks after nobody")
     given = parser.parse_args()
+    step_s = given.step_s * (1 + given.dealt * random.random())
     ring = Ring(Path(os.environ["SAMESTEP_EVENTS"]) / "0.events")
     if given.say:
         print(given.say, flush=True)
@@ -57,7 +60,7 @@ def main() -> None:
         ring.enter(DATA, step)
         time.sleep(given.data_s)
         ring.enter(FORWARD, step)
-        time.sleep(given.step_s)
+        time.sleep(step_s)
         ring.enter(BETWEEN, step)
 
 

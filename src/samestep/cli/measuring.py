@@ -79,7 +79,10 @@ def scale(
     weak: Annotated[
         bool, Parameter(converter=None, help="Also measure with the batch growing with the workers.")
     ] = False,
-    repeats: Annotated[int, Parameter(help="Slots of every program; more make the intervals narrower.")] = 10,
+    repeats: Annotated[
+        int,
+        Parameter(help="Rounds, each with new processes and one value of a program; more narrow the intervals."),
+    ] = 6,
     slot_s: Annotated[float, Parameter(help="Seconds of a slot, at least.")] = 0.5,
     settings: GivenNumerics = UNSET_NUMERICS,
     config: ConfigFile = None,

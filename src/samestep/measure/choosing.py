@@ -16,10 +16,11 @@ from samestep.errors import UsageError
 from samestep.host.cores import num_cores
 from samestep.measure import interleave, programs
 from samestep.measure.candidates import Candidate, Choice, Measured, candidates, decide, is_clearly_slower
-from samestep.measure.interleave import Deal, Program, ProgramError, Running, Slot
 from samestep.measure.programs import Task
 from samestep.measure.remembered import Memory, key
+from samestep.measure.running import Program, Running
 from samestep.measure.scale import Teller
+from samestep.measure.slots import Deal, ProgramError, Slot
 from samestep.run import syncing
 from samestep.run.config import Config, NumericSettings, Settings, resolve
 from samestep.run.prepare import Choices, prepare

@@ -21,8 +21,8 @@ from samestep import torch_private
 from samestep.data.columns import Dataset
 from samestep.engine.events import Trace, open_log
 from samestep.errors import SamestepError, UsageError, WorkerError
-from samestep.measure.interleave import FOLDER_VARIABLE, Program
 from samestep.measure.plain import PlainTorch
+from samestep.measure.running import FOLDER_VARIABLE, Program
 from samestep.plan.schedules import Schedule
 from samestep.run.config import Backprop, Config, NumericSettings, Settings, resolve
 from samestep.run.prepare import Choices

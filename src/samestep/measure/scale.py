@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,10 +16,11 @@ from samestep.errors import Interrupted, UsageError
 from samestep.host import files, peaks, records
 from samestep.host.cores import num_cores
 from samestep.measure import hints, interleave, programs, scaling, stats
-from samestep.measure.interleave import Deal, Running, Slot
 from samestep.measure.programs import Task
+from samestep.measure.running import Running
 from samestep.measure.scaling import Scaling
 from samestep.measure.series import Axis, Series
+from samestep.measure.slots import Deal, Slot
 from samestep.plan.layout import check_world_size
 from samestep.run import curvature, syncing
 from samestep.run.config import Config, NumericSettings, Settings, resolve
@@ -27,8 +29,11 @@ from samestep.run.workload import Workload
 
 RECORD, PARTIAL = "scale.json", "scale.part.json"
 
-_START_S, _STOP_S, _PEAKS_S = 5.0, 0.1, 3.0
-"""About how long a program takes to start, a slot beyond its length, and the machine's peaks; for the estimate."""
+NUM_TURNS = 3
+"""Slots of every program in a round, which begins with new processes."""
+
+_START_S, _STOP_S, _PEAKS_S = 2.0, 0.1, 3.0
+"""About how long a program takes to start beside others, a slot beyond its length, and the machine's peaks."""
 
 Record = dict[str, Any]
 
@@ -41,9 +46,10 @@ class Study:
         workload: Its name.
         workers: Numbers of workers, ascending, with 1.
         axes: "strong", and "weak" where it is asked for.
-        rounds: Slots of every program.
+        rounds: Each begins with new processes, and gives one value of every program.
         slot_s: Shortest slot in seconds.
         seed: Of the order of the slots.
+        turns: Slots of every program in a round.
     """
 
     workload: str
@@ -52,6 +58,7 @@ class Study:
     rounds: int
     slot_s: float
     seed: int
+    turns: int = NUM_TURNS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,8 +163,7 @@ def tasks(study: Study, config: Config, *, cores: int) -> dict[Axis, tuple[Task,
 
 def estimate_s(study: Study, num_programs: int) -> float:
     """About how long the measuring will take, in seconds."""
-    rounds_s = study.rounds * num_programs * (study.slot_s + _STOP_S)
-    return _PEAKS_S + num_programs * _START_S + rounds_s
+    return _PEAKS_S + study.rounds * num_programs * (_START_S + study.turns * (study.slot_s + _STOP_S))
 
 
 def measure(
@@ -210,12 +216,16 @@ def _measure_rounds(
     if record["environment"]["peaks"] is None:
         teller.line("measuring what the machine can copy and multiply ...")
         record["environment"]["peaks"] = asdict(peaks.measure())
-    num_started = 0
+    begun_s, is_told = time.monotonic(), False
 
-    def report_start(running: Running) -> None:
-        nonlocal num_started
-        num_started += 1
-        teller.phase(f"started {running.program.name}", num_started, len(unique), None)
+    def tell_begun(started: Sequence[Running]) -> None:
+        nonlocal is_told
+        if is_told:
+            return
+        is_told = True
+        slots_s = sum(max(deal.slot_s, 1.5 * deal.slot_steps * one.first_step_s()) + _STOP_S for one in started)
+        round_s = time.monotonic() - begun_s + study.turns * slots_s
+        teller.line(f"rounds of about {round_s:.0f} s: about {round_s * (study.rounds - done) / 60:.1f} min in all")
 
     def keep(number: int, slots: Mapping[str, Slot]) -> None:
         for name, slot in slots.items():
@@ -227,10 +237,7 @@ def _measure_rounds(
         teller.phase(f"round {number}", number, study.rounds, left_s)
 
     made = [programs.program(task, build, settings) for task in unique.values()]
-    with interleave.stage(made, deal, report_start) as started:
-        round_s = sum(max(deal.slot_s, 1.5 * deal.slot_steps * one.first_step_s()) + _STOP_S for one in started)
-        teller.line(f"rounds of about {round_s:.1f} s: about {round_s * (study.rounds - done) / 60:.1f} min left")
-        interleave.deal_slots(started, deal, done=done, keep=keep, report=report)
+    interleave.turns(made, deal, done=done, num_turns=study.turns, keep=keep, report=report, begun=tell_begun)
 
 
 def analyse(record: Record) -> Findings:
