@@ -83,11 +83,16 @@ def comparable(record: Mapping[str, Any]) -> dict[str, Any]:
     environment = _mapping(record, "environment")
     host, versions = _mapping(environment, "host"), _mapping(environment, "versions")
     python, variables = versions.get("python"), _mapping(host, "variables")
+    memory_mb, gpus = host.get("memory_mb"), host.get("gpus")
     return {
         "processor": host.get("processor"),
         "cores": host.get("cores"),
         "quota_cores": host.get("quota_cores"),
         "instruction_set": host.get("instruction_set"),
+        "memory_gb": None if memory_mb is None else round(memory_mb / 1024),  # to the byte it differs from boot to boot
+        "memory_limit_mb": host.get("memory_limit_mb"),
+        "gpus": None if gpus is None else ", ".join(gpu["name"] for gpu in gpus) or "none",
+        "os": host.get("os"),
         "torch": versions.get("torch"),
         "python": None if python is None else ".".join(str(python).split(".")[:2]),
         "source_sha256": environment.get("source_sha256"),
