@@ -39,7 +39,7 @@ TASKS = (
 def measure(plan: Plan) -> results.Result:
     """Run all programs in turn."""
     start = time.monotonic()
-    guess_s = len(TASKS) * (5.0 + plan.rounds * plan.slot_for(0.0))
+    guess_s = len(TASKS) * plan.rounds * (2.0 + (plan.turns or 1) * plan.slot_for(0.0))
     say(f"{len(TASKS)} programs, {plan.rounds} rounds: about {guess_s / 60:.1f} min")
     slots = rounds.measure(TASKS, plan, "machinery")
     return results.new(
@@ -52,17 +52,12 @@ def measure(plan: Plan) -> results.Result:
 
 def render(result: results.Result) -> str:
     """MACHINERY.md."""
-    warm_up = result["settings"]["warm_up"]
     kept = rounds.after_warm_up(result)
     times = {name: np.array([slot["step_s"] for slot in slots]) * 1e6 for name, slots in kept.items()}
     others = np.array([slot["others_frac"] for slots in kept.values() for slot in slots])
     cost = stats.median(times["samestep-2"] - times["compute"])
-    num_rounds = len(times["samestep-2"])
     fewest = min(slot["num_steps"] for slots in kept.values() for slot in slots)
-    what = (
-        f"{num_rounds} rounds ({warm_up} more for timing warm-up left out), each program once a round in random order, "
-        f"{fewest} steps a slot or more; medians over rounds with 95 % intervals (order statistics)"
-    )
+    what = f"{rounds.in_words(result['settings'], 'in all')}, of {fewest} steps or more; medians over rounds with 95 % intervals (order statistics)"
     lines = [
         "# The cost of the machinery",
         "",
@@ -121,8 +116,8 @@ def _phases(kept: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
 
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.machinery", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=42, help="with the timing warm-up; default: %(default)s")
-    parser.add_argument("--warm-up", type=int, default=2, help="first rounds that are left out; default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=12, help="each with new processes; default: %(default)s")
+    parser.add_argument("--turns", type=int, default=3, help="slots of a program in a round; default: %(default)s")
     parser.add_argument("--slot-s", type=float, default=0.4, help="seconds a slot; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the order within rounds; default: %(default)s")
     parser.add_argument("--page", action="store_true", help="only write MACHINERY.md from the result")
@@ -131,10 +126,11 @@ def main(words: Sequence[str] | None = None) -> int:
         try:
             plan = Plan(
                 rounds=arguments.rounds,
-                warm_up=arguments.warm_up,
+                warm_up=0,
                 slot_s=arguments.slot_s,
                 slot_steps=6,
                 seed=arguments.seed,
+                turns=arguments.turns,
             )
         except ValueError as error:
             parser.error(str(error))

@@ -87,12 +87,8 @@ def event_s() -> float:
 def render(found: Sequence[Result]) -> str:
     """RECORDER.md."""
     first = found[0]["settings"]
-    num_rounds = first["rounds"] - first["warm_up"]
     missing = [net for net in NETS if net not in {result["settings"]["net"] for result in found}]
-    what = (
-        f"{num_rounds} rounds a net ({first['warm_up']} more for timing warm-up left out), each program once a round "
-        "in random order; medians of ratios within rounds with 95 % intervals (order statistics)"
-    )
+    what = rounds.in_words(first, "a net") + "; medians of ratios within rounds with 95 % intervals (order statistics)"
     others = np.array(
         [slot["others_frac"] for r in found for slots in rounds.after_warm_up(r).values() for slot in slots]
     )
@@ -157,8 +153,8 @@ def _verdict(cost: Estimate) -> str:
 def _parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.recorder", description=__doc__)
     parser.add_argument("--nets", default=",".join(NETS), help="comma separated; default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=42, help="with the timing warm-up; default: %(default)s")
-    parser.add_argument("--warm-up", type=int, default=2, help="first rounds that are left out; default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=12, help="each with new processes; default: %(default)s")
+    parser.add_argument("--turns", type=int, default=3, help="slots of a program in a round; default: %(default)s")
     parser.add_argument("--slot-s", type=float, default=0.5, help="shortest slot in seconds; default: %(default)s")
     parser.add_argument("--slot-steps", type=int, default=10, help="fewest measured steps a slot; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the order within rounds; default: %(default)s")
@@ -168,9 +164,9 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
     arguments.nets = arguments.nets.split(",")
     if unknown := set(arguments.nets) - set(NETS):
         parser.error(f"unknown nets {', '.join(sorted(unknown))}; known: {', '.join(NETS)}")
-    names = ("rounds", "warm_up", "slot_s", "slot_steps", "seed")
+    names = ("rounds", "turns", "slot_s", "slot_steps", "seed")
     try:
-        arguments.plan = Plan(**{name: getattr(arguments, name) for name in names})
+        arguments.plan = Plan(**{name: getattr(arguments, name) for name in names}, warm_up=0)
     except ValueError as error:
         parser.error(str(error))
     return arguments
@@ -183,7 +179,7 @@ def measure_nets(nets: Sequence[str], plan: Plan, *, is_forced: bool) -> None:
         if old is not None and old["settings"] == settings(net, plan) and not is_forced:
             say(f"{net}: done before with the same settings (--force measures again)")
             continue
-        guess_s = len(tasks(net)) * (5.0 + plan.rounds * plan.slot_for(0.0)) + 15.0
+        guess_s = len(tasks(net)) * plan.rounds * (2.0 + (plan.turns or 1) * plan.slot_for(0.0)) + 15.0
         say(f"{net}: about {guess_s / 60:.1f} min")
         results.write(path_of(net), run_net(net, plan))
 

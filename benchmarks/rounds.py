@@ -125,6 +125,19 @@ def kept(slot: Slot) -> dict[str, Any]:
     }
 
 
+def in_words(settings: Result, of_what: str) -> str:
+    """How many rounds there were, and what a round is."""
+    warm_up, num_turns = settings["warm_up"], settings.get("turns")
+    num_rounds = settings["rounds"] - warm_up
+    if num_turns is None:
+        left_out = f" ({warm_up} more for timing warm-up left out)" if warm_up else ""
+        return f"{num_rounds} rounds {of_what}{left_out}, each program once a round in random order"
+    return (
+        f"{num_rounds} rounds {of_what}, each with new processes, which then have {num_turns} slots each in random "
+        f"order ({num_rounds * num_turns} interleaved pairs); a round's value is the mean of its slots"
+    )
+
+
 def after_warm_up(result: Result) -> KeptSlots:
     """The slots that count."""
     warm_up = result["settings"]["warm_up"]

@@ -119,13 +119,9 @@ _STANDARD = (
 def render(found: Sequence[results.Result]) -> str:
     """The page."""
     measured = [Measured.of(result) for result in found]
-    counts = " or ".join(map(str, sorted({len(m.step_s["samestep-2"]) for m in measured})))
-    turns = found[0]["settings"]["turns"]
     what = (
-        f"{counts} rounds a case, each with new processes, which are then measured {turns} times each in random order "
-        f"({turns * min(len(m.step_s['samestep-2']) for m in measured)} interleaved pairs or more); a round's value is "
-        f"the mean of these slots, of {min(m.steps_per_slot for m in measured)} steps together or more; medians over "
-        "rounds with 95 % intervals (order statistics; of geometric means over cases: bootstrap)"
+        f"{rounds.in_words(found[0]['settings'], 'a case')}, of {min(m.steps_per_slot for m in measured)} steps or "
+        "more; medians over rounds with 95 % intervals (order statistics; of geometric means over cases: bootstrap)"
     )
     others = np.concatenate([m.others_frac for m in measured])
     missing = [name for name in cases.all_names() if name not in {m.case for m in measured}]
