@@ -57,7 +57,10 @@ def render(result: results.Result) -> str:
     others = np.array([slot["others_frac"] for slots in kept.values() for slot in slots])
     cost = stats.median(times["samestep-2"] - times["compute"])
     fewest = min(slot["num_steps"] for slots in kept.values() for slot in slots)
-    what = f"{rounds.in_words(result['settings'], 'in all')}, of {fewest} steps or more; medians over rounds with 95 % intervals (order statistics)"
+    what = (
+        f"{rounds.in_words(result['settings'], 'in all')}, of {fewest} steps or more; medians over rounds with 95 % "
+        "intervals (order statistics)"
+    )
     lines = [
         "# The cost of the machinery",
         "",
