@@ -39,7 +39,7 @@ TASKS = (
 def measure(plan: Plan) -> results.Result:
     """Run all programs in turn."""
     start = time.monotonic()
-    guess_s = len(TASKS) * plan.rounds * (2.0 + (plan.turns or 1) * plan.slot_for(0.0))
+    guess_s = len(TASKS) * plan.whole_for(0.0)
     say(f"{len(TASKS)} programs, {plan.rounds} rounds: about {guess_s / 60:.1f} min")
     slots = rounds.measure(TASKS, plan, "machinery")
     return results.new(
@@ -119,8 +119,7 @@ def _phases(kept: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
 
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.machinery", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=12, help="each with new processes; default: %(default)s")
-    parser.add_argument("--turns", type=int, default=3, help="slots of a program in a round; default: %(default)s")
+    rounds.add_arguments(parser, num_rounds=12)
     parser.add_argument("--slot-s", type=float, default=0.4, help="seconds a slot; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the order within rounds; default: %(default)s")
     parser.add_argument("--page", action="store_true", help="only write MACHINERY.md from the result")

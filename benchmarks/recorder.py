@@ -153,8 +153,7 @@ def _verdict(cost: Estimate) -> str:
 def _parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.recorder", description=__doc__)
     parser.add_argument("--nets", default=",".join(NETS), help="comma separated; default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=12, help="each with new processes; default: %(default)s")
-    parser.add_argument("--turns", type=int, default=3, help="slots of a program in a round; default: %(default)s")
+    rounds.add_arguments(parser, num_rounds=12)
     parser.add_argument("--slot-s", type=float, default=0.5, help="shortest slot in seconds; default: %(default)s")
     parser.add_argument("--slot-steps", type=int, default=10, help="fewest measured steps a slot; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the order within rounds; default: %(default)s")
@@ -179,7 +178,7 @@ def measure_nets(nets: Sequence[str], plan: Plan, *, is_forced: bool) -> None:
         if old is not None and old["settings"] == settings(net, plan) and not is_forced:
             say(f"{net}: done before with the same settings (--force measures again)")
             continue
-        guess_s = len(tasks(net)) * plan.rounds * (2.0 + (plan.turns or 1) * plan.slot_for(0.0)) + 15.0
+        guess_s = len(tasks(net)) * plan.whole_for(0.0) + 15.0
         say(f"{net}: about {guess_s / 60:.1f} min")
         results.write(path_of(net), run_net(net, plan))
 

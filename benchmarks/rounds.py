@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from benchmarks import programs
 from benchmarks.programs import Task
 from benchmarks.results import Result
 from samestep.errors import SamestepError
-from samestep.measure.interleave import deal_slots, stage, turns
+from samestep.measure.interleave import deal_rounds, deal_turns, stage
 from samestep.measure.running import Running
 from samestep.measure.slots import Deal, Slot
 
@@ -27,6 +28,9 @@ KeptSlots = dict[str, list[dict[str, Any]]]
 _LEFT_OUT = 3.5
 """Steps of a slot that are not measured: the first two, and on average one and a half at the end."""
 
+_START_S = 2.0
+"""About how long a program takes to start beside another one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -37,7 +41,7 @@ class Plan:
         warm_up: First rounds, run and kept in the results but left out of all statistics.
         slot_s: Shortest slot.
         slot_steps: Fewest whole steps that a slot measures.
-        seed: Of the order within each round.
+        seed: Of the order of the slots.
         turns: Slots of every program in a round that begins with new processes, and that counts as one; None: those of
             the first round do all rounds, one slot in each.
     """
@@ -58,11 +62,17 @@ class Plan:
 
     def deal(self) -> Deal:
         """The same, as it is dealt; it checks the rest."""
-        return Deal(rounds=self.rounds, slot_s=self.slot_s, slot_steps=self.slot_steps, seed=self.seed)
+        turns = self.rounds if self.turns is None else self.turns
+        return Deal(turns=turns, slot_s=self.slot_s, slot_steps=self.slot_steps, seed=self.seed)
 
     def slot_for(self, step_s: float) -> float:
         """About how many seconds a slot takes for a program with this step time."""
         return 0.05 + max(self.slot_s, (self.slot_steps + _LEFT_OUT) * step_s)
+
+    def whole_for(self, step_s: float) -> float:
+        """About how many seconds all that is measured of a program with this step time takes, its starts included."""
+        starts, slots = (1, self.rounds) if self.turns is None else (self.rounds, self.rounds * self.turns)
+        return starts * _START_S + slots * self.slot_for(step_s)
 
     def as_dict(self) -> Result:
         return asdict(self)
@@ -105,13 +115,26 @@ def measure(tasks: Sequence[Task], plan: Plan, prefix: str) -> KeptSlots:
 
     deal, made = plan.deal(), [programs.program(task) for task in tasks]
     if plan.turns is not None:
-        turns(made, deal, num_turns=plan.turns, keep=keep, report=report_round)
+        deal_rounds(
+            made,
+            deal,
+            rounds=plan.rounds,
+            keep=keep,
+            report=report_round,
+            begun=lambda number, running: None if number else report_start(running),
+        )
         return slots
     with stage(made, deal, report_start) as started:
         round_s = sum(plan.slot_for(running.first_step_s()) for running in started)
         say(f"{prefix}: {plan.rounds} rounds of about {round_s:.1f} s: {plan.rounds * round_s / 60:.1f} min")
-        deal_slots(started, deal, keep=keep, report=report_round)
+        deal_turns(started, deal, keep=keep, report=report_round)
     return slots
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, num_rounds: int) -> None:
+    """How many rounds and turns, for benchmarks whose rounds begin with new processes."""
+    parser.add_argument("--rounds", type=int, default=num_rounds, help="each with new processes; default: %(default)s")
+    parser.add_argument("--turns", type=int, default=3, help="slots of a program in a round; default: %(default)s")
 
 
 def kept(slot: Slot) -> dict[str, Any]:

@@ -24,9 +24,6 @@ from benchmarks.rounds import Plan, say
 FOLDER = results.FOLDER / "step_time"
 EXTRAS = ("m4", "m8", "bf16", "channels-last", "bf16-channels-last", "kept-memory")
 
-_START_S = 2.0
-"""About how long a program takes to start beside another one, for the estimate."""
-
 
 def tasks(case: Case, extras: Sequence[str]) -> list[Task]:
     """The programs of a case."""
@@ -95,7 +92,7 @@ def estimate_s(case: Case, plan: Plan, extras: Sequence[str]) -> float:
     whole_s = _time_plain(case)
     # Two processes or two threads take a bit more than half of one thread's time.
     shares = [0.6 if task.workers * task.copies * task.threads > 1 else 1.0 for task in tasks(case, extras)]
-    return plan.rounds * sum(_START_S + (plan.turns or 1) * plan.slot_for(share * whole_s) for share in shares)
+    return sum(plan.whole_for(share * whole_s) for share in shares)
 
 
 def _time_plain(case: Case) -> float:
@@ -118,8 +115,7 @@ def _time_plain(case: Case) -> float:
 def _parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step_time", description=__doc__)
     parser.add_argument("--cases", default=",".join(cases.all_names()), help="comma separated, such as mlp-64,cnn-256")
-    parser.add_argument("--rounds", type=int, default=7, help="each with new processes; default: %(default)s")
-    parser.add_argument("--turns", type=int, default=3, help="slots of a program in a round; default: %(default)s")
+    rounds.add_arguments(parser, num_rounds=7)
     parser.add_argument("--slot-s", type=float, default=0.4, help="shortest slot in seconds; default: %(default)s")
     parser.add_argument("--slot-steps", type=int, default=6, help="fewest measured steps a slot; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the order within rounds; default: %(default)s")

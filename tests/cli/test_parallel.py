@@ -23,7 +23,7 @@ Call = Callable[..., Finished]
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Short slots, and a cache of the test's own."""
     monkeypatch.setattr(choosing, "_DEAL", replace(choosing._DEAL, slot_s=0.02, slot_steps=1))
-    monkeypatch.setattr(choosing, "_MOST_ROUNDS", 3)
+    monkeypatch.setattr(choosing, "_MOST_TURNS", 3)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 

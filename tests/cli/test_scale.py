@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import time
@@ -48,6 +47,7 @@ def test_a_study(tmp_path: Path) -> None:
     assert sum(line.startswith("unstable: ") and "too few" in line for line in lines) == 1
     said = finished.stderr.splitlines()
     assert said[0].startswith("digits-mlp: 7 programs, 2 rounds: about ")
+    assert any(line.startswith("started ") for line in said[1:]), said
     assert any(line.startswith("rounds of about ") and line.endswith(" min in all") for line in said[1:]), said
 
     record = records.read(command.folder / "out" / "scale.json", "scale")
@@ -135,7 +135,7 @@ def test_a_workload_that_fails(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_
     finished = call("scale", f"{NETS}:garbage_loss", "--out", tmp_path / "out")
     assert (finished.code, finished.stdout) == (1, "")
     last = finished.stderr.splitlines()[-1]
-    assert re.match(r"samestep: torch, \d threads?: ended with exit code 1: ", last), last
+    assert last.startswith("samestep: torch, 1 thread: ended with exit code 1: ")
     assert list((tmp_path / "out").iterdir()) == []
 
 

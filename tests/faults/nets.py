@@ -24,7 +24,7 @@ RECIPE = {"global_batch": GLOBAL_BATCH, "microbatch": MICROBATCH, "optimizer": "
 
 
 class Late(torch.autograd.Function):
-    """The identity, whose backward pass is one kernel of half a minute."""
+    """The identity, whose backward pass is one long kernel."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ def is_stalled(how: str) -> bool:
 
 
 def long_kernel() -> None:
-    """Some half a minute in which no instruction of Python runs."""
+    """Far longer than a stop may take, and no instruction of Python runs meanwhile."""
     torch.linalg.eigvals(torch.rand(6000, 6000, generator=torch.Generator().manual_seed(0)))
 
 

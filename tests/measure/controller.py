@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from samestep.measure.guard import Guard
-from samestep.measure.interleave import deal_slots, stage
+from samestep.measure.interleave import deal_turns, stage
 from samestep.measure.running import Program
 from samestep.measure.slots import Deal
 
@@ -21,10 +21,10 @@ def main() -> None:
     if "--careless" in sys.argv:
         Guard.watch = lambda self, group: None  # type: ignore[method-assign]
     print(os.getpid(), flush=True)
-    deal = Deal(rounds=10_000, slot_s=0.02)
+    deal = Deal(turns=10_000, slot_s=0.02)
     programs = [Program(name=name, command=(*TINY, "--child")) for name in "ab"]
     with stage(programs, deal, lambda running: None) as started:
-        deal_slots(
+        deal_turns(
             started,
             deal,
             keep=lambda number, slots: print(number, flush=True),

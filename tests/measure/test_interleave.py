@@ -19,7 +19,7 @@ from samestep.engine import events
 from samestep.engine.breakdown import GROUPS, step_times
 from samestep.engine.events import EventLog, EventReader, Phase
 from samestep.errors import SamestepError, UsageError
-from samestep.measure.interleave import deal_slots, stage, turns
+from samestep.measure.interleave import deal_rounds, deal_turns, stage
 from samestep.measure.running import Program, Running
 from samestep.measure.slots import Deal, ProgramError, Slot, combined, measured, within
 from samestep.measure.stats import ratio
@@ -30,7 +30,7 @@ HERE = Path(__file__).parent
 MOST_S = 5.0
 """Everything that a measurement has started is gone in this time after its end."""
 
-QUICK = Deal(rounds=2, slot_s=0.02, slot_steps=2)
+QUICK = Deal(turns=2, slot_s=0.02, slot_steps=2)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def deal_all(programs: Sequence[Program], deal: Deal, done: int = 0) -> dict[str
             slots[name].append(slot)
 
     with stage(programs, deal, lambda running: None) as started:
-        deal_slots(started, deal, done=done, keep=keep, report=lambda number, left_s: None)
+        deal_turns(started, deal, done=done, keep=keep, report=lambda number, left_s: None)
     return slots
 
 
@@ -64,7 +64,7 @@ def deal_all(programs: Sequence[Program], deal: Deal, done: int = 0) -> dict[str
 @pytest.mark.parametrize(
     ("wrong", "text"),
     [
-        ({"rounds": 0}, "rounds=0 is below 1"),
+        ({"turns": 0}, "turns=0 is below 1"),
         ({"slot_steps": 0}, "slot_steps=0 is below 1"),
         ({"slot_s": 0.0}, "slot_s=0 is not positive"),
         ({"slot_s": float("nan")}, "slot_s=nan is not positive"),
@@ -142,7 +142,7 @@ def test_one_program_at_a_time() -> None:
     with stage(programs, QUICK, lambda running: None) as started:
         kept: list[tuple[int, tuple[str, ...]]] = []
         begun_s = time.perf_counter()  # they start beside one another
-        deal_slots(
+        deal_turns(
             started,
             QUICK,
             keep=lambda number, slots: kept.append((number, tuple(sorted(slots)))),
@@ -177,14 +177,14 @@ def test_a_slot_holds_what_was_done_in_it() -> None:
 
 
 @pytest.mark.processes
-def test_rounds_done_before_are_not_dealt_again() -> None:
-    assert len(deal_all([tiny("a")], replace(QUICK, rounds=3), done=2)["a"]) == 1
+def test_turns_done_before_are_not_dealt_again() -> None:
+    assert len(deal_all([tiny("a")], replace(QUICK, turns=3), done=2)["a"]) == 1
 
 
 @pytest.mark.processes
 def test_a_slower_program_is_found_slower_and_an_equal_one_is_not() -> None:
     programs = [tiny("a", "--step-s", 0.005), tiny("same", "--step-s", 0.005), tiny("slower", "--step-s", 0.01)]
-    found = deal_all(programs, Deal(rounds=8, slot_s=0.05, slot_steps=8))
+    found = deal_all(programs, Deal(turns=8, slot_s=0.05, slot_steps=8))
     times = {name: [slot.step_s for slot in slots] for name, slots in found.items()}
     assert ratio(times["slower"], times["a"], confidence=0.9999).low > 1
     same = ratio(times["same"], times["a"], confidence=0.9999)
@@ -192,17 +192,17 @@ def test_a_slower_program_is_found_slower_and_an_equal_one_is_not() -> None:
 
 
 @pytest.mark.processes
-def test_every_round_of_turns_has_new_processes() -> None:
+def test_every_round_has_new_processes() -> None:
     pids: list[int] = []
     kept: list[tuple[int, dict[str, Slot]]] = []
-    turns(
+    deal_rounds(
         [tiny("a"), tiny("b", "--child")],
-        replace(QUICK, rounds=4),
+        replace(QUICK, turns=3),
+        rounds=4,
         done=1,
-        num_turns=3,
         keep=lambda number, slots: kept.append((number, dict(slots))),
         report=lambda number, left_s: None,
-        begun=lambda started: pids.extend(running.leaders[0].pid for running in started),
+        begun=lambda number, running: pids.append(running.leaders[0].pid),
     )
     assert [number for number, _ in kept] == [1, 2, 3]
     assert len(set(pids)) == 2 * 3
@@ -221,8 +221,8 @@ def test_what_a_start_deals_to_a_process_is_in_the_interval() -> None:
             times[name].append(slot.step_s)
 
     programs = [tiny(name, "--dealt", 1.0) for name in times]
-    deal = Deal(rounds=8, slot_s=0.02, slot_steps=4)
-    turns(programs, deal, num_turns=2, keep=keep, report=lambda number, left_s: None)
+    deal = Deal(turns=2, slot_s=0.02, slot_steps=4)
+    deal_rounds(programs, deal, rounds=8, keep=keep, report=lambda number, left_s: None)
     assert max(times["a"]) > 1.1 * min(times["a"]), "a start decides"
     found = ratio(times["a"], times["b"], confidence=0.9999)
     assert found.low <= 1 <= found.high
@@ -239,7 +239,7 @@ def test_a_program_that_cannot_start() -> None:
 @pytest.mark.processes
 def test_a_program_that_dies_on_the_way() -> None:
     with pytest.raises(ProgramError, match=r"^bad: ended with exit code 3: two$") as caught:
-        deal_all([tiny("bad", "--die-at", 30, "--say", "one\ntwo", "--child")], replace(QUICK, rounds=1000))
+        deal_all([tiny("bad", "--die-at", 30, "--say", "one\ntwo", "--child")], replace(QUICK, turns=1000))
     assert caught.value.trace == "one\ntwo\n"
 
 
@@ -251,9 +251,9 @@ def test_where_failures_are_heard_the_others_go_on() -> None:
     programs = [tiny("good"), tiny("bad", "--die-at", 0), tiny("dies", "--die-at", 40, "--child")]
     with stage(programs, QUICK, lambda running: None, lambda program, error: heard.append(program.name)) as started:
         assert [running.program.name for running in started] == ["good", "dies"]
-        deal_slots(
+        deal_turns(
             started,
-            replace(QUICK, rounds=20),
+            replace(QUICK, turns=20),
             keep=lambda number, slots: rounds.append(set(slots)),
             report=lambda number, left_s: None,
             failed=lambda program, error: heard.append(program.name),
@@ -272,7 +272,7 @@ def test_a_program_that_makes_no_step() -> None:
 
 @pytest.mark.processes
 def test_a_program_that_hangs() -> None:
-    deal = replace(QUICK, rounds=1000, slot_timeout_s=0.5)
+    deal = replace(QUICK, turns=1000, slot_timeout_s=0.5)
     with pytest.raises(ProgramError, match=r"^bad: did \d of the 5 steps of a slot within 0\.5 s$"):
         deal_all([tiny("bad", "--hang-at", 30, "--child")], deal)
 
@@ -286,7 +286,7 @@ def test_a_killed_program_is_told_by_its_signal() -> None:
         pytest.raises(ProgramError, match=r"^a: ended by signal 9$"),
         stage([tiny("a")], QUICK, kill) as started,
     ):
-        deal_slots(started, QUICK, keep=lambda number, slots: None, report=lambda number, left_s: None)
+        deal_turns(started, QUICK, keep=lambda number, slots: None, report=lambda number, left_s: None)
 
 
 ADOPTING = """

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from samestep.engine.breakdown import step_times
 from samestep.engine.events import Phase, Trace, read_file
 from samestep.errors import UsageError
-from samestep.measure.interleave import deal_slots, stage
+from samestep.measure.interleave import deal_turns, stage
 from samestep.measure.programs import Task, batches, perform, plain, program
 from samestep.measure.slots import Deal, ProgramError, Slot
 from samestep.run.config import NumericSettings, Settings, resolve
@@ -122,10 +122,10 @@ def test_a_workload_that_cannot_be_sent_is_one_line() -> None:
 
 
 def run_for_two_rounds(task: Task, function: str) -> list[Slot]:
-    deal, found = Deal(rounds=2, slot_s=0.05, start_timeout_s=60.0), list[Slot]()
+    deal, found = Deal(turns=2, slot_s=0.05, start_timeout_s=60.0), list[Slot]()
     made = program(task, partial(files.load, f"{NETS}:{function}"), SETTINGS)
     with stage([made], deal, lambda running: None) as started:
-        deal_slots(
+        deal_turns(
             started,
             deal,
             keep=lambda number, slots: found.extend(slots.values()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal  # noqa: F401 (cyclopts reads the inherited hints of _DataFlags here)
@@ -54,3 +55,10 @@ Json = Annotated[bool, Parameter(negative=(), converter=None, help="Print one JS
 def print_json(values: dict[str, Any]) -> None:
     """One JSON object on stdout."""
     print(json.dumps(values))
+
+
+def fail(text: str, code: int) -> int:
+    """One line on stderr; returns the exit code."""
+    line = "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
+    print(f"samestep: {line}", file=sys.stderr, flush=True)
+    return code

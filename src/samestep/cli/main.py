@@ -9,7 +9,7 @@ from typing import cast
 from cyclopts import CycloptsError, UnknownCommandError
 
 from samestep.cli import flags, looking, measuring, training
-from samestep.cli.app import app
+from samestep.cli.app import app, fail
 from samestep.errors import Interrupted, SamestepError, ToldElsewhere, WorkerError
 
 COMMANDS = (training, measuring, looking)
@@ -25,24 +25,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         chain = " ".join(["samestep", *(error.command_chain or ())])
         if not isinstance(error, UnknownCommandError) and chain == "samestep" and words and words[0] in app:
             chain = f"samestep {words[0]}"
-        return _fail(f"{flags.describe(error, app)}; see {chain} --help", 2)
+        return fail(f"{flags.describe(error, app)}; see {chain} --help", 2)
     except Interrupted as error:
-        return _fail(str(error), 128 + error.signum)
+        return fail(str(error), 128 + error.signum)
     except WorkerError as error:
         sys.stderr.write(error.trace)
-        return _fail(str(error), 1)
+        return fail(str(error), 1)
     except ToldElsewhere as error:
         return error.code
     except SamestepError as error:
-        return _fail(str(error), 2)
+        return fail(str(error), 2)
     except KeyboardInterrupt:
-        return _fail("stopped", 130)
+        return fail("stopped", 130)
     except BrokenPipeError:  # the reader of our output has left
         sys.stderr.close()
         return 1
-
-
-def _fail(text: str, code: int) -> int:
-    line = "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
-    print(f"samestep: {line}", file=sys.stderr)
-    return code

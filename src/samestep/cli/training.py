@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
@@ -20,6 +21,7 @@ from samestep.cli.app import (
     Json,
     ModelOf,
     app,
+    fail,
     print_json,
 )
 from samestep.errors import UsageError
@@ -115,7 +117,12 @@ def _run(built: Workload, settings: Settings, ahead: Crew | None, others: Ranks 
     from samestep.run.train import run  # noqa: PLC0415
 
     choices, progress = Choices(), for_stderr()
-    return run(built, settings, choices=choices, progress=progress, ahead=ahead, known=others, is_whole_process=True)
+    return run(built, settings, choices=choices, progress=progress, ahead=ahead, known=others, leave=_leave)
+
+
+def _leave(text: str, code: int) -> None:
+    """End the process, whose main thread is inside a kernel and cannot be asked to."""
+    os._exit(fail(text, code))
 
 
 def _print_result(result: Result, choice: Choice | None, out: Path | None, *, is_json: bool) -> None:

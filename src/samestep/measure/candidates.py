@@ -153,8 +153,8 @@ class Measured:
 
     Args:
         candidate: Which.
-        step_s: Seconds a step, one value a round, from the first round on; one that is clearly slower than another is
-            left out of later rounds.
+        step_s: Seconds a step, one value a turn, from the first turn on; one that is clearly slower than another is
+            left out of later turns.
         failure: Why it cannot be taken; None: it can.
     """
 
@@ -185,7 +185,7 @@ class Choice:
 def decide(measured: Sequence[Measured]) -> Choice:
     """The simplest candidate that is not slower than the fastest by more than the margin for noise.
 
-    Candidates are compared round by round; the margin is `MARGIN`, or the median absolute deviation of the ratios
+    Candidates are compared turn by turn; the margin is `MARGIN`, or the median absolute deviation of the ratios
     where that is more.
 
     Args:
@@ -211,12 +211,12 @@ def _is_as_fast(one: Measured, fastest: Measured) -> bool:
 
 
 def times_as_long(one: Measured, other: Measured) -> float:
-    """The median of one's step times over the other's, round by round."""
+    """The median of one's step times over the other's, turn by turn."""
     return stats.ratio(*_paired(one, other)).value
 
 
 def is_clearly_slower(one: Measured, others: Sequence[Measured]) -> bool:
-    """Whether a candidate need not be measured further: in two rounds and more, another one was far faster in each.
+    """Whether a candidate need not be measured further: in two turns and more, another one was far faster in each.
 
     Example:
         >>> one, two, _ = candidates(cores=2, num_microbatches=8, threads=1, backprop="ordinary")
@@ -234,7 +234,7 @@ def _margin(one: Measured, fastest: Measured) -> float:
 
 
 def _paired(one: Measured, other: Measured) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The rounds that both have."""
+    """The turns that both have."""
     count = min(len(one.step_s), len(other.step_s))
     return one.step_s[:count], other.step_s[:count]
 
@@ -243,7 +243,7 @@ def _reason(usable: Sequence[Measured], chosen: Measured, fastest: Measured) -> 
     text = f"{chosen.candidate.name}: {in_ms(chosen.median_s)} ms a step"
     if chosen is not fastest:
         other = f"{fastest.candidate.name} with {in_ms(fastest.median_s)} ms"
-        apart = f"round by round {times_as_long(chosen, fastest):.2f} ×"
+        apart = f"turn by turn {times_as_long(chosen, fastest):.2f} ×"
         margin = f"{100 * _margin(chosen, fastest):.0f} %"
         return f"{text}; {other} is not faster beyond the margin for noise ({apart}, margin {margin})"
     others = [one for one in usable if one is not chosen]

@@ -27,9 +27,9 @@ from samestep.run.prepare import Choices, prepare
 from samestep.run.ways import check_cpu
 from samestep.run.workload import Workload
 
-_FEWEST_ROUNDS, _MOST_ROUNDS = 3, 7
-_ROUNDS_S = 8.0
-"""After the fewest rounds, no new one begins when so many seconds have been measured."""
+_FEWEST_TURNS, _MOST_TURNS = 3, 7
+_TURNS_S = 8.0
+"""After the fewest turns, no new one begins when so many seconds have been measured."""
 
 _LONG_STEP_S = 0.1
 """Of longer steps, a slot measures one; of shorter ones three."""
@@ -37,7 +37,7 @@ _LONG_STEP_S = 0.1
 _OTHERS_FRAC = 0.1
 """Share of the processors' time that other processes may take without a word."""
 
-_DEAL = Deal(rounds=_MOST_ROUNDS, slot_s=0.25, slot_steps=3, start_timeout_s=120.0, slot_timeout_s=60.0)
+_DEAL = Deal(turns=_MOST_TURNS, slot_s=0.25, slot_steps=3, start_timeout_s=120.0, slot_timeout_s=60.0)
 _LONG = replace(_DEAL, slot_steps=1)
 
 
@@ -126,7 +126,7 @@ def _measure(
     teller.line(f"parallel: measuring {len(ways)} ways to train {build().name} here")
     table = _Table(ways, teller)
     with interleave.stage(made, _DEAL, table.started, table.failed) as started:
-        _deal_rounds(started, table)
+        _deal_turns(started, table)
     table.tell_disturbance()
     measured = table.measured()
     if all(one.failure is not None for one in measured):
@@ -164,7 +164,7 @@ class _Table:
             self._others.append(slot.others_frac)
 
     def report(self, number: int, left_s: float) -> None:
-        self._teller.phase("measured", number, _MOST_ROUNDS, None)
+        self._teller.phase("measured", number, _MOST_TURNS, None)
 
     def tell_disturbance(self) -> None:
         """A choice that was made beside other programs may not hold without them."""
@@ -180,7 +180,7 @@ class _Table:
         return [self._of(way) for way in self._ways]
 
     def rest(self, running: Sequence[Running]) -> list[Running]:
-        """Those whose next round would tell something."""
+        """Those whose next turn would tell something."""
         alive = [one for one in self.measured() if one.step_s]
         names = [one.candidate.name for one in alive if not is_clearly_slower(one, alive)]
         return [one for one in running if one.program.name in names]
@@ -191,16 +191,16 @@ class _Table:
         return Measured(candidate=way, step_s=tuple(self._times[way.name]))
 
 
-def _deal_rounds(started: Sequence[Running], table: _Table) -> None:
-    """Rounds until there are enough, or time is up."""
+def _deal_turns(started: Sequence[Running], table: _Table) -> None:
+    """Turns until there are enough, or time is up."""
     start = time.monotonic()
     deal = _DEAL if max((one.first_step_s() for one in started), default=0) < _LONG_STEP_S else _LONG
     left = list(started)
-    for number in range(_MOST_ROUNDS):
-        if not left or (number >= _FEWEST_ROUNDS and time.monotonic() - start > _ROUNDS_S):
+    for number in range(_MOST_TURNS):
+        if not left or (number >= _FEWEST_TURNS and time.monotonic() - start > _TURNS_S):
             break
-        one_more = replace(deal, rounds=number + 1)
-        interleave.deal_slots(left, one_more, done=number, keep=table.keep, report=table.report, failed=table.failed)
+        one_more = replace(deal, turns=number + 1)
+        interleave.deal_turns(left, one_more, done=number, keep=table.keep, report=table.report, failed=table.failed)
         left = table.rest(left)
 
 

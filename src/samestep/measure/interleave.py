@@ -1,11 +1,11 @@
 """Exactly one program runs at a time: it is continued for a slot, then stopped, then the next one's turn comes.
 
-The programs of a stage stay alive; in every round each of them gets one slot, in random order, so a machine whose
-speed drifts slows all of them alike. Each process writes its events (see `engine.events`) into a ring in a file; steps
-that were interrupted by a stop are left out, and so is the timing warm-up at the beginning of a slot.
+The programs of a stage stay alive; in every turn each of them gets one slot, in random order, so a machine whose speed
+drifts slows all of them alike. Each process writes its events (see `engine.events`) into a ring in a file; steps that
+were interrupted by a stop are left out, and so is the timing warm-up at the beginning of a slot.
 
 A process keeps what it was dealt at its start (where its memory lies, among others), so two equal programs differ for
-as long as they live. Who wants that in the interval starts them anew now and then: see `turns`.
+as long as they live. Who wants that in the interval deals rounds, each of which starts the programs anew.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import FrameType
 
 from samestep.errors import Interrupted
@@ -28,13 +29,13 @@ from samestep.measure.slots import Deal, ProgramError, Slot, combined
 _POLL_S = 0.02
 
 Report = Callable[[int, float], None]
-"""report(rounds done, seconds left)."""
+"""report(turns or rounds done, seconds left)."""
 
 Failed = Callable[[Program, ProgramError], None]
 """Told of a program that fails, and takes part no longer."""
 
 
-def deal_slots(
+def deal_turns(
     started: Sequence[Running],
     deal: Deal,
     *,
@@ -43,19 +44,19 @@ def deal_slots(
     report: Report,
     failed: Failed | None = None,
 ) -> None:
-    """Deal the slots: in every round each program once, in a random order.
+    """Deal turns: in each, every program has one slot, in a random order.
 
     Args:
         started: The programs.
         deal: How.
-        done: Rounds that were done before.
-        keep: Called with (round, slots by program) after every round.
+        done: Turns that were done before.
+        keep: Called with (turn, slots by program) after every turn.
         report: Says how far it is.
         failed: See `Failed`; None: the error is raised.
     """
     start = time.monotonic()
     alive = list(started)
-    for number in range(done, deal.rounds):
+    for number in range(done, deal.turns):
         slots: dict[str, Slot] = {}
         for running in random.Random(deal.seed * 1_000_003 + number).sample(alive, len(alive)):
             try:
@@ -68,7 +69,7 @@ def deal_slots(
                 failed(running.program, error)
         keep(number, slots)
         elapsed = time.monotonic() - start
-        report(number + 1, elapsed / (number + 1 - done) * (deal.rounds - number - 1))
+        report(number + 1, elapsed / (number + 1 - done) * (deal.turns - number - 1))
 
 
 @contextlib.contextmanager
@@ -80,27 +81,33 @@ def stage(
     Args:
         programs: What to start.
         deal: For its time limit.
-        report: Called with each that has begun.
+        report: Called with each as soon as it has begun.
         failed: See `Failed`; None: the error is raised.
     """
     started: list[Running] = []
     with interrupted_by_sigterm(), Guard("samestep-measure-") as guard:
         try:
-            begun = _begin(programs, deal, guard, started, failed)
-            for running in begun:
-                report(running)
-            yield begun
+            yield _begin(programs, deal, guard, started, report, failed)
         finally:
             for running in started:
                 running.kill()
 
 
 def _begin(
-    programs: Sequence[Program], deal: Deal, guard: Guard, started: list[Running], failed: Failed | None
+    programs: Sequence[Program],
+    deal: Deal,
+    guard: Guard,
+    started: list[Running],
+    report: Callable[[Running], None],
+    failed: Failed | None,
 ) -> list[Running]:
-    """Those that do their first steps, stopped, in the order of the programs; all that was started is in `started`."""
+    """Those that do their first steps, stopped, in the order of the programs; all that was started is in `started`.
+
+    Of several that fail, the error of the first one is raised, whichever was quicker.
+    """
     waiting = list(reversed(programs))
     begun: dict[str, Running] = {}
+    errors: dict[str, ProgramError] = {}
     beginning: list[Running] = []
     while waiting or beginning:
         while waiting and len(beginning) < num_cores():
@@ -113,52 +120,61 @@ def _begin(
                     continue
                 running.stop()
                 begun[running.program.name] = running
+                report(running)
             except ProgramError as error:
-                if failed is None:
-                    raise
                 running.kill()
-                failed(running.program, error)
+                if failed is None:
+                    errors[running.program.name] = error
+                    waiting.clear()
+                else:
+                    failed(running.program, error)
             beginning.remove(running)
         time.sleep(_POLL_S)
+    if errors:
+        raise next(errors[program.name] for program in programs if program.name in errors)
     return [begun[program.name] for program in programs if program.name in begun]
 
 
-def turns(
+def deal_rounds(
     programs: Sequence[Program],
     deal: Deal,
     *,
+    rounds: int,
     done: int = 0,
-    num_turns: int,
     keep: Callable[[int, Mapping[str, Slot]], None],
     report: Report,
-    begun: Callable[[Sequence[Running]], None] = lambda running: None,
+    begun: Callable[[int, Running], None] = lambda number, running: None,
 ) -> None:
-    """Deal rounds that begin with new processes: of every program, `num_turns` slots a round, which count as one.
+    """Deal rounds: each starts the programs anew and has a deal's turns, which count as one slot of every program.
 
     Args:
         programs: What is measured.
-        deal: How; its rounds are those with new processes.
+        deal: The turns of a round.
+        rounds: How many, those that were done before included.
         done: Rounds that were done before.
-        num_turns: Slots of every program in a round.
         keep: Called with (round, slots by program) after every round.
         report: Says how far it is.
-        begun: Called with the programs of every round, before its slots.
+        begun: Called with (round, program) as soon as it has begun there.
     """
     start = time.monotonic()
-    for number in range(done, deal.rounds):
-        dealt: dict[str, list[Slot]] = {program.name: [] for program in programs}
-
-        def collect(turn: int, slots: Mapping[str, Slot], dealt: dict[str, list[Slot]] = dealt) -> None:
-            for name, slot in slots.items():
-                dealt[name].append(slot)
-
-        of_round = replace(deal, rounds=num_turns, seed=deal.seed * 1_000_003 + number)
-        with stage(programs, deal, lambda running: None) as started:
-            begun(started)
-            deal_slots(started, of_round, keep=collect, report=lambda turn, left_s: None)
-        keep(number, {name: combined(slots) for name, slots in dealt.items()})
+    for number in range(done, rounds):
+        of_round = replace(deal, seed=deal.seed * 1_000_003 + number)
+        keep(number, _round(programs, of_round, partial(begun, number)))
         elapsed = time.monotonic() - start
-        report(number + 1, elapsed / (number + 1 - done) * (deal.rounds - number - 1))
+        report(number + 1, elapsed / (number + 1 - done) * (rounds - number - 1))
+
+
+def _round(programs: Sequence[Program], deal: Deal, begun: Callable[[Running], None]) -> dict[str, Slot]:
+    """The turns of new processes, as one slot of each program."""
+    slots: dict[str, list[Slot]] = {program.name: [] for program in programs}
+
+    def keep(turn: int, found: Mapping[str, Slot]) -> None:
+        for name, slot in found.items():
+            slots[name].append(slot)
+
+    with stage(programs, deal, begun) as started:
+        deal_turns(started, deal, keep=keep, report=lambda turn, left_s: None)
+    return {name: combined(each) for name, each in slots.items()}
 
 
 @contextlib.contextmanager

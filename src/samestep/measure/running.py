@@ -18,12 +18,9 @@ from samestep.engine.events import SUFFIX, EventReader, read_file
 from samestep.engine.launch import thread_environment
 from samestep.measure.guard import Guard, kill_group
 from samestep.measure.processes import cpu_s, has_ended, is_stopped, machine_s
-from samestep.measure.slots import Deal, ProgramError, Slot, measured, within
+from samestep.measure.slots import LEFT_OUT, Deal, ProgramError, Slot, measured, within
 
 _START_STEPS = 5
-_STEPS_BEFORE = 3
-"""Of a slot: the two that are left out, and the one that is cut short by its end."""
-
 _OUTPUT_CHARS = 4000
 
 
@@ -173,7 +170,7 @@ class Running:
     def slot(self, deal: Deal) -> Slot:
         """Run for a slot and measure it."""
         counts, first = [log.count for log in self.logs], [_step_of(log) for log in self.logs]
-        wanted = deal.slot_steps + _STEPS_BEFORE
+        wanted = deal.slot_steps + LEFT_OUT + 1  # the last one is cut short
         pids = self.pids()
         own, (busy, total) = cpu_s(pids), machine_s()
         start = time.perf_counter()

@@ -114,7 +114,7 @@ def plan_study(
     if is_weak:
         _check_weak(wanted[-1], batch, workload.data().train.num_samples)
     axes: tuple[Axis, ...] = ("strong", "weak") if is_weak else ("strong",)
-    Deal(rounds=rounds, slot_s=slot_s)
+    Deal(turns=NUM_TURNS, slot_s=slot_s)
     seed = config.seed
     return Study(workload=workload.name, workers=wanted, axes=axes, rounds=rounds, slot_s=slot_s, seed=seed), config
 
@@ -207,7 +207,7 @@ def _measure_rounds(
     teller: Teller,
 ) -> None:
     done = _num_rounds(record)
-    deal = Deal(rounds=study.rounds, slot_s=study.slot_s, seed=study.seed)
+    deal = Deal(turns=study.turns, slot_s=study.slot_s, seed=study.seed)
     places_of = {name: [key for key in record["slots"] if key.partition("/")[2] == name] for name in unique}
     teller.line(
         f"{study.workload}: {len(unique)} programs, {study.rounds - done} rounds: about "
@@ -216,14 +216,16 @@ def _measure_rounds(
     if record["environment"]["peaks"] is None:
         teller.line("measuring what the machine can copy and multiply ...")
         record["environment"]["peaks"] = asdict(peaks.measure())
-    begun_s, is_told = time.monotonic(), False
+    begun_s, first_steps = time.monotonic(), list[float]()
 
-    def tell_begun(started: Sequence[Running]) -> None:
-        nonlocal is_told
-        if is_told:
+    def tell_begun(number: int, running: Running) -> None:
+        if number != done:
             return
-        is_told = True
-        slots_s = sum(max(deal.slot_s, 1.5 * deal.slot_steps * one.first_step_s()) + _STOP_S for one in started)
+        first_steps.append(running.first_step_s())
+        teller.phase(f"started {running.program.name}", len(first_steps), len(unique), None)
+        if len(first_steps) < len(unique):
+            return
+        slots_s = sum(max(deal.slot_s, 1.5 * deal.slot_steps * step_s) + _STOP_S for step_s in first_steps)
         round_s = time.monotonic() - begun_s + study.turns * slots_s
         teller.line(f"rounds of about {round_s:.0f} s: about {round_s * (study.rounds - done) / 60:.1f} min in all")
 
@@ -237,7 +239,7 @@ def _measure_rounds(
         teller.phase(f"round {number}", number, study.rounds, left_s)
 
     made = [programs.program(task, build, settings) for task in unique.values()]
-    interleave.turns(made, deal, done=done, num_turns=study.turns, keep=keep, report=report, begun=tell_begun)
+    interleave.deal_rounds(made, deal, rounds=study.rounds, done=done, keep=keep, report=report, begun=tell_begun)
 
 
 def analyse(record: Record) -> Findings:

@@ -13,7 +13,7 @@ from samestep.engine.events import EventReader, Phase
 from samestep.errors import UsageError, WorkerError
 from samestep.measure import stats
 
-_LEFT_OUT = 2
+LEFT_OUT = 2
 """First steps of a slot: the one that was interrupted, and the first whole one (caches are cold)."""
 
 
@@ -29,15 +29,15 @@ class Deal:
     """How slots are dealt.
 
     Args:
-        rounds: Rounds, those before it was interrupted included.
+        turns: In each, every program has one slot.
         slot_s: Shortest slot in seconds.
         slot_steps: Fewest whole steps that a slot measures.
-        seed: Of the order within each round.
+        seed: Of the order within each turn.
         start_timeout_s: For the first steps of a program.
         slot_timeout_s: For the steps of a slot.
     """
 
-    rounds: int
+    turns: int
     slot_s: float = 0.5
     slot_steps: int = 5
     seed: int = 0
@@ -45,7 +45,7 @@ class Deal:
     slot_timeout_s: float = 180.0
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "slot_steps"):
+        for name in ("turns", "slot_steps"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name}={getattr(self, name)} is below 1: nothing would be measured")
         if not self.slot_s > 0:
@@ -107,7 +107,7 @@ def within(log: EventReader, count: int, stop_s: float) -> tuple[StepTimes, NDAr
     """A process's steps since event number `count`, and which of them count: whole, warm, and over before the stop."""
     times = step_times(log.since(count))
     kept = times.starts_s + times.phases_s.sum(axis=1) <= stop_s
-    kept[:_LEFT_OUT] = False
+    kept[:LEFT_OUT] = False
     if kept.any():
-        kept[: _LEFT_OUT + stats.settled(times.durations_s[kept])] = False
+        kept[: LEFT_OUT + stats.settled(times.durations_s[kept])] = False
     return times, kept & (times.phases_s[:, Phase.EVALUATION] == 0)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -90,9 +88,3 @@ def sentence(number: int, step: int, checkpoint: Path | None) -> str:
         else "nothing was saved, for no checkpoint folder was named"
     )
     return f"stopped by {signal.Signals(number).name} at step {step}; {saved}"
-
-
-def leave(text: str, code: int) -> None:
-    """End the process from a thread that is not the main one, which is inside a kernel and cannot be asked."""
-    print(f"samestep: {text}", file=sys.stderr, flush=True)
-    os._exit(code)

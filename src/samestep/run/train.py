@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +88,13 @@ def run(
     progress: Progress,
     ahead: Crew | None = None,
     known: ranks.Ranks | None = None,
-    is_whole_process: bool = False,
+    leave: Callable[[str, int], None] | None = None,
 ) -> Result:
     """`train`, with settings in one piece.
 
     Workers that were started `ahead` are taken where they suit. The other ranks are `known` where a block around this
-    tells them what goes wrong. A run that `is_whole_process` may end it where a signal has to wait for a long kernel.
+    tells them what goes wrong. `leave` ends the process with a text and an exit code where a signal would have
+    to wait for a long kernel; None: it waits.
     """
     start_s = time.perf_counter()
     with ExitStack() as stack, ranks.told(settings, known) as met:
@@ -128,7 +130,7 @@ def run(
         if others is not None and not others.is_first:
             progress, callbacks = Silent(), ()
         session = Session(workload, config, prepared, world_size, tuple(callbacks), progress, start_s, loggers, others)
-        return session.run(crew, is_whole_process=is_whole_process)
+        return session.run(crew, leave)
 
 
 @dataclass
@@ -154,7 +156,7 @@ class Session:
     _is_marked: bool = False
     _numerics: dict[str, Any] = field(default_factory=dict)
 
-    def run(self, crew: Crew | None, *, is_whole_process: bool) -> Result:
+    def run(self, crew: Crew | None, leave: Callable[[str, int], None] | None) -> Result:
         """Train to the end."""
         job = self.prepared.job
         self.record = Record(
@@ -185,7 +187,7 @@ class Session:
         self.record.growths = growth.growths_of(job, image)
         self.progress.start(self._opening(image.step), course.num_steps, image.step)
         self._next_checkpoint_s = time.monotonic() + self.config.checkpoint_every_s
-        overdue = self._leave if is_whole_process and isinstance(self._engine, Solo) else None
+        overdue = None if leave is None or not isinstance(self._engine, Solo) else partial(self._abandon, leave)
         with ThreadPoolExecutor(1, thread_name_prefix="samestep-checkpoint") as self._pool:
             try:
                 with self._log, stopping.signals_to(self._on_signal, overdue):
@@ -314,11 +316,8 @@ class Session:
         self._signal = number
         self._engine.stop()
 
-    def _leave(self, number: int) -> None:
-        """The only worker is inside a long kernel: save the state before its step, and end the process.
-
-        Called in another thread. Returns where the state is half-written.
-        """
+    def _abandon(self, leave: Callable[[str, int], None], number: int) -> None:
+        """Save the state before the step that the main thread is in, and leave; not where it is half-written."""
         image = self._engine.abandoned()
         if image is None:
             return
@@ -331,7 +330,7 @@ class Session:
         except SamestepError as error:
             text, code = str(error), 2
         self.progress.stop()
-        stopping.leave(text, code)
+        leave(text, code)
 
     def _save(self, image: Image) -> None:
         assert self.config.checkpoint is not None

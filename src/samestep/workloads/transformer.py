@@ -130,7 +130,7 @@ def language_model(
     Raises:
         UsageError: The width cannot be cut into heads.
     """
-    _check(width)
+    _check_heads(width)
     blocks = (Block(width, num_heads=_NUM_HEADS, dropout=dropout, base_width=base_width) for _ in range(depth))
     return nn.Sequential(
         Symbols(num_symbols, context=context, width=width), *blocks, nn.LayerNorm(width), nn.Linear(width, num_symbols)
@@ -185,7 +185,7 @@ def pixel_reader(
     Raises:
         UsageError: The width cannot be cut into heads.
     """
-    _check(width)
+    _check_heads(width)
     blocks = (
         Block(width, num_heads=_NUM_HEADS, dropout=dropout, base_width=base_width, is_causal=False)
         for _ in range(depth)
@@ -194,7 +194,7 @@ def pixel_reader(
     return nn.Sequential(Pixels(num_places, width=width), *blocks, *ends)
 
 
-def _check(width: int) -> None:
+def _check_heads(width: int) -> None:
     if width % _NUM_HEADS:
         nearest = width + -width % _NUM_HEADS
         raise UsageError(f"width={width} is not a multiple of {_NUM_HEADS}, the number of heads; the next is {nearest}")
