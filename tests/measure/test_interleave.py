@@ -289,6 +289,25 @@ def test_a_killed_program_is_told_by_its_signal() -> None:
         deal_turns(started, QUICK, keep=lambda number, slots: None, report=lambda number, left_s: None)
 
 
+@pytest.mark.processes
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_while_a_program_starts_leaves_nothing(monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+    """It comes when there is a process that nobody has written down yet."""
+    launch, processes = Running._launch, list[subprocess.Popen[bytes]]()
+
+    def launch_and_stop(running: Running, copy: int) -> subprocess.Popen[bytes]:
+        processes.append(launch(running, copy))
+        signal.raise_signal(number)
+        return processes[-1]
+
+    monkeypatch.setattr(Running, "_launch", launch_and_stop)
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), stage([tiny("a"), tiny("b")], QUICK, lambda running: None):
+        pass
+    assert [process.returncode for process in processes] == [-signal.SIGKILL]
+    assert signal.getsignal(number) is before
+
+
 ADOPTING = """
 import ctypes, subprocess, sys, time
 set_child_subreaper = 36

@@ -112,8 +112,9 @@ def _begin(
     while waiting or beginning:
         while waiting and len(beginning) < num_cores():
             folder = guard.folder / str(len(started))
-            beginning.append(Running.start(waiting.pop(), folder, guard, deal.start_timeout_s))
-            started.append(beginning[-1])
+            with _held_back():  # a process that nobody knows of yet would be left
+                beginning.append(Running.start(waiting.pop(), folder, guard, deal.start_timeout_s))
+                started.append(beginning[-1])
         for running in tuple(beginning):
             try:
                 if not running.has_begun():
@@ -188,6 +189,25 @@ def interrupted_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _held_back() -> Iterator[None]:
+    """SIGINT and SIGTERM are heard after the block; only the main thread hears them at all."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+    before = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, lambda number, frame: heard.append(number))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if heard:
+            signal.raise_signal(heard[0])
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
