@@ -90,26 +90,27 @@ def ring(steps: int, step_s: float = 1.0, first: int = 0, start_s: float = 0.0, 
 
 
 def test_steps_count_that_were_whole_and_over_before_the_stop() -> None:
-    times, kept = within(ring(8), count=0, stop_s=5.5)
+    times, kept = within(ring(8).since(0), 5.5)
     assert times.steps.tolist() == list(range(8))
     assert times.steps[kept].tolist() == [2, 3, 4], "0, 1: left out; 5 was interrupted by the stop"
 
 
 def test_steps_before_the_slot_do_not_count() -> None:
-    times, kept = within(ring(8), count=6, stop_s=100.0)
+    times, kept = within(ring(8).since(6), 100.0)
     assert times.steps[kept].tolist() == [5, 6, 7]
 
 
 def test_timing_warm_up_does_not_count() -> None:
-    times, kept = within(ring(16, cold=5), count=0, stop_s=100.0)
+    times, kept = within(ring(16, cold=5).since(0), 100.0)
     assert times.steps[kept].tolist() == list(range(5, 16))
-    times, kept = within(ring(16, cold=1), count=0, stop_s=100.0)
+    times, kept = within(ring(16, cold=1).since(0), 100.0)
     assert times.steps[kept].tolist() == list(range(2, 16))
 
 
 def test_slots_of_a_round_are_one() -> None:
     slots = [
-        measured([within(ring(6, step_s), 0, 1e9), within(ring(6), 0, 1e9)], 0.1 * step_s) for step_s in (1.0, 3.0)
+        measured([within(ring(6, step_s).since(0), 1e9), within(ring(6).since(0), 1e9)], 0.1 * step_s)
+        for step_s in (1.0, 3.0)
     ]
     found = combined(slots)
     assert (found.step_s, found.num_steps, found.others_frac) == (1.5, 8, 0.2)
@@ -119,7 +120,7 @@ def test_slots_of_a_round_are_one() -> None:
 
 
 def test_measured_is_the_mean_over_processes() -> None:
-    processes = [within(ring(6, step_s), 0, 1e9) for step_s in (1.0, 3.0)]
+    processes = [within(ring(6, step_s).since(0), 1e9) for step_s in (1.0, 3.0)]
     found = measured(processes, 0.125)
     assert (found.step_s, found.num_steps, found.others_frac) == (2.0, 4, 0.125)
     assert found.steps_s == (1.0,) * 4
@@ -130,7 +131,7 @@ def test_measured_is_the_mean_over_processes() -> None:
 
 def test_a_slot_without_a_whole_step_is_an_error() -> None:
     with pytest.raises(ProgramError, match="no whole step was made in a slot; a longer slot may help"):
-        measured([within(ring(6), 0, 1e9), within(ring(2), 0, 1e9)], 0.0)
+        measured([within(ring(6).since(0), 1e9), within(ring(2).since(0), 1e9)], 0.0)
 
 
 # ---------------------------------------------------------------- processes
@@ -174,6 +175,27 @@ def test_a_slot_holds_what_was_done_in_it() -> None:
             phases[group] == 0 for phases in slot.phases for group in set(GROUPS) - {"data", "compute", "machinery"}
         )
         assert 0 <= slot.others_frac <= 1
+
+
+@pytest.mark.processes
+def test_a_snapshot_before_a_step_is_not_taken_for_the_step() -> None:
+    """It is written down with the number of the step that follows."""
+    found = deal_all([tiny("a", "--snapshot-s", 0.03)], Deal(turns=5, slot_s=0.01, slot_steps=1))
+    assert all(slot.num_steps >= 1 for slot in found["a"])
+
+
+@pytest.mark.processes
+def test_a_slot_is_kept_where_stopping_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Meanwhile the program writes over what its ring held of the slot."""
+    stop = Running.stop
+
+    def stop_late(running: Running, timeout_s: float = 10.0) -> None:
+        time.sleep(0.5)
+        stop(running, timeout_s)
+
+    monkeypatch.setattr(Running, "stop", stop_late)
+    found = deal_all([tiny("a", "--step-s", 0.0003)], Deal(turns=2, slot_s=0.02, slot_steps=1))
+    assert [len(slot.steps_s) < 200 for slot in found["a"]] == [True, True]
 
 
 @pytest.mark.processes

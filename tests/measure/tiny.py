@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 CAPACITY = 1 << 10
-DATA, FORWARD, BETWEEN = 1, 2, 11
+DATA, FORWARD, BETWEEN, SNAPSHOT = 1, 2, 11, 13
 SLEEPER = "import time; time.sleep(600)"
 
 
@@ -40,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--step-s", type=float, default=0.002, help="in the forward phase")
     parser.add_argument("--data-s", type=float, default=0.0)
+    parser.add_argument("--snapshot-s", type=float, default=0.0, help="before every step but the first")
     parser.add_argument("--dealt", type=float, default=0.0, help="slower by up to this share, as the start decides")
     parser.add_argument("--die-at", type=int, default=-1, help="step")
     parser.add_argument("--hang-at", type=int, default=-1, help="step")
@@ -62,6 +63,9 @@ def main() -> None:
         ring.enter(FORWARD, step)
         time.sleep(step_s)
         ring.enter(BETWEEN, step)
+        if given.snapshot_s:
+            ring.enter(SNAPSHOT, step + 1)
+            time.sleep(given.snapshot_s)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 
 from samestep.engine.breakdown import step_times
-from samestep.engine.events import SUFFIX, EventReader, read_file
+from samestep.engine.events import SUFFIX, EventReader, Phase, read_file
 from samestep.engine.launch import thread_environment
 from samestep.measure.guard import Guard, kill_group
 from samestep.measure.processes import cpu_s, has_ended, is_stopped, machine_s
@@ -22,6 +22,8 @@ from samestep.measure.slots import LEFT_OUT, Deal, ProgramError, Slot, measured,
 
 _START_STEPS = 5
 _OUTPUT_CHARS = 4000
+
+_BEFORE_A_STEP = (Phase.START, Phase.EVALUATION, Phase.SNAPSHOT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,10 +185,11 @@ class Running:
                 raise self._error(f"did {done} of the {wanted} steps of a slot within {deal.slot_timeout_s:g} s")
             time.sleep(min(max(elapsed / max(done, 1) * (wanted - done), 0.005), 0.25))
         stop = time.perf_counter()
+        events = [log.since(count) for log, count in zip(self.logs, counts, strict=True)]  # before they write over it
         self.stop()
         own, (busy, total) = cpu_s(pids) - own, np.subtract(machine_s(), (busy, total))
         others = min(max(0.0, float((busy - own) / max(total, 1e-9))), 1.0)
-        return measured([within(log, count, stop) for log, count in zip(self.logs, counts, strict=True)], others)
+        return measured([within(each, stop) for each in events], others)
 
     def kill(self) -> None:
         """End all processes; nothing of them is left afterwards."""
@@ -217,5 +220,8 @@ def _feed(process: subprocess.Popen[bytes], data: bytes) -> None:
 
 
 def _step_of(log: EventReader) -> int:
-    last = log.last()
-    return last[1] if last else -1
+    """The newest step that has begun; what happens before a step has its number, too."""
+    if (last := log.last()) is None:
+        return -1
+    phase, step = last
+    return step - 1 if phase in _BEFORE_A_STEP else step

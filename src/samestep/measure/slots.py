@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samestep.engine.breakdown import StepTimes, grouped, step_times
-from samestep.engine.events import EventReader, Phase
+from samestep.engine.events import Events, Phase
 from samestep.errors import UsageError, WorkerError
 from samestep.measure import stats
 
@@ -103,9 +103,9 @@ def combined(slots: Sequence[Slot]) -> Slot:
     )
 
 
-def within(log: EventReader, count: int, stop_s: float) -> tuple[StepTimes, NDArray[np.bool_]]:
-    """A process's steps since event number `count`, and which of them count: whole, warm, and over before the stop."""
-    times = step_times(log.since(count))
+def within(events: Events, stop_s: float) -> tuple[StepTimes, NDArray[np.bool_]]:
+    """A process's steps in a slot, and which of them count: whole, warm, and over before the stop."""
+    times = step_times(events)
     kept = times.starts_s + times.phases_s.sum(axis=1) <= stop_s
     kept[:LEFT_OUT] = False
     if kept.any():
