@@ -136,7 +136,7 @@ def tasks(study: Study, config: Config, *, cores: int) -> dict[Axis, tuple[Task,
     batch, micro = config.first_batch, config.microbatch
     threads = sorted({1, *(2**k for k in range(cores.bit_length()) if 2**k <= cores), cores})
     singles = [
-        Task(name=_plural("torch", number, "thread"), kind="torch", workers=1, threads=number, global_batch=batch,
+        Task(name=f"torch, {_counted(number, 'thread')}", kind="torch", workers=1, threads=number, global_batch=batch,
              microbatch=batch)
         for number in threads
     ]  # fmt: skip
@@ -146,8 +146,8 @@ def tasks(study: Study, config: Config, *, cores: int) -> dict[Axis, tuple[Task,
         for number in study.workers:
             size = batch * number if axis == "weak" else batch
             suffix = "" if size == batch else f" of {batch} samples"
-            ours = _plural("samestep", number, "worker") + suffix
-            roof = _plural("roof", number, "program") + suffix
+            ours = f"samestep, {_counted(number, 'worker')}{suffix}"
+            roof = f"roof, {_counted(number, 'program')}{suffix}"
             parallel.append(
                 Task(name=ours, kind="samestep", workers=number, threads=config.threads_per_worker, global_batch=size,
                      microbatch=micro)
@@ -210,7 +210,7 @@ def _measure_rounds(
     deal = Deal(turns=study.turns, slot_s=study.slot_s, seed=study.seed)
     places_of = {name: [key for key in record["slots"] if key.partition("/")[2] == name] for name in unique}
     teller.line(
-        f"{study.workload}: {len(unique)} programs, {study.rounds - done} rounds: about "
+        f"{study.workload}: {len(unique)} programs, {_counted(study.rounds - done, 'round')}: about "
         f"{estimate_s(replace(study, rounds=study.rounds - done), len(unique)) / 60:.1f} min"
     )
     if record["environment"]["peaks"] is None:
@@ -364,5 +364,5 @@ def _plain(slot: Slot) -> dict[str, Any]:
     return {**values, "steps_s": list(slot.steps_s), "phases": [dict(worker) for worker in slot.phases]}
 
 
-def _plural(what: str, number: int, noun: str) -> str:
-    return f"{what}, {number} {noun}" + ("s" if number > 1 else "")
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("s" if number != 1 else "")
