@@ -37,7 +37,7 @@ _ENTRIES = (
         "transformer that reads scikit-learn's 8 × 8 digits pixel by pixel; needs no download",
     ),
     Entry("fashion-mlp", "feed_forward", "feed-forward net 784-256-256-10 on Fashion-MNIST"),
-    Entry("adult-mlp", "feed_forward", "feed-forward net with embeddings on Adult, a table of mixed columns"),
+    Entry("adult-mlp", "tables", "feed-forward net with embeddings on Adult, a table of mixed columns"),
     Entry("mnist-cnn", "convolutional", "the simple CNN of Shallue et al. (2018) on MNIST"),
     Entry("fashion-cnn", "convolutional", "the simple CNN of Shallue et al. (2018) on Fashion-MNIST"),
     Entry("fashion-resnet", "convolutional", "small ResNet with BatchNorm and dropout on Fashion-MNIST"),

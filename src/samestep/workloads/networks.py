@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -24,8 +23,9 @@ from samestep.data.text import schema as texts
 from samestep.errors import DataError, UsageError
 from samestep.host import files
 from samestep.workloads.convolutional import plain_cnn
-from samestep.workloads.feed_forward import TableNet, layers
+from samestep.workloads.feed_forward import layers
 from samestep.workloads.recurrent import RowReader, RowsOfPixels, SymbolReader
+from samestep.workloads.tables import TableNet
 from samestep.workloads.transformer import language_model
 
 Model = Literal["mlp", "cnn", "lstm", "transformer"]
@@ -61,6 +61,8 @@ class Network:
         reading: How new samples are read: settings of the data by name.
         base_width: The width that the learning rate was chosen for; None: this one.
         base_depth: The depth that it was chosen for; None: this one.
+        has_waves: Of a table: whether its numbers are given as waves, too (see `workloads.tables.Waves`).
+        dropout: Of a table: share of the hidden units left out in training.
     """
 
     kind: str
@@ -71,6 +73,8 @@ class Network:
     reading: Mapping[str, Any]
     base_width: int | None = None
     base_depth: int | None = None
+    has_waves: bool = False
+    dropout: float = 0.0
 
     def save(self, folder: Path) -> None:
         """Write it into a run's folder."""
@@ -110,7 +114,7 @@ class Network:
         if isinstance(about, texts.Schema):
             return _text_net(about, self.model, sizes, self.base_width)
         if isinstance(about, tables.Schema):
-            return _table_net(about, sizes)
+            return _table_net(about, sizes, has_waves=self.has_waves, dropout=self.dropout)
         return _array_net(shape_of(about), about.target.num_outputs, self.model, sizes)
 
 
@@ -148,7 +152,8 @@ def choose(pack: Pack, *, model: Model | None = None, width: int | None = None, 
     if model is not None and model not in fitting:
         raise UsageError(f"model {model} does not go with {kind}; take {' or '.join(fitting)}")
     chosen = model or fitting[0]
-    usual = 64 if pack.manifest.num_samples(TRAIN) < 5_000 else 128
+    num_samples = pack.manifest.num_samples(TRAIN)
+    usual = 64 if num_samples < 5_000 else 256 if kind == "table" and num_samples >= 50_000 else 128
     usual_width, usual_depth = {"cnn": (16, 2), "lstm": (128, 1)}.get(chosen, (usual, 2))
     settings = pack.manifest.made_of["settings"]
     return Network(
@@ -158,6 +163,8 @@ def choose(pack: Pack, *, model: Model | None = None, width: int | None = None, 
         width=width or usual_width,
         depth=depth or usual_depth,
         reading={name: settings[name] for name in _READING if name in settings},
+        has_waves=kind == "table",
+        dropout=0.2 if kind == "table" else 0.0,
     )
 
 
@@ -183,10 +190,19 @@ def _text_net(about: texts.Schema, model: Model, sizes: Sizes, base_width: int |
     )
 
 
-def _table_net(about: tables.Schema, sizes: Sizes) -> nn.Module:
-    num_outputs, columns = about.target.num_outputs, about.columns
-    build: Callable[..., nn.Module] = partial(layers, columns.num_inputs)
-    if columns.categories:
-        cardinalities = [category.num_codes for category in columns.categories]
-        build = partial(TableNet, num_numeric=columns.num_inputs, cardinalities=cardinalities)
-    return build(num_classes=num_outputs, **sizes._asdict())
+def _table_net(about: tables.Schema, sizes: Sizes, *, has_waves: bool, dropout: float) -> nn.Module:
+    columns = about.columns
+    cardinalities = [category.num_codes for category in columns.categories]
+    in_waves = [place for place, number in enumerate(columns.numbers) if has_waves and not number.is_flag]
+    width, depth, num_outputs = *sizes, about.target.num_outputs
+    if not cardinalities and not in_waves:
+        return layers(columns.num_inputs, width=width, depth=depth, num_classes=num_outputs, dropout=dropout)
+    return TableNet(
+        num_numeric=columns.num_inputs,
+        cardinalities=cardinalities,
+        width=width,
+        depth=depth,
+        num_classes=num_outputs,
+        in_waves=in_waves,
+        dropout=dropout,
+    )

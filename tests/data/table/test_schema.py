@@ -63,6 +63,12 @@ class TestFit:
         assert found.columns.num_inputs == 3
         assert Schema.from_dict(json.loads(json.dumps(found.as_dict()))) == found
 
+    def test_flags(self) -> None:
+        raw = raw_of(flag=[0, 1, 0, 0, 1, None], tens=[0, 10, 0, 0, 10, 0], x=[0, 0.5, 1, 1, 0, 1], y=Y)
+        assert {column.name: column.is_flag for column in fitted(raw).columns.numbers} == {
+            "flag": True, "tens": False, "x": False,
+        }  # fmt: skip
+
     def test_texts_that_nearly_all_differ_are_no_category(self) -> None:
         raw = raw_of(x=list(range(0, 80, 2)), name=[f"name {n}" for n in range(40)], y=[n % 2 for n in range(40)])
         found = fitted(raw)

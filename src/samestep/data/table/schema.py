@@ -5,6 +5,7 @@ Fitted on the training part, stored with the packed data, and applied the same w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -42,6 +43,11 @@ class Number:
     deviation: float
     has_missing: bool
     is_time: bool = False
+
+    @property
+    def is_flag(self) -> bool:
+        """Whether its values are zeros and ones: between them nothing deviates more (Bhatia and Davis, 2000)."""
+        return math.isclose(self.deviation**2, self.mean * (1 - self.mean), rel_tol=1e-6)
 
 
 @dataclass(frozen=True, kw_only=True)
