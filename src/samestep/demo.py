@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from samestep.host import files
+from samestep.host import files, peaks
 from samestep.host.cores import num_cores
 from samestep.measure.baseline import train_plain
 from samestep.report import page
@@ -65,6 +65,9 @@ def demonstrate(build: Callable[[], Workload], progress: Progress, folder: Path,
     num_microbatches = min(max(2, 1 << (num_cores() - 1).bit_length()), GLOBAL_BATCH // 8)
     settings = Settings(global_batch=GLOBAL_BATCH, microbatch=GLOBAL_BATCH // num_microbatches, epochs=epochs)
     config = resolve(settings, build().recipe)
+    if peaks.cached() is None:
+        progress.line("measuring what the machine can copy and multiply ...")
+        peaks.measure()
     plain = []
     for threads in sorted({1, num_cores()}):
         progress.line(f"plain torch, {threads} thread{'s' if threads > 1 else ''} ...")

@@ -112,6 +112,20 @@ def locked() -> Workload:
     return replace(tiny(), model=Locked)
 
 
+class OneWay(nn.Linear):
+    """Can be pickled, and cannot be put together again."""
+
+    def __init__(self) -> None:
+        super().__init__(NUM_FEATURES, NUM_CLASSES)
+
+    def __setstate__(self, state: Any) -> None:
+        raise LookupError("no such device")
+
+
+def one_way() -> Workload:
+    return replace(tiny(), model=OneWay)
+
+
 def _with_data(change: Callable[[Tensor, Tensor], object]) -> Workload:
     return replace(tiny(), data=lambda: _dataset(change))
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import samestep
-from samestep.errors import DataError, NonFiniteError, UsageError, WorkerError
+from samestep.errors import DataError, NonFiniteError, UsageError
 from samestep.plan.order import Order
 from tests.cli.command import SCRIPT, Command, Finished
 
@@ -190,6 +190,13 @@ class TestUserFile:
         assert "workers=1" in complaint
         assert call("train", f"{NETS}:locked", "--workers", "1").code == 0
 
+    @pytest.mark.processes
+    def test_model_that_cannot_be_put_together_in_a_worker(self, call: Call) -> None:
+        complaint = refused(call("train", f"{NETS}:one_way", "--workers", "2"))
+        assert "cannot be put together again there (LookupError: no such device)" in complaint
+        assert "workers=1" in complaint
+        assert call("train", f"{NETS}:one_way", "--workers", "1").code == 0
+
 
 class TestNonFinite:
     def expected(self) -> str:
@@ -229,15 +236,21 @@ class TestNonFinite:
 
 
 class Failing(torch.optim.SGD):
-    """Fails in its second step."""
+    """Fails in its second step, which is a trial before the run."""
 
-    steps = 0
+    last_step = 1
 
     def step(self, closure: Any = None) -> Any:
-        self.steps += 1
-        if self.steps == 2:
+        self.steps = getattr(self, "steps", 0) + 1
+        if self.steps > self.last_step:
             raise RuntimeError("no more steps")
         return super().step(closure)
+
+
+class FailingLater(Failing):
+    """Fails in the run."""
+
+    last_step = 9
 
 
 def unbuildable(groups: Any) -> torch.optim.Optimizer:
@@ -260,8 +273,12 @@ class TestFromPython:
             self.fit(workers, stpes=8)
 
     def test_optimizer_that_fails_in_a_step(self, workers: int) -> None:
-        with pytest.raises((UsageError, WorkerError), match="no more steps"):
+        with pytest.raises(UsageError, match=r"^optimizer Failing failed on its first steps: no more steps$"):
             self.fit(workers, global_batch=8, optimizer=Failing)
+
+    def test_optimizer_that_fails_in_the_run(self, workers: int) -> None:
+        with pytest.raises(UsageError, match=r"^optimizer FailingLater failed: no more steps$"):
+            self.fit(workers, global_batch=8, optimizer=FailingLater, epochs=10)
 
     def test_optimizer_that_cannot_be_built(self, workers: int) -> None:
         with pytest.raises(UsageError, match=r"the optimizer cannot be built: .*cannot be built"):

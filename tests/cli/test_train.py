@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import re
@@ -158,8 +159,23 @@ class TestOut:
         assert record["config"]["width"] == 24
         assert record["config"]["out"] == str(out)
         assert record["step_table"]["step"] == list(range(6))
+        environment = record["environment"]
+        assert environment.keys() == {"created", "host", "peaks", "versions", "source_sha256", "git_commit"}
+        assert environment["versions"]["torch"].startswith("2.")
+        assert {"processor", "cores", "quota_cores", "caches", "load", "memory_mb"} <= environment["host"].keys()
+        assert environment["host"]["cores"] >= 1
         names = {"weights.safetensors", "best.safetensors", "record.json", "config.toml"}
         assert {path.name for path in out.iterdir()} == names
+
+    def test_a_log_and_a_trace(self, call: Call, tmp_path: Path) -> None:
+        words = ("--workers", "1", "--log", f"csv:{tmp_path}", "--profile", tmp_path / "trace.json")
+        finished = call("train", "digits-mlp", *SHORT, *words)
+        assert finished.code == 0, finished.stderr
+        rows = json.loads((tmp_path / "trace.json").read_bytes())["traceEvents"]
+        assert {row["args"]["step"] for row in rows if row["ph"] == "X"} >= set(range(6))
+        assert [path.name for path in tmp_path.glob("*.csv")]
+        with (tmp_path / "steps.csv").open() as file:
+            assert [int(row["step"]) for row in csv.DictReader(file)] == list(range(6))
 
     def test_stored_configuration_repeats_the_run(self, call: Call, tmp_path: Path) -> None:
         first = json.loads(

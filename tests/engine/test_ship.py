@@ -242,3 +242,28 @@ def test_an_object_that_refuses_to_be_pickled(sent: Sent) -> None:
 
     with pytest.raises(UsageError, match=r"the thing \(Refusing\) cannot be sent to workers: not me"):
         sent(Refusing())
+
+
+@pytest.mark.parametrize("error", [OSError("not now"), KeyError("gone"), AssertionError("no")])
+def test_whatever_an_object_raises_when_it_is_pickled(sent: Sent, error: Exception) -> None:
+    class Refusing:
+        def __reduce__(self) -> Any:
+            raise error
+
+    with pytest.raises(UsageError, match=r"the thing \(Refusing\) cannot be sent to workers: "):
+        sent(Refusing())
+
+
+def fail_here() -> Any:
+    raise LookupError("no such device")
+
+
+def test_an_object_that_cannot_be_put_together_again(sent: Sent) -> None:
+    class OneWay:
+        def __reduce__(self) -> Any:
+            return fail_here, ()
+
+    with pytest.raises(
+        UsageError, match=r"cannot be put together again there \(LookupError: no such device\).*workers=1"
+    ):
+        sent(OneWay())

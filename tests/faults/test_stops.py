@@ -132,6 +132,21 @@ def test_signal_while_workers_start(command: Command, number: signal.Signals) ->
     assert "Traceback" not in finished.stderr
 
 
+@pytest.mark.processes
+@pytest.mark.parametrize("later_s", [0.0, 0.3, pytest.param(0.8, marks=pytest.mark.soak)])
+def test_parent_killed_while_workers_start(command: Command, later_s: float) -> None:
+    """They import torch, and read nothing meanwhile."""
+    process = command.start(*RUN, "--workers", "2")
+    while len(command.processes()) < 3:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    time.sleep(later_s)
+    process.kill()
+    command.await_end_of_all(MOST_S)
+    command.wait(process, 5.0)
+    command.check_nothing_left()
+
+
 class TestInProcess:
     """One worker in this process: states are saved at chosen steps."""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -75,6 +77,26 @@ def test_every_dependency_is_listed_and_installed() -> None:
     names = {re.split(r"[^\w.-]", text)[0].lower() for text in declared}
     versions = {name.lower(): version for name, version in provenance.packages().items()}
     assert {name for name in names if versions.get(name) is None} == set()
+
+
+def imported_packages() -> set[str]:
+    """Top-level names of other people's packages that our code imports anywhere."""
+    trees = [ast.parse(path.read_text()) for path in (PYPROJECT.parent / "src").rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level]
+    return {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"samestep"}
+
+
+def test_every_import_is_a_dependency_or_an_extra() -> None:
+    project = tomllib.loads(PYPROJECT.read_text())["project"]
+    declared = [
+        *project["dependencies"],
+        *(each for extra in project["optional-dependencies"].values() for each in extra),
+    ]
+    names = {re.split(r"[^\w.-]", text)[0].lower().replace("-", "_") for text in declared}
+    called = {"PIL": "pillow", "vl_convert": "vl_convert_python"}
+    assert {name for name in imported_packages() if called.get(name, name).lower() not in names} == set()
 
 
 def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,6 +165,11 @@ def run(*, workers: int = 1, num_steps: int = 300, seed: int = 0, **other: Any) 
             }
             for step in marks
         ],
+        "breakdown": {
+            "step_s": float(durations.mean()),
+            "num_steps": num_steps,
+            "workers": [{name: float(durations.mean()) * share for name, share in GROUPS.items()}] * workers,
+        },
         "step_table": {
             "step": steps.tolist(),
             "loss": losses.tolist(),

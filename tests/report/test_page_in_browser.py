@@ -34,7 +34,7 @@ ARGUMENTS = [
     "--disable-quic",
 ]
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
-NUM_CHARTS = 4 + 2 + 2 + 7  # speed-ups, breakdowns, steps and samples of a sweep, curves of runs
+NUM_CHARTS = 4 + 2 + 2 + 7 + 1  # speed-ups, breakdowns, steps and samples of a sweep, curves and breakdown of runs
 
 
 def unavailable(what: str) -> NoReturn:
@@ -209,6 +209,9 @@ def test_downloads_hold_every_value(browser: Browser, written: Path, tmp_path: P
     accuracies = {each["step"]: each["means"]["accuracy"] for each in run["evaluations"]}
     found = {int(row["step"]) + 1: row["evaluation accuracy"] for row in rows if row["evaluation accuracy"]}
     assert {step: float(value) for step, value in found.items()} == accuracies
+    seconds = [float(row["evaluation duration_s"]) for row in rows if row["evaluation duration_s"]]
+    assert seconds == [each["duration_s"] for each in run["evaluations"]]
+    assert {row["evaluation is_best"] for row in rows} == {"true", ""}
 
     study = json.loads((folder / "scale" / "scale.json").read_text())
     _, text = download("Study scale as CSV")
@@ -217,6 +220,10 @@ def test_downloads_hold_every_value(browser: Browser, written: Path, tmp_path: P
         axis, program = key.split("/", 1)
         mine = [row for row in rows if (row["axis"], row["program"]) == (axis, program)]
         assert [float(row["duration_s"]) for row in mine] == [value for slot in slots for value in slot["steps_s"]]
+        for worker in range(len(slots[0]["phases"])):
+            for group in slots[0]["phases"][worker]:
+                told = [row[f"worker {worker} {group}_s"] for row in mine if row["step"] == "0"]
+                assert [float(value) for value in told] == [slot["phases"][worker][group] for slot in slots]
 
     sweep = json.loads((folder / "sweep" / "sweep.json").read_text())
     _, text = download("Sweep sweep as CSV")

@@ -143,3 +143,12 @@ def test_many_runs(tmp_path: Path) -> None:
 def test_notices_are_caveats(tmp_path: Path) -> None:
     found = run(tmp_path, "one", notices=["worker 1 died at step 7"], end="stopped")
     assert runs.caveats([found]) == ["one: worker 1 died at step 7", "one: the run was stopped."]
+
+
+def test_where_the_time_of_a_step_went(tmp_path: Path) -> None:
+    curves, where = runs.section([run(tmp_path, "one"), run(tmp_path, "two", workers=2)]).parts
+    assert where.title == "Where the time of a step went"
+    assert [row[0] for row in where.tables[0].rows] == ["one, 1 worker", "two, 2 workers: 0", "two, 2 workers: 1"]
+    assert "the mean over the last steps of the run" in where.figures[0].caption
+    assert curves.tables[0].title == "What the runs came to"
+    assert len(runs.section([run(tmp_path, "three", breakdown=None)]).parts) == 1

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterable
 
+import psutil
 import pytest
 
 import samestep
@@ -23,3 +27,38 @@ def test_the_peak_is_looked_for_without_an_evaluation_too(monkeypatch: pytest.Mo
     record = samestep.train(helpers.workload(), workers=1, global_batch=24, microbatch=6, steps=4).record
     assert len(seen) >= 2
     assert record.peak_memory_bytes == 1000
+
+
+@pytest.mark.processes
+def test_all_processes_of_a_run_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[int]] = []
+
+    def total_bytes(pids: Iterable[int]) -> int:
+        seen.append(list(pids))
+        assert all(psutil.Process(pid).is_running() for pid in seen[-1])
+        return 1000
+
+    monkeypatch.setattr(train, "_MEMORY_EVERY_S", 0.0)
+    monkeypatch.setattr(usage, "total_bytes", total_bytes)
+    samestep.train(helpers.workload(), workers=2, global_batch=24, microbatch=6, steps=4)
+    assert seen
+    assert all(pids[0] == os.getpid() and len(set(pids)) == 3 for pids in seen)
+
+
+ALLOCATES = "held = bytearray(b'x') * (64 << 20); print(len(held), flush=True); input()"
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(usage.total_bytes([os.getpid()]) is None, reason="this system does not tell")
+def test_memory_of_several_processes_is_added_up() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", ALLOCATES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == f"{64 << 20}\n"
+        alone, both = usage.total_bytes([child.pid]), usage.total_bytes([os.getpid(), child.pid])
+        child.communicate("\n")
+    assert alone is not None
+    assert both is not None
+    assert alone > 64 << 20
+    assert both > alone + (32 << 20), "this process has torch in its memory"

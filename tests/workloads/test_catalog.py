@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import pickle
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor, nn
@@ -52,6 +57,16 @@ every_workload = pytest.mark.parametrize("name", catalog.names())
 def num_parameters(module: nn.Module) -> int:
     """Elements of all parameters."""
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def kinds_of(net: nn.Module) -> list[str]:
+    """The classes of its modules that hold no others, in their order."""
+    return [type(each).__name__ for each in net.modules() if not [*each.children()]]
+
+
+def write_idx(path: Path, values: npt.NDArray[np.uint8]) -> None:
+    head = struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape)
+    path.write_bytes(gzip.compress(head + values.tobytes()))
 
 
 def made_up_samples(name: str, num_samples: int) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -133,6 +148,50 @@ class TestBuild:
     @pytest.mark.parametrize(("name", "count"), PARAMETERS.items())
     def test_default_sizes(self, name: str, count: int) -> None:
         assert num_parameters(catalog.build(name).model()) == count
+
+    @pytest.mark.parametrize("name", ["mnist-cnn", "fashion-cnn"])
+    def test_the_simple_cnn_is_that_of_its_paper(self, name: str) -> None:
+        """5 × 5 convolutions of 32 and 64 filters, each with ReLU and 2 × 2 max-pooling, a layer of 1,024 units."""
+        net = catalog.build(name).model()
+        assert kinds_of(net) == [*["Conv2d", "MaxPool2d", "ReLU"] * 2, "Flatten", "Linear", "ReLU", "Linear"]
+        convolutions = [each for each in net.modules() if isinstance(each, nn.Conv2d)]
+        assert [(each.out_channels, each.kernel_size) for each in convolutions] == [(32, (5, 5)), (64, (5, 5))]
+        assert [each.kernel_size for each in net.modules() if isinstance(each, nn.MaxPool2d)] == [2, 2]
+        dense = [each for each in net.modules() if isinstance(each, nn.Linear)]
+        assert [each.out_features for each in dense] == [1024, 10]
+
+    def test_the_feed_forward_net_of_fashion_has_no_dropout(self) -> None:
+        net = catalog.build("fashion-mlp").model()
+        assert kinds_of(net) == ["Linear", "ReLU", "Linear", "ReLU", "Linear"]
+        assert [each.out_features for each in net.modules() if isinstance(each, nn.Linear)] == [256, 256, 10]
+
+    def test_the_residual_net_normalises_and_drops_before_its_last_layer(self) -> None:
+        net = catalog.build("fashion-resnet").model()
+        kinds = kinds_of(net)
+        assert kinds[-2:] == ["Dropout", "Linear"]
+        assert kinds.count("BatchNorm2d") == kinds.count("Conv2d") > 0
+        assert [each.p > 0 for each in net.modules() if isinstance(each, nn.Dropout)] == [True]
+
+    def test_the_language_model_has_dropout(self) -> None:
+        net = catalog.build("shakespeare-transformer").model()
+        (codes,), _ = made_up_samples("shakespeare-transformer", 2)
+        assert not torch.equal(net(codes), net(codes)), "two draws"
+        net.eval()
+        assert torch.equal(net(codes), net(codes))
+
+    @pytest.mark.parametrize("name", ["mnist-cnn", "fashion-cnn", "fashion-mlp", "fashion-resnet", "fashion-lstm"])
+    def test_pixels_are_divided_by_255(self, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        pixels = np.arange(60 * 28 * 28, dtype=np.uint32).astype(np.uint8).reshape(60, 28, 28)
+        labels = (np.arange(60) % 10).astype(np.uint8)
+        folder = tmp_path / ("mnist" if name.startswith("mnist") else "fashion-mnist")
+        folder.mkdir()
+        for part in ("train", "t10k"):
+            write_idx(folder / f"{part}-images-idx3-ubyte.gz", pixels)
+            write_idx(folder / f"{part}-labels-idx1-ubyte.gz", labels)
+        monkeypatch.setenv("SAMESTEP_DATA", str(tmp_path))
+        (column,) = catalog.build(name).data().train.inputs
+        found = column.gather(torch.arange(60)).flatten(1)
+        torch.testing.assert_close(found, torch.from_numpy(pixels).flatten(1) / 255)
 
     @every_workload
     @pytest.mark.parametrize("size", [{"width": 0}, {"depth": 0}, {"width": -3}])

@@ -50,7 +50,7 @@ def pack(thing: Any, placeholders: list[nn.Parameter], handle: int) -> Parcel:
     pickler = _Pickler(stream, {id(parameter) for parameter in placeholders})
     try:
         pickler.dump(thing)
-    except (pickle.PicklingError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+    except Exception as error:  # the caller's own classes may raise anything
         raise UsageError(
             f"the {_unsendable_part(thing)} cannot be sent to workers: {error}. Make such things inside of the "
             "functions that use them, or take workers=1"
@@ -73,8 +73,18 @@ def _unsendable_part(thing: Any) -> str:
 
 
 def unpack(data: bytes, constants: Memory) -> Any:
-    """The object again, its large tensors as views of the shared memory."""
-    return _Unpickler(io.BytesIO(data), constants).load()
+    """The object again, its large tensors as views of the shared memory.
+
+    Raises:
+        UsageError: A class of the caller's cannot be put together again in this process.
+    """
+    try:
+        return _Unpickler(io.BytesIO(data), constants).load()
+    except Exception as error:
+        raise UsageError(
+            f"what was sent to a worker cannot be put together again there ({type(error).__name__}: {error}). Make "
+            "such things inside of the functions that use them, or take workers=1"
+        ) from error
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]

@@ -64,7 +64,7 @@ def describe() -> dict[str, Any]:
         "logical_cores": _told(psutil.cpu_count),
         "quota_cores": cores.quota_cores(),
         "caches": caches(),
-        "load": _told(lambda: os.getloadavg()[0]) if hasattr(os, "getloadavg") else None,
+        "load": load(),
         "memory_mb": memory.total // 2**20 if memory else None,
         "memory_free_mb": memory.available // 2**20 if memory else None,
         "memory_limit_mb": _as_mb(cores.cgroup_memory_bytes()),
@@ -78,6 +78,11 @@ def describe() -> dict[str, Any]:
         "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
         "executable": sys.executable,
     }
+
+
+def load() -> float | None:
+    """Processes that ran or wanted to, the mean over the last minute; None where the system does not tell."""
+    return _told(lambda: os.getloadavg()[0]) if hasattr(os, "getloadavg") else None
 
 
 def processor(root: Path = _ROOT) -> str | None:

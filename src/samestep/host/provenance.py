@@ -25,6 +25,7 @@ PACKAGES = (
     "filelock",
     "psutil",
     "jinja2",
+    "markupsafe",
     "tensorboardX",
     "polars",
     "pillow",

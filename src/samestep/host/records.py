@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -206,15 +206,35 @@ def _way_out(kind: str | None) -> str:
 # ---------------------------------------------------------------- acting: this machine, these files
 
 
-def environment() -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a machine was like when something began.
+
+    Args:
+        created: When that was, in UTC.
+        load: Processes that ran or wanted to, the mean over the minute before; None where the system does not tell.
+    """
+
+    created: str
+    load: float | None
+
+    @classmethod
+    def now(cls) -> Start:
+        return cls(created=datetime.now(UTC).isoformat(timespec="seconds"), load=facts.load())
+
+
+def environment(start: Start | None = None) -> dict[str, Any]:
     """Where and when numbers are taken, as plain values. Nothing is measured: peaks come from the cache, or are None.
 
     `host` may hold paths of whoever runs it (`variables`, `executable`).
+
+    Args:
+        start: As it was when they began to be taken; None: now.
     """
-    known = peaks.cached()
+    known, start = peaks.cached(), start or Start.now()
     return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "host": facts.describe(),
+        "created": start.created,
+        "host": {**facts.describe(), "load": start.load},
         "peaks": None if known is None else asdict(known),
         "versions": provenance.versions(),
         "source_sha256": provenance.source_sha256(),

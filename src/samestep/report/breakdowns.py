@@ -15,16 +15,19 @@ Bars = Mapping[str, Mapping[str, float]]
 Workers = Sequence[Mapping[str, float]]
 """Seconds a step by group, one mapping a worker."""
 
+_OVER_ROUNDS = "the mean over all rounds"
+
 _MOST_BARS = 6
 """Workers of a program that are drawn."""
 
 
-def part(title: str, programs: Mapping[str, Workers]) -> Part:
+def part(title: str, programs: Mapping[str, Workers], *, over: str = _OVER_ROUNDS) -> Part:
     """Bars and a table, for every worker of every program.
 
     Args:
         title: Of the part.
         programs: Seconds a step by group, one mapping a worker, by the program's name.
+        over: What the seconds are the mean of, in words.
     """
     bars: dict[str, Mapping[str, float]] = {}
     for workers, name in zip(programs.values(), _short_names(list(programs)), strict=True):
@@ -34,7 +37,7 @@ def part(title: str, programs: Mapping[str, Workers]) -> Part:
     return Part(
         title=title,
         legend=[Entry(sample=svg.hatch_swatch(number), name=group) for number, group in enumerate(GROUPS)],
-        figures=[_figure(title, bars, factor, unit)],
+        figures=[_figure(title, bars, factor, unit, over)],
         tables=[_table(bars, factor, unit)],
         is_grid=True,
         notes=[f"Of each program at most {_MOST_BARS} workers are shown."] if is_thinned else [],
@@ -53,7 +56,7 @@ def _bars(workers: Workers, name: str) -> Bars:
     return {f"{name}: {number}": workers[number] for number in thin.spread(len(workers), _MOST_BARS)}
 
 
-def _figure(title: str, bars: Bars, factor: float, unit: str) -> Figure:
+def _figure(title: str, bars: Bars, factor: float, unit: str, over: str) -> Figure:
     pieces = []
     for name, worker in bars.items():
         start = 0.0
@@ -64,7 +67,7 @@ def _figure(title: str, bars: Bars, factor: float, unit: str) -> Figure:
                 pieces.append(Piece(bar=name, group=number, start=start, end=end, tip=tip))
             start = end
     drawing = svg.render(charts.bars(pieces, x_title=f"{unit} a step"), kind="bars")
-    caption = "One bar per worker, the mean over all rounds; its pieces are in the legend's order, from left to right."
+    caption = f"One bar per worker, {over}; its pieces are in the legend's order, from left to right."
     return Figure(title=title, drawing=drawing, caption=caption, has_heading=False)
 
 

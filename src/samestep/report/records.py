@@ -50,6 +50,7 @@ class Run:
         steps: Columns of equal length (see `COLUMNS`), one row per step of the session.
         seconds: Time in training steps since the session's start, after each step.
         evaluations: In the order of their steps.
+        breakdown: Seconds a step by group, one mapping a worker; empty where the record does not tell.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Run:
     steps: Mapping[str, Sequence[float]]
     seconds: Sequence[float]
     evaluations: tuple[Evaluation, ...]
+    breakdown: tuple[Mapping[str, float], ...] = ()
 
     def seconds_at(self, step: int) -> float | None:
         """Time in training steps before so many steps were done; None where that was before this session."""
@@ -221,6 +223,7 @@ def read_run(path: Path, name: str) -> Run:
             Evaluation(step=each.get("step", int), means=each.object("means").numbers_by_name())
             for each in fields.objects("evaluations")
         ),
+        breakdown=_groups(fields.object("breakdown"), "workers") if fields.values.get("breakdown") else (),
     )
 
 
@@ -327,8 +330,13 @@ def _slot(fields: Fields) -> Slot:
         step_s=fields.number("step_s"),
         steps_s=fields.numbers("steps_s"),
         others_frac=fields.number("others_frac"),
-        phases=tuple({group: each.number(group) for group in GROUPS} for each in fields.objects("phases")),
+        phases=_groups(fields, "phases"),
     )
+
+
+def _groups(fields: Fields, name: str) -> tuple[Mapping[str, float], ...]:
+    """Seconds a step by group, one mapping a worker."""
+    return tuple({group: each.number(group) for group in GROUPS} for each in fields.objects(name))
 
 
 def _name(path: Path, folder: Path) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from itertools import pairwise
 
-from samestep.report import charts, palette, svg, text, thin
+from samestep.report import breakdowns, charts, palette, svg, text, thin
 from samestep.report.charts import Axes, Curve, Mark
 from samestep.report.records import Run
 from samestep.report.shapes import Entry, Figure, Part, Section, Table, Verdict
@@ -15,6 +15,8 @@ from samestep.run.config import NumericSettings
 
 MOST_RUNS = 12
 """Runs whose curves are drawn."""
+
+_LAST_STEPS = "the mean over the last steps of the run, as far back as it remembers"
 
 _MOST_TOLD = 8
 """Runs that have a sentence of their own."""
@@ -57,11 +59,11 @@ def section(runs: Sequence[Run]) -> Section:
         else []
     )
     figures = [*_losses(drawn), *_evaluations(drawn), *_throughput(drawn)]
-    return Section(
-        name="runs",
-        title="Training" if len(runs) == 1 else "Runs side by side",
-        parts=[Part(legend=legend, figures=figures, tables=[_table(runs)], notes=left_out)],
-    )
+    curves = Part(legend=legend, figures=figures, tables=[_table(runs)], notes=left_out)
+    known = {f"{run.name}, {text.count(run.workers, 'worker')}": run.breakdown for run in drawn if run.breakdown}
+    where = [breakdowns.part("Where the time of a step went", known, over=_LAST_STEPS)] if known else []
+    title = "Training" if len(runs) == 1 else "Runs side by side"
+    return Section(name="runs", title=title, parts=[curves, *where])
 
 
 def _with_looks(runs: Sequence[Run]) -> Iterable[tuple[Run, palette.Look]]:

@@ -93,14 +93,15 @@ function csv(rows) {
 function ofRun(record) {
   const columns = Object.keys(record.step_table), steps = record.step_table.step;
   const metrics = [...new Set(record.evaluations.flatMap((each) => Object.keys(each.means)))];
-  const found = new Map(record.evaluations.map((each) => [each.step - 1, metrics.map((metric) => each.means[metric])]));
+  const told = (each) => [...metrics.map((metric) => each.means[metric]), each.is_best, each.duration_s];
+  const found = new Map(record.evaluations.map((each) => [each.step - 1, told(each)]));
   const rows = steps.map((step, row) => [
     ...columns.map((column) => record.step_table[column][row]),
-    ...(found.get(step) || metrics.map(() => null)),
+    ...(found.get(step) || told({ means: {} })),
   ]);
   const done = new Set(steps); // what was evaluated before a resume belongs to no step of this session
   const earlier = [...found].filter(([step]) => !done.has(step));
-  const head = [...columns, ...metrics.map((metric) => `evaluation ${metric}`)];
+  const head = [...columns, ...[...metrics, "is_best", "duration_s"].map((name) => `evaluation ${name}`)];
   return csv([
     head,
     ...earlier.map(([step, values]) => [...columns.map((column) => (column === "step" ? step : null)), ...values]),
@@ -108,13 +109,20 @@ function ofRun(record) {
   ]);
 }
 function ofStudy(record) {
+  const all = Object.values(record.slots).flat();
+  const most = Math.max(0, ...all.map((slot) => slot.phases.length));
+  const groups = Object.keys(all.length ? all[0].phases[0] : {});
+  const workers = Array.from({ length: most }, (_, worker) => worker);
   const head = ["axis", "program", "round", "step", "duration_s", "slot_step_s", "others_frac"];
+  head.push(...workers.flatMap((worker) => groups.map((group) => `worker ${worker} ${group}_s`)));
   const rows = [head];
   for (const [key, slots] of Object.entries(record.slots)) {
     const [axis, program] = key.split(/\/(.*)/s);
-    for (const slot of slots)
+    for (const slot of slots) {
+      const phases = workers.flatMap((worker) => groups.map((group) => (slot.phases[worker] || {})[group]));
       (slot.steps_s || [slot.step_s]).forEach((seconds, step) =>
-        rows.push([axis, program, slot.round, step, seconds, slot.step_s, slot.others_frac]));
+        rows.push([axis, program, slot.round, step, seconds, slot.step_s, slot.others_frac, ...(step ? [] : phases)]));
+    }
   }
   return csv(rows);
 }

@@ -90,6 +90,7 @@ class Record:
         weights_sha256: The digest of the trained weights.
         last_loss: Loss of the last step.
         end: "finished" or "stopped".
+        start: When the run began, and what the machine was like.
     """
 
     workload: str
@@ -113,6 +114,7 @@ class Record:
     weights_sha256: str = ""
     last_loss: float | None = None
     end: str = ""
+    start: records.Start = field(default_factory=records.Start.now)
 
     @property
     def num_steps(self) -> int:
@@ -188,7 +190,7 @@ class Record:
         Raises:
             StateError: The disk is full, or the folder cannot be written.
         """
-        records.write(folder / "record.json", "run", {"environment": records.environment(), **self.as_dict()})
+        records.write(folder / "record.json", "run", {"environment": records.environment(self.start), **self.as_dict()})
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, as plain values."""
