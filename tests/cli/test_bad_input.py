@@ -328,6 +328,7 @@ class TestState:
             ("--last-batch drop", "last_batch="),
             ("--clip-norm 1", "rule="),
             ("--lr-schedule linear", "lr_schedule="),
+            ("--shuffle-block 4", "shuffle_block="),
         ],
     )
     def test_state_of_another_run(self, call: Call, words: str, field: str) -> None:

@@ -153,6 +153,59 @@ class TestTables:
         assert finished.stdout.startswith("titanic.csv: 300 train, 100 evaluation samples")
         codes = np.load(folder / "packed" / "evaluation-categories.npy")
         assert (codes == 0).sum() == 1
+        schema = json.loads((folder / "packed" / "manifest.json").read_bytes())["schema"]
+        assert schema["left_out"]["PassengerId"] == "numbers the rows", "in training; those of the other table restart"
+        assert [column["name"] for column in schema["numbers"]] == ["Pclass", "Age", "Fare"]
+
+    def test_rows_without_target_are_dropped_and_counted(self, call_here: Call, folder: Path) -> None:
+        (folder / "holes.csv").write_text("x,y\n" + "1,a\n2,b\n3,\n" * 20)
+        words = ("pack", "holes.csv", "packed", "--target", "y", "--rows-without-target", "drop")
+        finished = call_here(*words, "--evaluation-frac", "0")
+        assert finished.code == 0, finished.stderr
+        assert finished.stdout.startswith("holes.csv: 40 train samples")
+        assert "20 rows without a target are left out" in finished.stdout
+        assert json.loads((folder / "packed" / "manifest.json").read_bytes())["statistics"]["num_dropped"] == 20
+
+    def test_rows_with_one_value_stay_together(self, call_here: Call, folder: Path) -> None:
+        rows = [f"{number % 50},{number % 7},{number % 2}" for number in range(400)]
+        (folder / "visits.csv").write_text("\n".join(["patient,x,y", *rows]))
+        words = ("pack", "visits.csv", "packed", "--target", "y", "--kinds", "patient=category")
+        finished = call_here(*words, "--split-by", "patient", "--evaluation-frac", "0.3")
+        assert finished.code == 0, finished.stderr
+        names = ["", *(str(number) for number in sorted(range(50), key=str))]
+        parts = {
+            part: {names[code] for code in np.load(folder / "packed" / f"{part}-categories.npy").flatten()}
+            for part in ("train", "evaluation")
+        }
+        assert len(parts["train"]) > 20
+        assert parts["evaluation"] <= {""}, "none of them was seen in training, so that they have no code"
+
+    def test_a_pack_is_of_its_own_target(self, call_here: Call, folder: Path) -> None:
+        assert call_here("pack", "titanic.csv", "packed", *TARGET).code == 0
+        finished = call_here("train", "--data", "packed", "--target", "Sex", "--workers", "1")
+        assert finished.code == 2
+        assert "packed was packed with target 'Survived' and not 'Sex'" in finished.complaint
+
+    def test_what_is_shown_of_a_pack(self, call_here: Call, folder: Path) -> None:
+        assert call_here("pack", "titanic.csv", "packed", *TARGET, "--evaluation-frac", "0").code == 0
+        lines = [line.split() for line in call_here("data", "show", "packed").stdout.splitlines()]
+        lived = sum(line.split(",")[1] == "1" for line in passengers().splitlines()[1:])
+        assert ["0", str(300 - lived)] in lines
+        assert ["1", str(lived)] in lines
+
+    def test_new_rows_need_the_columns(self, call_here: Call, folder: Path) -> None:
+        finished = call_here(
+            "train", "--data", "titanic.csv", *TARGET, "--steps", "3", "--workers", "1", "--out", "run"
+        )
+        assert finished.code == 0, finished.stderr
+        (folder / "new.csv").write_text("Sex,Fare\nfemale,30\n")
+        finished = call_here("predict", "run", "--input", "new.csv")
+        assert finished.code == 2
+        assert "new.csv lacks the columns Pclass, Age; it has Sex, Fare" in finished.complaint
+        (folder / "new.csv").write_text("Sex,Fare,Age,Pclass\nfemale,30,inf,1\n")
+        finished = call_here("predict", "run", "--input", "new.csv")
+        assert finished.code == 2
+        assert "Age is infinite" in finished.complaint
 
     def test_a_table_without_a_header(self, call_here: Call, folder: Path) -> None:
         (folder / "bare.csv").write_text("red,yes\nblue,no\n" * 15)
@@ -239,6 +292,15 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("pack", "train-images-idx3-ubyte", "packed"), "train-images-idx3-ubyte is an IDX file, of which pictures and"),
     (("pack", "taken", "packed"), "taken holds letter.txt: learn it symbol by symbol with text characters; or,"),
     (("pack", "one.csv", "packed", "--target", "y"), "the target y has one class only (1)"),
+    (
+        ("pack", "one.csv", "packed", "--target", "y", "--evaluation", "whole.csv"),
+        "all 3 samples to train on are of the class 1: there is nothing to learn",
+    ),
+    (("pack", "empty.txt", "packed"), "the text has 0 symbols to train on"),
+    (("pack", "empty.npy", "packed", "--target", "y"), "empty.npy"),
+    (("pack", "cut.npy", "packed", "--target", "y"), "cut.npy"),
+    (("pack", "empty.parquet", "packed", "--target", "y"), "empty.parquet"),
+    (("pack", "headers.csv", "packed", "--target", "y"), "headers.csv has a header and no rows"),
     (("pack", "cut.csv.gz", "packed", "--target", "y"), "cut.csv.gz is damaged or cut short"),
     (("pack", "cut.zip", "packed", "--target", "y"), "cut.zip is damaged or cut short"),
     (("pack", "titanic.csv", "packed", "--encoding", "klingon", *TARGET), "encoding 'klingon' is not known"),
@@ -262,6 +324,11 @@ def test_mistakes_are_one_line(call_here: Call, folder: Path, words: tuple[str, 
     (folder / "late.csv").write_text("x,y\n1,0\n5,1\n2,\ninf,1\n")
     (folder / "train-images-idx3-ubyte").write_bytes(bytes([0, 0, 8, 3, 255]))
     (folder / "one.csv").write_text("x,y\n1,1\n3,1\n2,1\n")
+    for name in ("empty.txt", "empty.npy", "empty.parquet"):
+        (folder / name).write_bytes(b"")
+    np.save(folder / "whole.npy", np.arange(40.0).reshape(20, 2))
+    (folder / "cut.npy").write_bytes((folder / "whole.npy").read_bytes()[:-100])
+    (folder / "headers.csv").write_text("x,y\n")
     whole = gzip.compress(passengers().encode())
     (folder / "cut.csv.gz").write_bytes(whole[: len(whole) // 2])
     with zipfile.ZipFile(folder / "cut.zip", "w") as archive:
@@ -285,6 +352,35 @@ def test_text_is_learned_symbol_by_symbol(call_here: Call, folder: Path) -> None
         answers = call_here("predict", model, "--input", "begin.txt").stdout.splitlines()
         assert [line.split(",")[1] for line in answers] == ["symbol", "e", "i"]
     assert "8 different characters, windows of 20" in finished.stderr
+
+
+def test_a_text_is_continued_as_it_was_read(call_here: Call, folder: Path) -> None:
+    (folder / "song.txt").write_bytes("là lì lù lè lò. ".encode("latin-1") * 100)
+    words = ("train", "--data", "song.txt", "--encoding", "latin-1", "--window", "20", "--width", "16", "--steps", "3")
+    finished = call_here(*words, "--workers", "1", "--out", "run")
+    assert finished.code == 0, finished.stderr
+    (folder / "begin.txt").write_bytes("là lì".encode("latin-1"))
+    (folder / "begin.txt.gz").write_bytes(gzip.compress("là lì".encode("latin-1")))
+    plain, packed = (call_here("predict", "run", "--input", name) for name in ("begin.txt", "begin.txt.gz"))
+    assert plain.code == 0, plain.stderr
+    assert plain.stdout == packed.stdout
+    (folder / "other.txt").write_text("là lì")
+    finished = call_here("predict", "run", "--input", "other.txt")
+    assert finished.code == 2
+    assert "is not among those learned from" in finished.complaint
+    finished = call_here("predict", "run", "--input", "nowhere.txt")
+    assert finished.code == 2
+    assert "there is no file or folder nowhere.txt" in finished.complaint
+
+
+def test_a_text_that_is_no_text_is_not_continued(call_here: Call, folder: Path) -> None:
+    (folder / "song.txt").write_text("la li lu le lo. " * 100)
+    words = ("train", "--data", "song.txt", "--window", "20", "--width", "16", "--steps", "3", "--workers", "1")
+    assert call_here(*words, "--out", "run").code == 0
+    (folder / "begin.txt").write_bytes("là".encode("latin-1"))
+    finished = call_here("predict", "run", "--input", "begin.txt")
+    assert finished.code == 2
+    assert "begin.txt is not utf-8" in finished.complaint
 
 
 def test_a_time_series_is_known_ahead(call_here: Call, folder: Path) -> None:

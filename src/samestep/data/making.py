@@ -18,6 +18,8 @@ from samestep.data.pack.reader import Pack
 from samestep.data.pack.writer import Tell, Writer
 from samestep.data.pictures import found
 from samestep.data.settings import READING, TABLE_ENDINGS, TEXT_ENDINGS, DataSettings
+from samestep.data.target import Classes
+from samestep.data.text import schema as texts
 from samestep.errors import DataError, UsageError
 from samestep.host import files
 from samestep.version import __version__
@@ -53,9 +55,27 @@ def ensure(source: str, folder: Path, settings: DataSettings, tell: Tell) -> tup
     if whole is not None:
         return whole, False
     with writer.writing(folder) as place:
-        kind, schema, statistics = _make(path, evaluation, settings, place, tell)
+        kind, schema, statistics = _checked(_make(path, evaluation, settings, place, tell))
         place.finish(kind=kind, schema=schema.as_dict(), statistics=statistics, source=source, made_of=made_of)
     return reader.open_pack(folder, is_checked=False), True
+
+
+def _checked(made: Made) -> Made:
+    """What was made, if there is something to learn from its training part.
+
+    Raises:
+        DataError: All of its samples are of one class.
+    """
+    _, schema, statistics = made
+    target = None if isinstance(schema, texts.Schema) else schema.target
+    counts = statistics["classes"].get(TRAIN, [])
+    if isinstance(target, Classes) and np.count_nonzero(counts) == 1:
+        name = target.values[int(np.argmax(counts))]
+        raise DataError(
+            f"all {sum(counts):,} samples to train on are of the class {name}: there is nothing to learn; keep others "
+            "for evaluation (split_seed, split_by, evaluation), or bring more"
+        )
+    return made
 
 
 def in_cache(source: str, settings: DataSettings, tell: Tell) -> Pack:
@@ -116,7 +136,7 @@ def of_memory(data: Any, folder: Path, settings: DataSettings, tell: Tell) -> Pa
             made = _make_frame(data, settings, place, tell)
         said = {name: value for name, value in settings.given().items() if name != "evaluation"}
         made_of, source = {"settings": said, "samestep": __version__}, type(data).__name__
-        kind, schema, statistics = made
+        kind, schema, statistics = _checked(made)
         place.finish(kind=kind, schema=schema.as_dict(), statistics=statistics, source=source, made_of=made_of)
     return reader.open_pack(folder, is_checked=False)
 

@@ -13,16 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from samestep.data import unpacked
 from samestep.data.arrays import read_numpy
 from samestep.data.columns import Rows, Samples
 from samestep.data.pack.manifest import TRAIN
 from samestep.data.pictures import schema as pictures
 from samestep.data.series import schema as series
+from samestep.data.settings import TEXT_ENDINGS
 from samestep.data.table import schema as tables
 from samestep.data.table.raw import Raw
 from samestep.data.target import Classes, Target
 from samestep.data.tensors import schema as tensors
 from samestep.data.text import schema as texts
+from samestep.data.text.making import Reading, pieces
 from samestep.errors import DataError, UsageError
 from samestep.run import weights
 from samestep.run.predict import predict
@@ -47,7 +50,7 @@ def answer(folder: Path, source: Path) -> str:
     stream = io.StringIO()
     lines = csv.writer(stream, lineterminator="\n")
     if isinstance(about, texts.Schema):
-        lines.writerows(_next_symbols(about, model, source))
+        lines.writerows(_next_symbols(about, network, model, source))
     else:
         names, inputs = _inputs(about, network, source)
         columns = tuple(from_data.input_column(name, values) for name, values in inputs.items())
@@ -81,18 +84,25 @@ def _lines(target: Target, names: Sequence[str], outputs: Tensor) -> Iterator[Se
             yield (name, f"{value * target.deviation + target.mean:.6g}")
 
 
-def _next_symbols(schema: texts.Schema, model: nn.Module, source: Path) -> Iterator[Sequence[Any]]:
+def _next_symbols(schema: texts.Schema, network: Network, model: nn.Module, source: Path) -> Iterator[Sequence[Any]]:
     """For every line of a text the symbol that follows most likely."""
-    encoding = "latin-1" if schema.unit == "bytes" else "utf-8"
     model.eval()
     yield ("sample", "symbol", "probability")
-    for number, line in enumerate(source.read_text(encoding).splitlines()):
+    for number, line in enumerate(_text(schema, network, source).splitlines()):
         codes = torch.from_numpy(schema.codes(line)[-schema.window :])
         if not len(codes):
             raise DataError(f"{source.name}: line {number + 1} is empty: there is nothing to continue")
         with torch.no_grad():
             probability, code = model(codes.unsqueeze(0))[0, -1].softmax(dim=0).max(dim=0)
         yield (number, schema.symbol(int(code)), f"{float(probability):.6f}")
+
+
+def _text(schema: texts.Schema, network: Network, source: Path) -> str:
+    """A text, read as the one that was learned from."""
+    encoding = network.reading.get("encoding", "utf-8")
+    reading = Reading(text="bytes" if schema.unit == "bytes" else None, encoding=encoding)
+    with tempfile.TemporaryDirectory(prefix="samestep-") as scratch:
+        return "".join(pieces(unpacked.unpack(source, TEXT_ENDINGS, Path(scratch)), reading))
 
 
 def _table(about: tables.Schema, network: Network, source: Path) -> New:

@@ -86,3 +86,17 @@ def test_mistakes(tmp_path: Path, settings: dict[str, Any], error: type[Exceptio
     with pytest.raises(error) as info:
         packed(write(tmp_path), **settings)
     assert message in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [("7.5", "the target wave is 7.5 in every row to train on"), ("", "the target wave holds no number to train on")],
+)
+def test_targets_that_tell_nothing(tmp_path: Path, value: str, message: str) -> None:
+    """Only the last tenth, which is kept for evaluation, holds anything else."""
+    rows = [f"{number},{value if number < 90 else number}" for number in range(100)]
+    (tmp_path / "flat.csv").write_text("\n".join(["n,wave", *rows]))
+    settings = DataSettings(target="wave", horizon=3, window=8, kinds="wave=number")
+    with pytest.raises(DataError) as info:
+        making.ensure(str(tmp_path / "flat.csv"), tmp_path / "packed", settings, lambda *told: None)
+    assert message in str(info.value)

@@ -95,6 +95,8 @@ def test_settings_that_do_not_go_with_a_data_set(tmp_path: Path) -> None:
     [
         (lambda number: 1, "the target target has one class only (1)"),
         (lambda number: 1.5, "the target is 1.5 in every sample"),
+        (lambda number: float("nan") if number == 3 else 0.5, "the target of sample 3 is nan; leave the sample out"),
+        (lambda number: np.float32("inf"), "the target of sample 0 is inf; leave the sample out or fill it"),
         (lambda number: [1, 2], "the target of sample 0 is a list; it must be a class or a number"),
     ],
 )

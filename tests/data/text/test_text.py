@@ -51,10 +51,10 @@ def test_compressed_bytes_and_other_encodings(tmp_path: Path) -> None:
     (tmp_path / "b.bin").write_bytes(bytes(range(256)) * 3)
     pack = packed(tmp_path / "b.bin", text="bytes", window=5, evaluation_frac=0.0)
     assert pack.parts["train"]["codes"].tensor.tolist() == [*range(256)] * 3
-    (tmp_path / "l.txt").write_bytes("é".encode("latin-1") * 100)
+    (tmp_path / "l.txt").write_bytes("éà".encode("latin-1") * 50)
     with pytest.raises(DataError, match=r"l\.txt is not utf-8 .* encoding latin-1, or take text bytes"):
         packed(tmp_path / "l.txt")
-    assert text_of(packed(tmp_path / "l.txt", encoding="latin-1")) == ("é" * 90, "é" * 10)
+    assert text_of(packed(tmp_path / "l.txt", encoding="latin-1")) == ("éà" * 45, "éà" * 5)
 
 
 @given(st.text(st.characters(codec="utf-8"), min_size=1))
@@ -68,6 +68,9 @@ def test_mistakes(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("short")
     with pytest.raises(DataError, match="the text has 5 symbols to train on, and one window needs 65"):
         packed(tmp_path / "t.txt")
+    (tmp_path / "same.txt").write_text("a" * 100)
+    with pytest.raises(DataError, match=r"the text is one symbol \(number 97\), 100 times"):
+        packed(tmp_path / "same.txt")
     with pytest.raises(UsageError, match="window=0 is below 1"):
         packed(tmp_path / "t.txt", window=0)
     with pytest.raises(DataError, match=r"the symbol 'z' \(number 2\) is not among those learned from"):

@@ -117,13 +117,16 @@ def _schema(raw: Raw, is_training: npt.NDArray[np.bool_], table: Reader, making:
             left_out[values.name] = (
                 f"has {len(values.codes):,} different texts, and a series takes at most {_MOST_MARKED}"
             )
-    known = is_training & ~np.isnan(raw.number(making.target))
-    if not known.any():
+    goals = raw.number(making.target)
+    known = goals[is_training & ~np.isnan(goals)]
+    if not len(known):
         raise DataError(f"the target {making.target} holds no number to train on")
+    if (known == known[0]).all():
+        raise DataError(
+            f"the target {making.target} is {known[0]:g} in every row to train on: there is nothing to learn"
+        )
     fitted = schemas.fit_columns(raw, is_training, left_out, times=times)
-    target = next((column for column in fitted.numbers if column.name == making.target), None)
-    if target is None:
-        raise DataError(f"the target {making.target} is the same in every row: there is nothing to learn")
+    target = next(column for column in fitted.numbers if column.name == making.target)
     value = Value(name=target.name, mean=target.mean, deviation=target.deviation)
     return Schema(columns=fitted, target=value, window=making.window, horizon=making.horizon, series=making.series)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +114,8 @@ def _pairs(data: Any) -> Iterator[tuple[Inputs, Any]]:
             raise DataError(
                 f"the target of sample {number:,} is a {type(target).__name__}; it must be a class or a number"
             )
+        if isinstance(target, float | np.floating) and not math.isfinite(target):
+            raise DataError(f"the target of sample {number:,} is {target}; leave the sample out or fill it")
         yield values.astype(np.float32), target
 
 

@@ -82,7 +82,7 @@ def make(
     """
     if reading.tokenizer is None:
         unit: Unit = reading.text or "characters"
-        return _write(lambda: map(points_of, _pieces(paths, reading)), unit, None, cut, writer, tell)
+        return _write(lambda: map(points_of, pieces(paths, reading)), unit, None, cut, writer, tell)
     description = tokens.read(Path(reading.tokenizer))
     numbers = _tokens(paths, reading, description, writer.scratch / "tokens", tell)
     return _write(partial(_in_pieces, numbers), "tokens", description, cut, writer, tell)
@@ -115,6 +115,8 @@ def _write(
     num_train = num_symbols - round(num_symbols * cut.evaluation_frac)
     if num_train <= cut.window:
         raise DataError(f"the text has {num_train:,} symbols to train on, and one window needs {cut.window + 1:,}")
+    if len(known) == 1:
+        raise DataError(f"the text is one symbol (number {known[0]}), {num_symbols:,} times: there is nothing to learn")
     dtype, done = np.min_scalar_type(len(known) - 1), 0
     for numbers in read():
         codes = np.searchsorted(known, numbers).astype(dtype)
@@ -140,7 +142,7 @@ def _tokens(paths: Sequence[Path], reading: Reading, description: str, path: Pat
     tokenizer, done = tokens.Tokenizer(description, reading.tokenizer), 0
     about = sum(each.stat().st_size for each in paths)
     with open(path, "wb") as file:
-        for lines in _whole_lines(_pieces(paths, reading)):
+        for lines in _whole_lines(pieces(paths, reading)):
             file.write(tokenizer.numbers(lines).data)
             done += len(lines.encode(reading.encoding))
             tell("cutting into tokens", done, about)
@@ -161,7 +163,12 @@ def _whole_lines(pieces: Iterator[str]) -> Iterator[str]:
         yield kept
 
 
-def _pieces(paths: Sequence[Path], reading: Reading) -> Iterator[str]:
+def pieces(paths: Sequence[Path], reading: Reading) -> Iterator[str]:
+    """The texts of files, one after the other, piece by piece.
+
+    Raises:
+        DataError: One is in another encoding, or cannot be read.
+    """
     for path in paths:
         if reading.text == "bytes":
             with open(path, "rb") as file:
@@ -179,3 +186,5 @@ def _pieces(paths: Sequence[Path], reading: Reading) -> Iterator[str]:
             ) from None
         except LookupError:
             raise DataError(f"encoding {reading.encoding!r} is not known; take utf-8, latin-1, cp1252, ...") from None
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error.strerror})") from None
