@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -242,3 +245,39 @@ def test_a_git_that_hangs_is_ended(checkout: Path, monkeypatch: pytest.MonkeyPat
     assert provenance.git_commit(checkout, limit_s=0.5) is None
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_code_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    paths = [tmp_path / "some_net.py", tmp_path / "its_layers.py", tmp_path / "another.py"]
+    for path in paths:
+        path.write_text("def build(width):\n    return width\n")
+
+    def digest() -> str | None:
+        net, _ = (load(path) for path in paths[:2])
+        return provenance.code_sha256([partial(net.build, 3), np.zeros])
+
+    first = digest()
+    assert first is not None
+    assert digest() == first
+    paths[2].write_text("# nobody has imported it\n")
+    assert digest() == first
+    found: set[str | None] = {first}
+    for path in paths[:2]:
+        path.write_text(path.read_text() + "# changed\n")
+        found.add(digest())
+    assert len(found) == 3
+
+
+def test_what_is_installed_is_not_the_users() -> None:
+    assert provenance.code_sha256([np.zeros, partial(np.zeros, 3), partial, provenance.versions, 7, len]) is None

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -127,6 +128,34 @@ def test_measured_is_the_mean_over_processes() -> None:
     assert [phases["data"] for phases in found.phases] == [0.5, 0.5]
     assert [phases["compute"] for phases in found.phases] == [0.5, 2.5]
     assert np.mean([sum(phases.values()) for phases in found.phases]) == found.step_s
+
+
+class Heard:
+    """Stands for a running program, and writes down whose turn it is."""
+
+    def __init__(self, name: str, order: list[str]) -> None:
+        self.program = Program(name=name, command=())
+        self._order = order
+
+    def slot(self, deal: Deal) -> Slot:
+        self._order.append(self.program.name)
+        return measured([within(ring(6).since(0), 1e9)], 0.0)
+
+
+def test_the_order_within_a_turn_is_random_and_repeatable() -> None:
+    def order_of(seed: int) -> list[str]:
+        order: list[str] = []
+        heard = cast("list[Running]", [Heard(name, order) for name in "abcd"])
+        deal = Deal(turns=12, seed=seed)
+        deal_turns(heard, deal, keep=lambda number, found: None, report=lambda number, left_s: None)
+        return ["".join(order[4 * turn : 4 * turn + 4]) for turn in range(12)]
+
+    first = order_of(0)
+    assert all(sorted(turn) == [*"abcd"] for turn in first)
+    assert len(set(first)) > 4
+    assert {turn[0] for turn in first} == {*"abcd"}
+    assert order_of(0) == first
+    assert order_of(1) != first
 
 
 def test_a_slot_without_a_whole_step_is_an_error() -> None:

@@ -101,6 +101,14 @@ def test_plain_torch_does_not_run_away(tmp_path: Path) -> None:
     assert 0 < float(moved.abs().max()) < 1e-3
 
 
+@pytest.mark.parametrize(("kind", "expected"), [("torch", 16), ("roof", 4)])
+def test_a_program_of_the_roof_takes_its_share_of_the_batch(kind: Any, expected: int, tmp_path: Path) -> None:
+    loss = Counting(8)
+    with pytest.raises(Enough):
+        perform(replace(TASK, kind=kind, workers=4), helpers.workload(loss=loss), SETTINGS, tmp_path)
+    assert loss.seen == [expected] * 8
+
+
 @pytest.mark.parametrize(("batch", "expected"), [(16, {8}), (helpers.NUM_SAMPLES, {8, 3})])
 def test_samestep_takes_whole_batches_as_plain_torch_does(tmp_path: Path, batch: int, expected: set[int]) -> None:
     """75 samples are 4 batches of 16 and 11 samples that nobody takes."""

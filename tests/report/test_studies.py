@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -11,8 +14,8 @@ from samestep.errors import UsageError
 from samestep.measure.scaling import Scaling
 from samestep.measure.series import Point
 from samestep.measure.stats import Estimate
-from samestep.report import speed_ups, studies, text
-from samestep.report.charts import Curve
+from samestep.report import charts, speed_ups, studies, text
+from samestep.report.charts import Axes, Curve
 from samestep.report.records import Study, read_study
 from tests.report import made
 
@@ -52,6 +55,23 @@ def test_the_numbers_are_those_of_the_analysis(tmp_path: Path) -> None:
     rows = section.parts[0].tables[0].rows
     assert [row[3] for row in rows] == [text.estimate(point.speed_up) for point in strong.points]
     assert [row[-1] for row in rows] == [point.relation for point in strong.points]
+
+
+def test_the_ideal_line_and_the_intervals_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = list[Sequence[Curve]]()
+
+    def curves(given: Sequence[Curve], axes: Axes) -> dict[str, Any]:
+        drawn.append(given)
+        return charts.curves(given, axes)
+
+    monkeypatch.setattr(speed_ups, "charts", SimpleNamespace(**{**vars(charts), "curves": curves}))
+    found = scaling(point(1, estimate(0.9, 0.8, 1.0)), point(2, estimate(1.7, 1.5, 1.9), estimate(1.8, 1.7, 1.95)))
+    figure = speed_ups._against_single(found)
+    (_, ideal, roof, ours), *_ = drawn
+    assert ideal.line == [(1, 1), (2, 2)]
+    assert [(mark.x, mark.low, mark.y, mark.high) for mark in ours.marks] == [(1, 0.8, 0.9, 1.0), (2, 1.5, 1.7, 1.9)]
+    assert [(mark.x, mark.low, mark.y, mark.high) for mark in roof.marks] == [(2, 1.7, 1.8, 1.95)]
+    assert "Bars are 95 % intervals." in figure.caption
 
 
 def test_one_sentence_per_axis(tmp_path: Path) -> None:

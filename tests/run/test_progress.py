@@ -69,6 +69,26 @@ def test_a_wide_terminal_shows_the_critical_batch(capsys: pytest.CaptureFixture[
         assert "0/100" in text
 
 
+def test_a_terminal_shows_loss_rate_and_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    live = progress.Live()
+    live._bar.console.width = 120
+    live._bar.get_time = lambda: now[0]
+    monkeypatch.setattr(live._bar, "start", lambda: None)
+    live.start("start", 100, 0)
+    for done in range(1, 11):
+        now[0] += 2.0
+        live.step(step(done - 1), 1234.5)
+    live._bar.console.print(live._bar.get_renderable())
+    text = capsys.readouterr().err
+    assert "10/100" in text
+    assert f"loss {step(9).loss:.4f}" in text
+    assert "1,234 samples/s" in text
+    assert "0:03:00" in text, "90 steps of two seconds"
+
+
 def test_the_time_left_counts_this_sessions_steps_only(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])

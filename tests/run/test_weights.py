@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+import samestep
 from samestep.errors import StateError, UsageError
 from samestep.run import weights
-from tests.helpers import Cnn, Mlp, Tied
+from tests.helpers import Cnn, Mlp, Tied, workload
 
 FORMATS = {
     torch.float32: "<f", torch.float64: "<d", torch.int64: "<q", torch.int32: "<i", torch.uint8: "<B",
@@ -97,3 +100,19 @@ def test_another_models_weights(model: nn.Module, text: str, tmp_path: Path) -> 
     with pytest.raises(UsageError, match=text):
         weights.load_into(model, tmp_path / "w.safetensors")
     assert weights.digest(model) == before
+
+
+@pytest.mark.processes
+def test_training_starts_from_given_weights_on_any_number_of_workers(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    weights.save(Mlp().state_dict(), tmp_path / "given.safetensors", {})
+
+    def trained(workers: int, given: Path | None, lr: float = 0.1) -> dict[str, Tensor]:
+        settings: dict[str, Any] = {"workers": workers, "global_batch": 24, "microbatch": 6, "steps": 3, "lr": lr}
+        return samestep.train(workload(Mlp), optimizer="sgd", weights=given, **settings).model.state_dict()
+
+    given = tmp_path / "given.safetensors"
+    one, two = (weights.digest(trained(workers, given)) for workers in (1, 2))
+    assert one == two != weights.digest(trained(1, None))
+    for name, values in trained(2, given, lr=0.0).items():
+        assert values.equal(safetensors.torch.load_file(given)[name])

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import platform
 import subprocess
+import sys
+import sysconfig
 import time
-from functools import cache
+from collections.abc import Iterable
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from samestep.version import __version__
 
@@ -77,6 +82,37 @@ def digest_of(folder: Path) -> str | None:
         content = found[name].read_bytes().replace(b"\r\n", b"\n")
         total.update(name.encode("utf-8", "surrogateescape") + b"\0" + hashlib.sha256(content).digest())
     return total.hexdigest() if found else None
+
+
+def code_sha256(things: Iterable[Any]) -> str | None:
+    """The digest of the user's own code behind functions, classes and objects: their files, and the neighbours of these
+    that were imported.
+
+    Returns:
+        None where there is none: all of it is samestep's or installed, or lies in no file (a notebook).
+    """
+    files = {Path(path) for thing in things if (path := _source_of(thing)) is not None}
+    folders = {path.resolve().parent for path in files if not _is_installed(path)}
+    loaded = {Path(path) for module in [*sys.modules.values()] if (path := getattr(module, "__file__", None))}
+    own = [path for path in loaded | files if path.suffix == ".py" and not _is_installed(path)]
+    found = {path.resolve() for path in own if folders & {*path.resolve().parents}}
+    digests = sorted(hashlib.sha256(path.read_bytes()).digest() for path in found if path.is_file())
+    return hashlib.sha256(b"".join(digests)).hexdigest() if digests else None
+
+
+def _source_of(thing: Any) -> str | None:
+    while isinstance(thing, partial):
+        thing = thing.func
+    try:
+        return inspect.getsourcefile(thing if inspect.isclass(thing) or inspect.isroutine(thing) else type(thing))
+    except (TypeError, OSError):
+        return None
+
+
+def _is_installed(path: Path) -> bool:
+    others = {Path(__file__).parent.parent, Path(sysconfig.get_paths()["stdlib"])}
+    is_package = not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
+    return is_package or not {each.resolve() for each in others}.isdisjoint(path.resolve().parents)
 
 
 def git_commit(folder: Path, *, limit_s: float = _GIT_LIMIT_S) -> str | None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from samestep.engine.breakdown import GROUPS
 from samestep.errors import Interrupted, UsageError
-from samestep.host import files, peaks, records
+from samestep.host import files, peaks, provenance, records
 from samestep.host.cores import num_cores
 from samestep.measure import hints, interleave, programs, scaling, stats
 from samestep.measure.programs import Task
@@ -50,6 +50,7 @@ class Study:
         slot_s: Shortest slot in seconds.
         seed: Of the order of the slots.
         turns: Slots of every program in a round.
+        code_sha256: Of the user's own code that the workload is made of; None where there is none.
     """
 
     workload: str
@@ -59,6 +60,7 @@ class Study:
     slot_s: float
     seed: int
     turns: int = NUM_TURNS
+    code_sha256: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +117,17 @@ def plan_study(
         _check_weak(wanted[-1], batch, workload.data().train.num_samples)
     axes: tuple[Axis, ...] = ("strong", "weak") if is_weak else ("strong",)
     Deal(turns=NUM_TURNS, slot_s=slot_s)
-    seed = config.seed
-    return Study(workload=workload.name, workers=wanted, axes=axes, rounds=rounds, slot_s=slot_s, seed=seed), config
+    code = provenance.code_sha256([workload.model, workload.data, workload.loss])
+    study = Study(
+        workload=workload.name,
+        workers=wanted,
+        axes=axes,
+        rounds=rounds,
+        slot_s=slot_s,
+        seed=config.seed,
+        code_sha256=code,
+    )
+    return study, config
 
 
 def _check_weak(workers: int, global_batch: int, num_samples: int) -> None:
