@@ -10,24 +10,22 @@ Two hosts with one rank each: network namespaces on this machine (which needs ro
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmarks import results
+from benchmarks import on_hosts, results
 from benchmarks.results import Result
 from benchmarks.rounds import say
-from tests.faults import hosts, one_rank
+from tests.faults import hosts
 from tests.faults.hosts import Host
 
 MODULE = "benchmarks.local_sync"
 FOLDER = results.FOLDER / "local_sync"
 PAGE = results.ROOT / "benchmarks" / "LOCAL_SYNC.md"
-RATE, PORT, NUM_HOSTS = "100mbit", 29519, 2
+RATE, NUM_HOSTS = "100mbit", 2
 LIMIT_S = 3600.0
 AIM = 10.0
 
@@ -58,25 +56,7 @@ def measure(machines: Sequence[Host], words: list[str]) -> Result:
     Raises:
         RuntimeError: A rank failed.
     """
-    with tempfile.TemporaryDirectory(prefix="samestep-local-") as folder:
-        processes = []
-        for rank, host in enumerate(machines):
-            variables = {
-                "RANK": rank, "WORLD_SIZE": len(machines), "MASTER_ADDR": machines[0].address, "MASTER_PORT": PORT,
-                "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1,
-            }  # fmt: skip
-            command = host.command([*one_rank.TRAIN, *words, "--out", folder])
-            processes.append(one_rank.start(command, variables))
-        try:
-            ends = [process.communicate(timeout=LIMIT_S) for process in processes]
-        finally:
-            for process in processes:
-                process.kill()
-                process.communicate()
-        for process, (_, complaint) in zip(processes, ends, strict=True):
-            if process.returncode:
-                raise RuntimeError(complaint.strip().splitlines()[-1])
-        record = json.loads((Path(folder) / "record.json").read_text())
+    record = on_hosts.train(machines, words, limit_s=LIMIT_S)
     is_reached = record["end"] == "stopped"
     return {
         "is_reached": is_reached,

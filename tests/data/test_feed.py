@@ -12,7 +12,7 @@ from torch import Tensor
 
 from samestep.data import feed as feeds
 from samestep.data.ahead import ReadAhead
-from samestep.data.columns import Column, Rows, Samples, Scale, Windows
+from samestep.data.columns import Column, Rows, Samples, Scale, Stretches, Windows
 from samestep.data.feed import Feed
 from samestep.data.pack import reader, writer
 from samestep.data.pack.mapped import Mapped
@@ -91,6 +91,38 @@ def test_one_that_scales_may_be_met_together() -> None:
     feed = Feed(samples(2, Scale(factor=0.5)), Order(num_samples=NUM, seed=0, is_shuffled=False))
     batches = list(feed.batches(0, cut(0, 40, 16)))
     assert batches[2].inputs[0].tolist() == [[n, n + 0.5] for n in range(32, 40)]
+
+
+@pytest.mark.parametrize("kind", ["windows", "stretches", "targets"])
+def test_reading_ahead_knows_where_windows_and_stretches_lie(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The value at a place is the place, so that a batch says what was read."""
+    with writer.writing(tmp_path / "pack") as place:
+        place.append("train", "x", np.arange(4 * NUM, dtype=np.float32))
+        place.append("other", "starts", np.flatnonzero(np.arange(3 * NUM) % 3 != 1)[:NUM])
+        place.finish(kind="arrays", schema={}, statistics={}, source="a test", made_of={})
+    opened = reader.open_pack(tmp_path / "pack")
+    values, starts = opened.parts["train"]["x"], opened.parts["other"]["starts"]
+    length = None if kind == "targets" else 5
+    column: Windows | Stretches = Stretches(values=values, starts=starts, length=length, offset=2)
+    if kind == "windows":
+        column = Windows(values=values, length=5, stride=3, offset=2, num_samples=NUM)
+    told: list[tuple[int, int, bool]] = []
+
+    def advise(mapped: Mapped, start: int, stop: int, *, is_needed: bool) -> None:
+        assert mapped is values
+        told.append((start, stop, is_needed))
+
+    monkeypatch.setattr(Mapped, "advise", advise)
+    target = Rows(values=torch.zeros(NUM))
+    feed = Feed(Samples((column,), target), Order(num_samples=NUM, seed=0, block=10))
+    for start in range(0, NUM, 50):
+        batch = feed.load(0, start, start + 50)
+        needed = {row for first, stop, is_needed in told if is_needed for row in range(first, stop)}
+        assert set(batch.inputs[0].flatten().int().tolist()) <= needed
+    assert any(not is_needed for *_, is_needed in told)
+    assert max(stop - first for first, stop, _ in told) < NUM, "a block at a time, not everything"
 
 
 def test_reading_ahead_tells_of_every_row_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

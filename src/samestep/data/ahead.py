@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from samestep.data.columns import Rows, Stretches, Windows
 from samestep.data.pack.mapped import Mapped
 from samestep.plan.order import Order
 
@@ -16,11 +17,11 @@ class ReadAhead:
     """Follows an epoch, one group of blocks ahead.
 
     Args:
-        columns: What is read.
+        columns: What is read; of those whose values are mapped the system is told.
         order: The order in which it is.
     """
 
-    def __init__(self, columns: Sequence[Mapped], order: Order) -> None:
+    def __init__(self, columns: Sequence[Rows | Windows | Stretches], order: Order) -> None:
         self._columns, self._order = columns, order
         self._epoch, self._start, self._stop = -1, 0, 0
         self._spans: list[tuple[int, int]] = []
@@ -41,5 +42,6 @@ class ReadAhead:
 
     def _tell(self, spans: Sequence[tuple[int, int]], *, is_needed: bool) -> None:
         for column in self._columns:
-            for start, stop in spans:
-                column.advise(start, stop, is_needed=is_needed)
+            if isinstance(column.values, Mapped):
+                for span in spans:
+                    column.values.advise(*column.rows(*span), is_needed=is_needed)

@@ -78,6 +78,10 @@ class Rows:
         rows = torch.index_select(self.tensor, 0, indices)
         return rows if self.transform is None else self.transform(rows)
 
+    def rows(self, start: int, stop: int) -> tuple[int, int]:
+        """Where the samples ``start .. stop - 1`` lie: from which of the values, and before which."""
+        return start, stop
+
     def changed(self, indices: Tensor, seed: int, epoch: int) -> Tensor:
         """The rows at `indices`, changed as this epoch changes them."""
         rows = torch.index_select(self.tensor, 0, indices).numpy()
@@ -124,6 +128,10 @@ class Windows:
         windows = self.tensor[starts.unsqueeze(1) + torch.arange(self.length, device=indices.device)]
         return windows if self.transform is None else self.transform(windows)
 
+    def rows(self, start: int, stop: int) -> tuple[int, int]:
+        """Where the samples ``start .. stop - 1`` lie: from which of the values, and before which."""
+        return start * self.stride + self.offset, (stop - 1) * self.stride + self.offset + self.length
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stretches:
@@ -158,6 +166,12 @@ class Stretches:
         places = (first.unsqueeze(1) + torch.arange(self.length, device=indices.device)).flatten()
         rows = torch.index_select(self.tensor, 0, places)
         return rows.view(len(indices), self.length, *rows.shape[1:])
+
+    def rows(self, start: int, stop: int) -> tuple[int, int]:
+        """Where the samples ``start .. stop - 1`` lie: from which of the values, and before which."""
+        starts = self.starts if isinstance(self.starts, Tensor) else self.starts.tensor
+        first, last = int(starts[start]), int(starts[stop - 1])  # samples are in the order of their rows
+        return first + self.offset, last + self.offset + (self.length or 1)
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,8 @@ def aligned(tensor: Tensor) -> Tensor:
 
 def _read_ahead(columns: Sequence[Column], order: Order) -> ReadAhead | None:
     """Where blocks are read from files, the system is told of them."""
-    found = [each.values for each in columns if isinstance(each, Rows) and isinstance(each.values, Mapped)]
+    ours = [each for each in columns if isinstance(each, Rows | Windows | Stretches)]
+    found = [each for each in ours if isinstance(each.values, Mapped)]
     return ReadAhead(found, order) if found and order.block is not None else None
 
 
