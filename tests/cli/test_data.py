@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import struct
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -352,6 +353,53 @@ def test_text_is_learned_symbol_by_symbol(call_here: Call, folder: Path) -> None
         answers = call_here("predict", model, "--input", "begin.txt").stdout.splitlines()
         assert [line.split(",")[1] for line in answers] == ["symbol", "e", "i"]
     assert "8 different characters, windows of 20" in finished.stderr
+
+
+def test_new_samples_in_arrays(call_here: Call, folder: Path) -> None:
+    """What was learned from arrays answers for arrays: rows of a table, pictures, and samples of any shape."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(200, 3)).astype(np.float32)
+    np.save(folder / "rows.npy", np.column_stack([rows, rows[:, 0] > 0]))
+    np.save(folder / "new-rows.npy", np.array([[2.0, 0, 0], [-2.0, 0, 0]], np.float32))
+    is_bright = rng.integers(0, 2, 200)
+    pixels = (rng.integers(0, 50, (200, 6, 6)) + 200 * is_bright[:, None, None]).astype(np.uint8)
+    np.savez(folder / "pictures.npz", x=pixels, y=is_bright)
+    np.savez(folder / "new-pictures.npz", x=np.stack([np.full((6, 6), 240, np.uint8), np.full((6, 6), 20, np.uint8)]))
+    np.savez(folder / "waves.npz", x=pixels[..., None].astype(np.float32) / 255, y=is_bright)
+    np.save(folder / "new-waves.npy", np.stack([np.full((6, 6, 1), 0.9), np.full((6, 6, 1), 0.1)]))
+    for source, new, words in (
+        ("rows.npy", "new-rows.npy", ("--target", "column3")),
+        ("pictures.npz", "new-pictures.npz", ()),
+        ("waves.npz", "new-waves.npy", ("--model", "mlp")),
+    ):
+        out = f"run-{source}"
+        steps = ("--steps", "150", "--workers", "1", "--out", out)
+        finished = call_here("train", "--data", source, *words, *steps)
+        assert finished.code == 0, finished.stderr
+        finished = call_here("predict", out, "--input", new)
+        assert finished.code == 0, finished.stderr
+        answers = [line.split(",")[1] for line in finished.stdout.splitlines()[1:]]
+        assert answers in (["1", "0"], ["1.0", "0.0"], ["True", "False"])
+    finished = call_here("predict", "run-pictures.npz", "--input", "new-rows.npy")
+    assert finished.code == 2
+    assert "takes bytes of shape (samples, 6, 6, 1), not float32 of shape (2, 3)" in finished.complaint
+
+
+def test_new_pictures_in_an_idx_file(call_here: Call, folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    (folder / "set").mkdir()
+    for part, count in (("train", 120), ("t10k", 20)):
+        is_bright = rng.integers(0, 2, count).astype(np.uint8)
+        pixels = (rng.integers(0, 50, (count, 6, 6)) + 200 * is_bright[:, None, None]).astype(np.uint8)
+        for name, values in ((f"{part}-images-idx3-ubyte", pixels), (f"{part}-labels-idx1-ubyte", is_bright)):
+            head = struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape)
+            (folder / "set" / name).write_bytes(head + values.tobytes())
+    finished = call_here("train", "--data", "set", "--steps", "100", "--workers", "1", "--out", "run")
+    assert finished.code == 0, finished.stderr
+    finished = call_here("predict", "run", "--input", "set/t10k-images-idx3-ubyte")
+    assert finished.code == 0, finished.stderr
+    answers = [int(line.split(",")[1]) for line in finished.stdout.splitlines()[1:]]
+    assert answers == is_bright.tolist()
 
 
 def test_a_text_is_continued_as_it_was_read(call_here: Call, folder: Path) -> None:

@@ -185,6 +185,25 @@ def read_numpy(path: Path, target: str | None, scratch: Path | None = None) -> d
     return parts
 
 
+def new_inputs(path: Path, scratch: Path) -> npt.NDArray[Any] | None:
+    """The inputs of new samples, of which no target is known, in a .npy, .npz or IDX file; None: it is none of these.
+
+    Raises:
+        DataError: The file is damaged, or holds something else.
+        UsageError: Which array is meant is left open.
+    """
+    match = _IDX.fullmatch(path.name)
+    if match is not None and match[2].lower() == "images" and path.is_file():
+        return idx.read(path, num_dims=3)
+    if path.suffix not in ENDINGS:
+        return None
+    arrays = _loaded(path, scratch)
+    inputs = arrays["x"] if path.suffix == ".npy" else _named(arrays, _INPUT_NAMES, ("", "_test", "_val", "_train"))
+    if inputs is None:
+        raise UsageError(f"{path.name} holds {', '.join(arrays)}; name the inputs x")
+    return np.asarray(inputs)
+
+
 def _loaded(path: Path, scratch: Path | None) -> dict[str, npt.NDArray[Any]]:
     try:
         if path.suffix == ".npy":

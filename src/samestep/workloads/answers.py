@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from samestep.data import unpacked
-from samestep.data.arrays import read_numpy
+from samestep.data import arrays, unpacked
 from samestep.data.columns import Rows, Samples
-from samestep.data.pack.manifest import TRAIN
 from samestep.data.pictures import schema as pictures
 from samestep.data.series import schema as series
 from samestep.data.settings import TEXT_ENDINGS
@@ -110,17 +109,29 @@ def _table(about: tables.Schema, network: Network, source: Path) -> New:
     rows = tables.encode(about.columns, raw, raw.take(np.arange(raw.num_rows)))
     inputs = {"numbers": torch.from_numpy(rows.numbers), "categories": torch.from_numpy(rows.codes)}
     kept = {name: values for name, values in inputs.items() if values.shape[1]}
-    return [str(number) for number in range(raw.num_rows)], kept
+    return _numbered(raw.num_rows), kept
 
 
 def _arrays(about: tensors.Schema, source: Path) -> New:
-    """An array of inputs in a .npy file."""
-    inputs = read_numpy(source, None)[TRAIN].inputs if source.suffix == ".npy" else None
+    """An array of inputs in a file."""
+    inputs = _new_inputs(source)
     if inputs is None or inputs.shape[1:] != about.shape:
         given = source.suffix or "no ending" if inputs is None else f"shape {inputs.shape}"
-        wanted = f"a .npy file of shape (samples, {', '.join(map(str, about.shape))})"
+        wanted = f"a .npy or .npz file of shape (samples, {', '.join(map(str, about.shape))})"
         raise DataError(f"{source.name}: the network takes {wanted}, not {given}")
-    return [str(number) for number in range(len(inputs))], {"inputs": torch.from_numpy(inputs.astype(np.float32))}
+    return _numbered(len(inputs)), {"inputs": torch.from_numpy(inputs.astype(np.float32))}
+
+
+def _new_inputs(source: Path) -> npt.NDArray[Any] | None:
+    """The inputs of new samples in a file of arrays, in memory; None: it is none."""
+    with tempfile.TemporaryDirectory(prefix="samestep-") as scratch:
+        found = arrays.new_inputs(source, Path(scratch))
+        return None if found is None else np.array(found)
+
+
+def _numbered(count: int) -> list[str]:
+    """What samples without a name are called."""
+    return [str(number) for number in range(count)]
 
 
 def _series(about: series.Schema, network: Network, source: Path) -> New:
@@ -144,15 +155,19 @@ def _series(about: series.Schema, network: Network, source: Path) -> New:
 def _raw(network: Network, columns: tables.Columns, source: Path, series_column: str | None = None) -> Raw:
     """The rows of a table that is to be answered for."""
     from samestep.data.settings import DataSettings  # noqa: PLC0415
-    from samestep.data.table import gather, reading  # noqa: PLC0415 (polars)
+    from samestep.data.table import frames, gather, reading  # noqa: PLC0415 (polars)
 
     numbers = [column.name for column in columns.numbers]
     categories = [column.name for column in columns.categories]
     if series_column is not None and series_column not in categories:
         categories.append(series_column)
     kinds = columns.kinds | dict.fromkeys(categories, "category")
+    inputs = _new_inputs(source)
     with tempfile.TemporaryDirectory(prefix="samestep-") as scratch:
-        table = reading.table(source, DataSettings(**network.reading), Path(scratch), kinds)
+        if inputs is None:
+            table = reading.table(source, DataSettings(**network.reading), Path(scratch), kinds)
+        else:
+            table = frames.of_arrays(arrays.Part(inputs, None).columns(""), {})
         lacking = [name for name in kinds if name not in table.names]
         if lacking:
             raise DataError(f"{source} lacks the columns {', '.join(lacking)}; it has {', '.join(table.names)}")
@@ -162,6 +177,9 @@ def _raw(network: Network, columns: tables.Columns, source: Path, series_column:
 def _pictures(about: pictures.Schema, network: Network, source: Path) -> New:
     from samestep.data.pictures import decode, found  # noqa: PLC0415 (Pillow)
 
+    inputs = _new_inputs(source)
+    if inputs is not None:
+        return _numbered(len(inputs)), {"pictures": _pixels(about, inputs, source)}
     paths = [source] if source.is_file() else list(found.files(source))
     if not paths:
         raise UsageError(f"{source} holds no pictures ({', '.join(found.ENDINGS)})")
@@ -174,3 +192,16 @@ def _pictures(about: pictures.Schema, network: Network, source: Path) -> New:
         except DataError as error:
             raise DataError(f"{path} {error}") from None
     return [str(path) for path in paths], {"pictures": torch.from_numpy(pixels)}
+
+
+def _pixels(about: pictures.Schema, inputs: npt.NDArray[Any], source: Path) -> Tensor:
+    """Pictures in an array, shape (n, channels, height, width)."""
+    wanted = (about.height, about.width, about.channels)
+    is_fitting = inputs.dtype == np.uint8 and inputs.ndim in (3, 4)
+    pixels = arrays.Part(inputs, None).pixels if is_fitting else inputs
+    if not is_fitting or pixels.shape[1:] != wanted:
+        raise DataError(
+            f"{source.name}: the network takes bytes of shape (samples, {', '.join(map(str, wanted))}), not "
+            f"{inputs.dtype} of shape {inputs.shape}"
+        )
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
