@@ -25,7 +25,7 @@ CONSOLE = [
 def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "SAMESTEP_DATA"}
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=100, check=False
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=250, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done
@@ -39,7 +39,7 @@ def test_python_blocks_run_as_unguarded_scripts(number: int, tmp_path: Path) -> 
 
 
 @pytest.mark.processes
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("left_out", [("verify", "scale"), pytest.param((), marks=pytest.mark.soak)])
 def test_samestep_commands_run_one_after_the_other(tmp_path: Path, left_out: tuple[str, ...]) -> None:
     """Those that take long, and have tests of their own, are left out for every change."""

@@ -36,6 +36,10 @@ class Late(torch.autograd.Function):
             long_kernel()
         return gradients[0]
 
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Any:
+        return tangents[0].clone()
+
 
 def is_stalled(how: str) -> bool:
     """Whether a test wants passes to stall in this way."""

@@ -279,3 +279,31 @@ def test_a_factor_without_an_inverse_ends_all_workers_alike(workers: int) -> Non
         "Inputs of very different size do this: scale them; or take another optimizer"
     )
     assert all(torch.equal(start[name], values) for name, values in models[-1].named_parameters())
+
+
+class Backwards(torch.autograd.Function):
+    """The identity, which can only be differentiated backwards."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor) -> Tensor:
+        return inputs.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return gradients[0]
+
+
+class OneWay(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = helpers.Mlp()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        scores: Tensor = Backwards.apply(self.net(inputs))  # type: ignore[no-untyped-call]
+        return scores
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.processes)])
+def test_a_network_that_cannot_be_differentiated_forwards_is_told_in_one_line(workers: int) -> None:
+    with pytest.raises(UsageError, match=r"^optimizer kfac differentiates the network forwards, too, and .*jvp$"):
+        train(helpers.workload(OneWay), steps=3, workers=workers, **SETTINGS)

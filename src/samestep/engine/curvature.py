@@ -25,6 +25,7 @@ from samestep.engine.loading import Loading
 from samestep.engine.losses import sampled_targets
 from samestep.engine.passes import Passes
 from samestep.engine.slots import make_slots
+from samestep.errors import UsageError
 from samestep.optim.kfac import precondition
 from samestep.optim.kfac.precondition import Inverse
 from samestep.optim.kfac.rule import DAMPINGS, NUM_DIRECTIONS
@@ -346,6 +347,11 @@ def _forward_mode(*, is_recurrent: bool) -> Iterator[None]:
     try:
         with sdpa_kernel(SDPBackend.MATH):
             yield
+    except NotImplementedError as error:
+        raise UsageError(
+            "optimizer kfac differentiates the network forwards, too, and a part of it has no such derivative "
+            f"({str(error).splitlines()[0]}); take another optimizer, or write the part's jvp"
+        ) from error
     finally:
         if is_recurrent:
             torch.backends.mkldnn.enabled = before  # type: ignore[assignment]

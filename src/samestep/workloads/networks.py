@@ -24,7 +24,7 @@ from samestep.errors import DataError, UsageError
 from samestep.host import files
 from samestep.workloads.convolutional import plain_cnn
 from samestep.workloads.feed_forward import layers
-from samestep.workloads.recurrent import RowReader, RowsOfPixels, SymbolReader
+from samestep.workloads.recurrent import Change, RowReader, RowsOfPixels, SymbolReader
 from samestep.workloads.tables import TableNet
 from samestep.workloads.transformer import language_model
 
@@ -63,6 +63,7 @@ class Network:
         base_depth: The depth that it was chosen for; None: this one.
         has_waves: Of a table: whether its numbers are given as waves, too (see `workloads.tables.Waves`).
         dropout: Of a table: share of the hidden units left out in training.
+        gives_change: Of a time series: whether the answer is added to the last known value of the target.
     """
 
     kind: str
@@ -75,6 +76,7 @@ class Network:
     base_depth: int | None = None
     has_waves: bool = False
     dropout: float = 0.0
+    gives_change: bool = False
 
     def save(self, folder: Path) -> None:
         """Write it into a run's folder."""
@@ -115,7 +117,10 @@ class Network:
             return _text_net(about, self.model, sizes, self.base_width)
         if isinstance(about, tables.Schema):
             return _table_net(about, sizes, has_waves=self.has_waves, dropout=self.dropout)
-        return _array_net(shape_of(about), about.target.num_outputs, self.model, sizes)
+        net = _array_net(shape_of(about), about.target.num_outputs, self.model, sizes)
+        if isinstance(about, series.Schema) and self.gives_change:
+            return Change(net, [number.name for number in about.columns.numbers].index(about.target.name))
+        return net
 
 
 class Sizes(NamedTuple):
@@ -165,6 +170,7 @@ def choose(pack: Pack, *, model: Model | None = None, width: int | None = None, 
         reading={name: settings[name] for name in _READING if name in settings},
         has_waves=kind == "table",
         dropout=0.2 if kind == "table" else 0.0,
+        gives_change=kind == "series",
     )
 
 

@@ -35,6 +35,24 @@ class RowReader(nn.Module):
         return scores
 
 
+class Change(nn.Module):
+    """What a net says of a series is added to the last known value: that nothing changes is where it begins.
+
+    Args:
+        net: Gives one number for a stretch of rows.
+        column: Of the rows: the value whose later value is to be known, scaled as the answer is.
+    """
+
+    def __init__(self, net: nn.Module, column: int) -> None:
+        super().__init__()
+        self.net, self.column = net, column
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Values of shape (n, 1) for stretches of shape (n, rows, row_size)."""
+        values: Tensor = rows[:, -1, self.column : self.column + 1] + self.net(rows)
+        return values
+
+
 class RowsOfPixels(nn.Module):
     """Pictures as sequences of rows: (n, channels, height, width) to (n, height, channels × width)."""
 
