@@ -144,7 +144,7 @@ def test_ranks_that_were_not_started_alike(ranks: Ranks, other: list[str], text:
 def test_another_code_of_the_model_is_found(ranks: Ranks, tmp_path: Path) -> None:
     files = [tmp_path / "a.py", tmp_path / "b.py"]
     files[0].write_text(NETS.read_text())
-    files[1].write_text(NETS.read_text().replace("return self.net(inputs)", "return self.net(inputs) * 1.5"))
+    files[1].write_text(NETS.read_text().replace("self.net(inputs)", "(self.net(inputs) * 1.5)"))
     assert files[0].read_text() != files[1].read_text()
     for file in files:
         (tmp_path / file.stem).mkdir()
