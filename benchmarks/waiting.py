@@ -26,7 +26,8 @@ PAGE = results.ROOT / "benchmarks" / "WAITING.md"
 _MOST_PERCENT = 2.0
 _WORKERS = (1, 2)
 _STEPS = {
-    "digits-mlp": 2000, "digits-cnn": 300, "adult-mlp": 800, "fashion-mlp": 700, "fashion-cnn": 40, "mnist-cnn": 40,
+    "digits-mlp": 2000, "digits-cnn": 300, "digits-transformer": 60, "adult-mlp": 800,
+    "fashion-mlp": 700, "fashion-cnn": 40, "mnist-cnn": 40,
     "fashion-resnet": 12, "fashion-lstm": 100, "shakespeare-transformer": 30,
 }  # fmt: skip
 """By workload: enough for some seconds."""

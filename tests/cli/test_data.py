@@ -297,6 +297,15 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
         ("pack", "one.csv", "packed", "--target", "y", "--evaluation", "whole.csv"),
         "all 3 samples to train on are of the class 1: there is nothing to learn",
     ),
+    (("pack", "numbered.csv", "packed", "--target", "y"), "no column is left to learn from: x numbers the rows"),
+    (
+        ("pack", "same.csv", "packed", "--target", "y", "--evaluation-frac", "0.999"),
+        "with evaluation_frac 0.999 there are too few different",
+    ),
+    (
+        ("pack", "titanic.csv", "packed", *TARGET, "--split-by", "Sex", "--evaluation-frac", "0.999"),
+        "no row is left for training: split_by Sex has too few different values",
+    ),
     (("pack", "empty.txt", "packed"), "the text has 0 symbols to train on"),
     (("pack", "empty.npy", "packed", "--target", "y"), "empty.npy"),
     (("pack", "cut.npy", "packed", "--target", "y"), "cut.npy"),
@@ -330,6 +339,8 @@ def test_mistakes_are_one_line(call_here: Call, folder: Path, words: tuple[str, 
     np.save(folder / "whole.npy", np.arange(40.0).reshape(20, 2))
     (folder / "cut.npy").write_bytes((folder / "whole.npy").read_bytes()[:-100])
     (folder / "headers.csv").write_text("x,y\n")
+    (folder / "numbered.csv").write_text("x,y\n" + "".join(f"{number},{number % 2}\n" for number in range(40)))
+    (folder / "same.csv").write_text("x,y\n" + "1,1\n2,0\n" * 20)
     whole = gzip.compress(passengers().encode())
     (folder / "cut.csv.gz").write_bytes(whole[: len(whole) // 2])
     with zipfile.ZipFile(folder / "cut.zip", "w") as archive:

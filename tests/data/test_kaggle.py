@@ -22,7 +22,9 @@ from typing import Any, cast
 
 import pytest
 
+from samestep.cli.main import main
 from samestep.data import kaggle
+from samestep.data.pack import reader
 from samestep.errors import DataError, SamestepError, UsageError
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
@@ -580,3 +582,39 @@ class TestStdout:
         assert (set(logger.handlers), logger.level, logger.propagate) == before
         assert before[0]
         assert sys.stdout is stdout
+
+
+class TestTraining:
+    """From Kaggle's name to a trained network, by the command that a user gives."""
+
+    ROWS = b"x,y\n" + b"".join(b"%d,%d\n" % (7 * number % 31, number % 2) for number in range(200))
+
+    @pytest.fixture(autouse=True)
+    def packs(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "packs"))
+
+    def trained(self, capsys: pytest.CaptureFixture[str], source: str) -> tuple[str, str]:
+        """The digest of the weights, and what was said."""
+        words = ["train", "--data", source, "--target", "y", "--steps", "3", "--workers", "1", "--json"]
+        assert main(words) == 0
+        said = capsys.readouterr()
+        digest: str = json.loads(said.out)["weights_sha256"]
+        return digest, said.err
+
+    def test_a_data_set(self, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        server.kaggle.files = {"train.csv": self.ROWS}
+        digest, _ = self.trained(capsys, DATA_SET)
+        downloads = [what for what, _ in server.kaggle.asked if "Download" in what]
+        assert len(downloads) == 1
+        assert len(server.kaggle.asked) == 2, "for the newest version, and for its files"
+        (tmp_path / "train.csv").write_bytes(self.ROWS)
+        assert self.trained(capsys, str(tmp_path / "train.csv"))[0] == digest
+        server.stop()
+        again, said = self.trained(capsys, DATA_SET)
+        assert again == digest
+        assert "version 1" in said, "it is told that nobody has looked for a newer one"
+
+    def test_a_pack_of_a_competition(self, server: Server, token: None, tmp_path: Path) -> None:
+        server.kaggle.files = {"train.csv": self.ROWS, "test.csv": b"x\n1\n"}
+        assert main(["pack", COMPETITION, str(tmp_path / "packed"), "--target", "y"]) == 0
+        assert reader.open_pack(tmp_path / "packed").manifest.num_samples("train") > 100

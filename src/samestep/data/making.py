@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -43,7 +44,10 @@ def ensure(source: str, folder: Path, settings: DataSettings, tell: Tell) -> tup
         DataError: The source cannot be read.
         UsageError: Something cannot be done as asked.
     """
-    path = _located(source)
+    return _ensure(source, _located(source), folder, settings, tell)
+
+
+def _ensure(source: str, path: Path, folder: Path, settings: DataSettings, tell: Tell) -> tuple[Pack, bool]:
     evaluation = None if settings.evaluation is None else _located(settings.evaluation)
     tokenizer = None if settings.tokenizer is None else Path(settings.tokenizer)
     made_of = {
@@ -95,12 +99,16 @@ def in_cache(source: str, settings: DataSettings, tell: Tell) -> Pack:
         raise UsageError("there is no folder for caches (no home); pack the source first: samestep pack SOURCE FOLDER")
     words = json.dumps([str(path.resolve()), settings.given()], sort_keys=True)
     name = f"{path.name.split('.')[0]}-{hashlib.sha256(words.encode()).hexdigest()[:12]}"
-    return ensure(source, cache / "packs" / name, settings, tell)[0]
+    return _ensure(source, path, cache / "packs" / name, settings, tell)[0]
 
 
 def _located(source: str) -> Path:
     """Where a source is on this machine; what is Kaggle's is fetched."""
-    return kaggle.fetch(source) if kaggle.is_kaggle(source) else Path(source)
+    return kaggle.fetch(source, _notice) if kaggle.is_kaggle(source) else Path(source)
+
+
+def _notice(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def _whole(folder: Path, made_of: Mapping[str, Any]) -> Pack | None:

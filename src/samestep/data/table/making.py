@@ -97,8 +97,11 @@ def make(training: Reader, evaluation: Reader | None, making: Making, writer: Wr
     if evaluation is None:
         by = [making.split_by] if making.split_by else [name for name in chosen if name not in left_out]
         kept = split.is_evaluation(raw, by, frac=making.evaluation_frac, seed=making.split_seed)
-        if kept.all():
-            raise DataError(f"no row is left for training; split_by {making.split_by} has too few different values")
+        if kept.all() and {*chosen} - {*left_out, making.target}:
+            why = f"split_by {making.split_by} has"
+            if making.split_by is None:
+                why = f"with evaluation_frac {making.evaluation_frac:g} there are"
+            raise DataError(f"no row is left for training: {why} too few different values")
     else:
         kept = np.arange(raw.num_rows) >= num_training
     times = {name for name, kind in training.kinds.items() if kind == "time"}
