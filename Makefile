@@ -42,6 +42,8 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.stage_memory
 	$(BIN)/python -m benchmarks.kfac
 	$(BIN)/python -m benchmarks.data_accuracy
+	$(BIN)/python -m benchmarks.study_time
+	$(BIN)/python -m benchmarks.links
 	$(BIN)/python -m benchmarks.accuracy --page
 
 $(VENV)/bin/python:
