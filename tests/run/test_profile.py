@@ -52,6 +52,41 @@ def test_every_worker_is_on_one_axis(workers: int, tmp_path: Path) -> None:
     assert min(row["ts"] for row in spans) == 0.0
 
 
+@pytest.mark.processes
+@pytest.mark.parametrize(("machines", "told"), [(1, 2), pytest.param(2, 1, marks=pytest.mark.soak)])
+def test_ranks_are_on_one_axis(machines: int, told: int, tmp_path: Path) -> None:
+    """A breakdown tells of the ranks of the first one's machine."""
+    result = fit(tmp_path / "trace.json", workers=2, engine="group", machines=machines, steps=8)
+    spans = [row for row in rows_of(tmp_path / "trace.json") if row["ph"] == "X"]
+    assert {row["tid"] for row in spans} == {0, 1}
+    for rank in range(2):
+        updates = [row["args"]["step"] for row in spans if row["tid"] == rank and row["name"] == "update"]
+        assert updates == list(range(8))
+    breakdown = result.record.breakdown
+    assert breakdown is not None
+    assert len(breakdown.workers) == told
+    total = sum(sum(worker.values()) for worker in breakdown.workers) / told
+    assert total == pytest.approx(breakdown.step_s, rel=1e-9)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("schedule", ["1f1b", "gpipe"])
+def test_stages_are_on_one_axis(schedule: str, tmp_path: Path) -> None:
+    """The groups of a breakdown add up to the step, the exchange with other stages included."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    inputs = torch.randn(32, 4)
+    settings: dict[str, Any] = {"workers": 2, "stages": 2, "schedule": schedule, "global_batch": 8, "epochs": 5}
+    result = samestep.fit(model, inputs, torch.arange(32) % 2, profile=tmp_path / "trace.json", **settings)
+    spans = [row for row in rows_of(tmp_path / "trace.json") if row["ph"] == "X"]
+    assert {row["tid"] for row in spans} == {0, 1}
+    assert Phase.STAGES.text in {row["name"] for row in spans}
+    breakdown = result.record.breakdown
+    assert breakdown is not None
+    total = sum(sum(worker.values()) for worker in breakdown.workers) / 2
+    assert total == pytest.approx(breakdown.step_s, rel=1e-9)
+
+
 def test_tracing_does_not_change_the_bits(tmp_path: Path) -> None:
     assert len({fit(path, workers=1).record.weights_sha256 for path in (tmp_path / "trace.json", None)}) == 1
 

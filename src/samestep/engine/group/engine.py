@@ -151,9 +151,15 @@ class Group:
         return image
 
     def events(self) -> list[Events]:
-        """What this rank did, as far as its ring still holds it."""
-        reader = open_reader(self.job.trace, self._memory["events"], self.wire.rank) if self._memory else None
-        return [reader.since(0)] if reader else []
+        """What each rank of this machine did, as far as the rings still hold it."""
+        if self._room is None:
+            return []
+        rings = self._memory["events"]
+        ranks = self._room.machines.ranks(self.wire.rank)
+        # Ranks that torchrun has started know nothing of a trace: only the first one is asked for it.
+        traced = [open_reader(self.job.trace, rings, rank) for rank in ranks]
+        readers = [reader or open_reader(None, rings, rank) for reader, rank in zip(traced, ranks, strict=True)]
+        return [reader.since(0) for reader in readers if reader]
 
     def _set_up(self, device: Device) -> None:
         """Enter the room of this machine, and lay the state into it that the run starts from."""
