@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,49 @@ def test_cuts_between_the_layers_of_a_recurrent_network(
     wanted = train(work, **settings)
     found = train(work, **{**settings, "workers": stages, "stages": stages, "schedule": schedule, "cut": cut})
     assert summary(found) == summary(wanted)
+
+
+class Encoding(nn.Module):
+    """torch's own encoder between two layers.
+
+    Args:
+        mask: "none"; "causal" or "other", as is said of it; "unsaid", where torch looks whether it is causal.
+    """
+
+    mask: Tensor
+
+    def __init__(self, mask: str) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.2, batch_first=True, norm_first=True)
+        self.first, self.out = nn.Linear(3, 8), nn.Linear(8, helpers.NUM_CLASSES)
+        self.net = nn.TransformerEncoder(layer, 3, norm=nn.LayerNorm(8), enable_nested_tensor=False)
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(4))
+        self.is_masked = mask != "none"
+        self.options: dict[str, Any] = {"causal": {"is_causal": True}, "other": {"is_causal": False}}.get(mask, {})
+
+    def forward(self, x: Tensor) -> Tensor:
+        options = {**self.options, "mask": self.mask} if self.is_masked else self.options
+        scores: Tensor = self.out(self.net(self.first(x.view(-1, 4, 3)), **options).mean(dim=1))
+        return scores
+
+
+@pytest.mark.parametrize(
+    ("mask", "cut"),
+    [("causal", "net.layers.1"), soak("none", "net.layers.2"), soak("unsaid", "out"), soak("other", None)],
+)
+def test_cuts_between_the_layers_of_an_encoder(mask: str, cut: str | None) -> None:
+    work = helpers.workload(partial(Encoding, mask), evaluation=helpers.samples(20))
+    settings = {**SHORT, "evaluate_every": 3}
+    wanted = train(work, **settings)
+    found = train(work, **{**settings, "workers": 2, "stages": 2, "cut": cut})
+    assert summary(found) == summary(wanted)
+
+
+def test_an_encoder_whose_mask_may_be_causal_is_not_opened() -> None:
+    with pytest.raises(UsageError, match=r"no stage can begin with 'net.layers.1'"):
+        train(
+            helpers.workload(partial(Encoding, "unsaid")), **{**SHORT, "workers": 2, "stages": 2, "cut": "net.layers.1"}
+        )
 
 
 class Mixed(nn.Module):

@@ -260,6 +260,8 @@ class _Tracer(fx.Tracer):
     ) -> Any:
         if isinstance(m, nn.RNNBase) and has_layers(m) and not kwargs and [type(each) for each in args] == [fx.Proxy]:
             return self._call_layers(m, args[0])
+        if type(m) is nn.TransformerEncoder and (options := _of_encoder(m, args, kwargs)) is not None:
+            return self._call_encoder(m, args[0], options)
         return super().call_module(m, forward, args, kwargs)
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
@@ -284,6 +286,27 @@ class _Tracer(fx.Tracer):
         joined = [self.create_proxy("call_function", torch.cat, (each,), {}) for each in groups]
         self._parts += [each.node for each in joined]
         return value, tuple(joined) if len(joined) > 1 else joined[0]
+
+    def _call_encoder(self, whole: nn.TransformerEncoder, value: Any, options: dict[str, Any]) -> Any:
+        """torch's encoder layer by layer, each called as the whole would call it."""
+        path = self.path_of_module(whole)
+        for number in range(len(whole.layers)):
+            value = self.create_proxy("call_module", f"{path}.layers.{number}", (value,), options)
+        return value if whole.norm is None else self.create_proxy("call_module", f"{path}.norm", (value,), {})
+
+
+def _of_encoder(whole: nn.TransformerEncoder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
+    """What each layer of torch's encoder is called with beside its input; None where only the whole knows.
+
+    It knows whether padding makes nested tensors of its input, and, where nobody has said, whether a mask is causal.
+    """
+    mask, is_causal = kwargs.get("mask"), kwargs.get("is_causal")
+    is_plain = len(args) == 1 and kwargs.keys() <= {"mask", "is_causal"} and isinstance(args[0], fx.Proxy)
+    if not is_plain or whole._forward_hooks or whole._forward_pre_hooks:
+        return None
+    if mask is None:
+        return {"is_causal": is_causal is True} if isinstance(is_causal, bool) else {}
+    return {"src_mask": mask, "is_causal": is_causal} if isinstance(is_causal, bool) else None
 
 
 def _holds_blocks(module: nn.Module) -> bool:
