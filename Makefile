@@ -33,6 +33,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.packing
 	$(BIN)/python -m benchmarks.waiting
 	$(BIN)/python -m benchmarks.feed
+	$(BIN)/python -m benchmarks.seek
 	$(BIN)/python -m benchmarks.beyond_memory
 	$(BIN)/python -m benchmarks.backprop
 	$(BIN)/python -m benchmarks.stages
