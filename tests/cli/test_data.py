@@ -391,9 +391,32 @@ def test_new_samples_in_arrays(call_here: Call, folder: Path) -> None:
         assert finished.code == 0, finished.stderr
         answers = [line.split(",")[1] for line in finished.stdout.splitlines()[1:]]
         assert answers in (["1", "0"], ["1.0", "0.0"], ["True", "False"])
+    np.save(folder / "wide.npy", np.zeros((2, 6)))
+    finished = call_here("predict", "run-rows.npy", "--input", "wide.npy")
+    assert finished.code == 2
+    assert "wide.npy has 6 columns, and the network has learned from 4" in finished.complaint
     finished = call_here("predict", "run-pictures.npz", "--input", "new-rows.npy")
     assert finished.code == 2
     assert "takes bytes of shape (samples, 6, 6, 1), not float32 of shape (2, 3)" in finished.complaint
+
+
+def test_columns_of_an_array_keep_their_places_and_kinds(call_here: Call, folder: Path) -> None:
+    """The target comes first and may be left out, one column tells nothing, and one holds categories."""
+    rng = np.random.default_rng(0)
+    kind, number = rng.integers(0, 3, 200), rng.normal(size=200)
+    is_high = (kind == 1).astype(float)
+    whole = np.column_stack([is_high, np.full(200, 5.0), kind, number])
+    np.save(folder / "rows.npy", whole)
+    words = ("train", "--data", "rows.npy", "--target", "column0", "--kinds", "column2=category", "--steps", "150")
+    finished = call_here(*words, "--workers", "1", "--out", "run")
+    assert finished.code == 0, finished.stderr
+    np.save(folder / "whole.npy", whole[:20])
+    np.savez(folder / "without.npz", x_train=whole[:, 1:], x_test=whole[:20, 1:])
+    for new in ("whole.npy", "without.npz"):
+        finished = call_here("predict", "run", "--input", new)
+        assert finished.code == 0, finished.stderr
+        answers = [float(line.split(",")[1]) for line in finished.stdout.splitlines()[1:]]
+        assert answers == is_high[:20].tolist()
 
 
 def test_new_pictures_in_an_idx_file(call_here: Call, folder: Path) -> None:

@@ -13,6 +13,7 @@ import tomllib
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -277,6 +278,15 @@ def test_code_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         path.write_text(path.read_text() + "# changed\n")
         found.add(digest())
     assert len(found) == 3
+    monkeypatch.setitem(sys.modules, "lazy", Lazy("lazy"))
+    assert digest() in found
+
+
+class Lazy(ModuleType):
+    """A module that imports what it needs when it is asked for anything, and cannot."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ImportError(name)
 
 
 def test_what_is_installed_is_not_the_users() -> None:

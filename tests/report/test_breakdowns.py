@@ -22,7 +22,7 @@ TWO = (took(0.007, 0.001), took(0.008))
 
 
 def test_a_part() -> None:
-    part = breakdowns.part("Where the time goes", {NAME: TWO})
+    part = breakdowns.part("Where the time goes", {NAME: TWO}, over="the mean over all rounds")
     assert [entry.name for entry in part.legend] == list(GROUPS)
     drawing = part.figures[0].drawing
     assert drawing.count('role="img"') == 3  # nothing is drawn of 0 seconds
@@ -37,12 +37,12 @@ def test_every_group_has_a_hatch() -> None:
 
 def test_short_names_only_where_they_tell_programs_apart() -> None:
     small, large = (f"{NAME} of {batch} samples" for batch in (64, 128))
-    assert breakdowns._short_names([small]) == [NAME]
-    assert breakdowns._short_names([small, large]) == [small, large]
+    assert breakdowns.short_names([small]) == [NAME]
+    assert breakdowns.short_names([small, large]) == [small, large]
 
 
 def test_many_workers_are_thinned_and_it_is_said() -> None:
-    part = breakdowns.part("t", {NAME: [took(0.1)] * 64})
+    part = breakdowns.part("t", {NAME: [took(0.1)] * 64}, over="all")
     assert len(part.tables[0].rows) == 6
     assert part.notes == ["Of each program at most 6 workers are shown."]
 

@@ -281,6 +281,11 @@ def test_a_factor_without_an_inverse_ends_all_workers_alike(workers: int) -> Non
     assert all(torch.equal(start[name], values) for name, values in models[-1].named_parameters())
 
 
+def test_a_loss_without_curvature_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"^optimizer='kfac': nn.L1Loss has no curvature"):
+        train(helpers.workload(loss=nn.L1Loss()), steps=3, workers=1, **SETTINGS)
+
+
 class Backwards(torch.autograd.Function):
     """The identity, which can only be differentiated backwards."""
 

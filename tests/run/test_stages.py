@@ -207,6 +207,24 @@ def test_cuts_between_the_layers_of_an_encoder(mask: str, cut: str | None) -> No
     assert summary(found) == summary(wanted)
 
 
+class Strict(nn.TransformerEncoderLayer):
+    """Wants everything that torch's encoder gives its layers."""
+
+    def forward(self, src: Tensor, src_mask: Any, src_key_padding_mask: Any, is_causal: bool) -> Tensor:  # type: ignore[override]
+        return super().forward(src, src_mask, src_key_padding_mask, is_causal)
+
+
+def test_layers_of_an_encoder_get_what_the_whole_gives_them() -> None:
+    def build() -> nn.Module:
+        net = Encoding("none")
+        net.net.layers = nn.ModuleList(Strict(8, 2, 16, dropout=0.2, batch_first=True) for _ in range(3))
+        return net
+
+    wanted = train(helpers.workload(build), **SHORT)
+    found = train(helpers.workload(build), **{**SHORT, "workers": 2, "stages": 2, "cut": "net.layers.1"})
+    assert summary(found) == summary(wanted)
+
+
 def test_an_encoder_whose_mask_may_be_causal_is_not_opened() -> None:
     with pytest.raises(UsageError, match=r"no stage can begin with 'net.layers.1'"):
         train(

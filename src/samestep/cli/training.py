@@ -148,7 +148,8 @@ def predict(
     input: Annotated[  # noqa: A002
         tuple[Path, ...] | None,
         Parameter(
-            help="One .npy file per input of the model, default: the evaluation part; for a RUN a table or pictures."
+            help="One .npy file per input of the model, default: the evaluation part; for a RUN a table, arrays, "
+            "pictures or a text."
         ),
     ] = None,
     out: Annotated[Path | None, Parameter(help="CSV file to write; default: stdout.")] = None,

@@ -198,7 +198,8 @@ def new_inputs(path: Path, scratch: Path) -> npt.NDArray[Any] | None:
     if path.suffix not in ENDINGS:
         return None
     arrays = _loaded(path, scratch)
-    inputs = arrays["x"] if path.suffix == ".npy" else _named(arrays, _INPUT_NAMES, ("", "_test", "_val", "_train"))
+    named = [_named(arrays, _INPUT_NAMES, (ending,)) for ending in ("", "_test", "_val", "_train")]
+    inputs = next((found for found in named if found is not None), None)
     if inputs is None:
         raise UsageError(f"{path.name} holds {', '.join(arrays)}; name the inputs x")
     return np.asarray(inputs)

@@ -348,9 +348,10 @@ def _forward_mode(*, is_recurrent: bool) -> Iterator[None]:
         with sdpa_kernel(SDPBackend.MATH):
             yield
     except NotImplementedError as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(
             "optimizer kfac differentiates the network forwards, too, and a part of it has no such derivative "
-            f"({str(error).splitlines()[0]}); take another optimizer, or write the part's jvp"
+            f"({reason}); take another optimizer, or write the part's jvp"
         ) from error
     finally:
         if is_recurrent:

@@ -228,6 +228,11 @@ def check_class_targets(target: Tensor, num_classes: int, ignore_index: int) -> 
         )
 
 
+def is_straight(loss: SummedLoss) -> bool:
+    """Whether the loss has no second derivative, wherever it has a first."""
+    return isinstance(loss, _TorchLoss) and isinstance(loss.module, nn.L1Loss)
+
+
 def draws_targets(loss: SummedLoss) -> bool:
     """Whether `sampled_targets` draws them: whether the loss is a log-likelihood that is known to be one."""
     return isinstance(loss, _TorchLoss) and isinstance(loss.module, _LIKELIHOODS)

@@ -11,6 +11,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
@@ -93,11 +94,14 @@ def code_sha256(things: Iterable[Any]) -> str | None:
     """
     files = {Path(path) for thing in things if (path := _source_of(thing)) is not None}
     folders = {path.resolve().parent for path in files if not _is_installed(path)}
-    loaded = {Path(path) for module in [*sys.modules.values()] if (path := getattr(module, "__file__", None))}
+    loaded = {Path(path) for each in [*sys.modules.values()] if (path := getattr(each, "__dict__", {}).get("__file__"))}
     own = [path for path in loaded | files if path.suffix == ".py" and not _is_installed(path)]
     found = {path.resolve() for path in own if folders & {*path.resolve().parents}}
-    digests = sorted(hashlib.sha256(path.read_bytes()).digest() for path in found if path.is_file())
-    return hashlib.sha256(b"".join(digests)).hexdigest() if digests else None
+    digests = []
+    for each in found:
+        with suppress(OSError):
+            digests.append(hashlib.sha256(each.read_bytes()).digest())
+    return hashlib.sha256(b"".join(sorted(digests))).hexdigest() if digests else None
 
 
 def _source_of(thing: Any) -> str | None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from samestep.engine.loop import EvaluationRecord, StepRecord
 from samestep.engine.randomness import preserved
+from samestep.host import records
 from samestep.measure.plain import PlainTorch
 from samestep.optim import schedules
 from samestep.run.config import Config
@@ -34,6 +35,7 @@ class Baseline:
         accuracy: On the evaluation data; None without such data or metric.
         weights_sha256: Digest of the trained weights.
         steps: One row per step; the gradient's norm is not looked at.
+        start: When it began, and what the machine was like.
     """
 
     threads: int
@@ -42,6 +44,7 @@ class Baseline:
     accuracy: float | None
     weights_sha256: str
     steps: StepTable
+    start: records.Start
 
     def record(self, workload: str, config: Config) -> Record:
         """As the record of a run."""
@@ -60,6 +63,7 @@ class Baseline:
             weights_sha256=self.weights_sha256,
             last_loss=last.loss,
             end="finished",
+            start=self.start,
         )
 
 
@@ -68,6 +72,7 @@ def train_plain(workload: Workload, config: Config, *, threads: int) -> Baseline
 
     Order and dropout masks are torch's own, so the weights differ from samestep's.
     """
+    began = records.Start.now()
     with _threads(threads), preserved():
         plain = PlainTorch(workload, config)
         num_samples = plain.data.train.num_samples
@@ -86,7 +91,7 @@ def train_plain(workload: Workload, config: Config, *, threads: int) -> Baseline
             steps.append(StepRecord(step, float(value), math.nan, count, seconds, num_rounds=1, num_rows=count))
         steady = taken[_LEFT_OUT:] or taken
         rate_per_s = sum(count for _, count, _ in steady) / sum(seconds for seconds, _, _ in steady)
-        return Baseline(threads, rate_per_s, wall_s, _accuracy(workload, plain), digest(plain.model), steps)
+        return Baseline(threads, rate_per_s, wall_s, _accuracy(workload, plain), digest(plain.model), steps, began)
 
 
 def _batches(num_samples: int, global_batch: int, num_steps: int) -> Iterator[Tensor]:

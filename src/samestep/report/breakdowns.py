@@ -15,13 +15,11 @@ Bars = Mapping[str, Mapping[str, float]]
 Workers = Sequence[Mapping[str, float]]
 """Seconds a step by group, one mapping a worker."""
 
-_OVER_ROUNDS = "the mean over all rounds"
-
 _MOST_BARS = 6
 """Workers of a program that are drawn."""
 
 
-def part(title: str, programs: Mapping[str, Workers], *, over: str = _OVER_ROUNDS) -> Part:
+def part(title: str, programs: Mapping[str, Workers], *, over: str) -> Part:
     """Bars and a table, for every worker of every program.
 
     Args:
@@ -30,7 +28,7 @@ def part(title: str, programs: Mapping[str, Workers], *, over: str = _OVER_ROUND
         over: What the seconds are the mean of, in words.
     """
     bars: dict[str, Mapping[str, float]] = {}
-    for workers, name in zip(programs.values(), _short_names(list(programs)), strict=True):
+    for name, workers in programs.items():
         bars |= _bars(workers, name)
     factor, unit = text.unit_of(sum(worker.values()) for worker in bars.values())
     is_thinned = any(len(workers) > _MOST_BARS for workers in programs.values())
@@ -44,7 +42,7 @@ def part(title: str, programs: Mapping[str, Workers], *, over: str = _OVER_ROUND
     )
 
 
-def _short_names(names: Sequence[str]) -> Sequence[str]:
+def short_names(names: Sequence[str]) -> Sequence[str]:
     """Names without the batch ("samestep, 2 workers of 64 samples"), unless only the batch tells them apart."""
     short = [name.partition(" of ")[0] for name in names]
     return short if len(set(short)) == len(short) else names

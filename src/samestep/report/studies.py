@@ -99,7 +99,9 @@ def _parts(analysed: Analysed, axis: Axis) -> list[Part]:
         figures=speed_ups.figures(found),
         tables=[_points(found), _programs(programs), _fits(found)],
     )
-    where = breakdowns.part(f"Where the time of a step goes ({axis} scaling)", analysed.findings.breakdowns[axis])
+    by_name = analysed.findings.breakdowns[axis]
+    short = dict(zip(breakdowns.short_names([*by_name]), by_name.values(), strict=True))
+    where = breakdowns.part(f"Where the time of a step goes ({axis} scaling)", short, over="the mean over all rounds")
     return [curves, where]
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from samestep.engine.job import Job
-from samestep.engine.losses import draws_targets
+from samestep.engine.losses import draws_targets, is_straight
 from samestep.errors import UsageError
 from samestep.optim.kfac.rule import SubspaceKfac
 from samestep.optim.kfac.units import DECIDED, FACTORS, PREVIOUS, CurvaturePlan, factor_layout, units_of
@@ -61,10 +61,19 @@ def refuse(config: Config, why: str) -> None:
 
 
 def lines(job: Job, config: Config, workload: Workload) -> list[str]:
-    """What is left out of the recipe, and what of the curvature is known less well than could be, in words."""
+    """What is left out of the recipe, and what of the curvature is known less well than could be, in words.
+
+    Raises:
+        UsageError: The loss has no curvature.
+    """
     curved, clip_norm = job.curvature, workload.recipe.get("clip_norm")
     if curved is None:
         return []
+    if is_straight(job.loss):
+        raise UsageError(
+            "optimizer='kfac': nn.L1Loss has no curvature, from which its step is found; take nn.HuberLoss or "
+            "nn.MSELoss, or another optimizer (time series from data alone are learned with nn.L1Loss)"
+        )
     found = []
     if clip_norm is not None and config.clip_norm is None:
         found.append(

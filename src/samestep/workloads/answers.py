@@ -37,8 +37,8 @@ def answer(folder: Path, source: Path) -> str:
 
     Args:
         folder: The run: its network and weights.
-        source: A table with the columns that were learned from (the target may be left out); a folder of pictures; or a
-            text, of which every line is to be continued by one symbol.
+        source: A table with the columns that were learned from (the target may be left out), a folder of pictures, an
+            array of either (.npy, .npz, IDX), or a text, of which every line is to be continued by one symbol.
 
     Raises:
         DataError: A column is not there, or a picture is broken.
@@ -105,7 +105,7 @@ def _text(schema: texts.Schema, network: Network, source: Path) -> str:
 
 
 def _table(about: tables.Schema, network: Network, source: Path) -> New:
-    raw = _raw(network, about.columns, source)
+    raw = _raw(network, about.columns, about.target.name, source)
     rows = tables.encode(about.columns, raw, raw.take(np.arange(raw.num_rows)))
     inputs = {"numbers": torch.from_numpy(rows.numbers), "categories": torch.from_numpy(rows.codes)}
     kept = {name: values for name, values in inputs.items() if values.shape[1]}
@@ -136,7 +136,7 @@ def _numbered(count: int) -> list[str]:
 
 def _series(about: series.Schema, network: Network, source: Path) -> New:
     """What follows the last rows of every series in a table."""
-    raw = _raw(network, about.columns, source, about.series)
+    raw = _raw(network, about.columns, about.target.name, source, about.series)
     order, ends = series.in_series(raw, about.series)
     names, stretches, begin = [], [], 0
     for end in np.unique(ends).tolist():
@@ -152,7 +152,7 @@ def _series(about: series.Schema, network: Network, source: Path) -> New:
     return names, {"values": torch.from_numpy(np.stack(stretches))}
 
 
-def _raw(network: Network, columns: tables.Columns, source: Path, series_column: str | None = None) -> Raw:
+def _raw(network: Network, columns: tables.Columns, target: str, source: Path, series_column: str | None = None) -> Raw:
     """The rows of a table that is to be answered for."""
     from samestep.data.settings import DataSettings  # noqa: PLC0415
     from samestep.data.table import frames, gather, reading  # noqa: PLC0415 (polars)
@@ -167,11 +167,31 @@ def _raw(network: Network, columns: tables.Columns, source: Path, series_column:
         if inputs is None:
             table = reading.table(source, DataSettings(**network.reading), Path(scratch), kinds)
         else:
-            table = frames.of_arrays(arrays.Part(inputs, None).columns(""), {})
+            given = _columns_of(inputs, columns, target, source)
+            table = frames.of_arrays(given, {name: kind for name, kind in kinds.items() if name in given})
         lacking = [name for name in kinds if name not in table.names]
         if lacking:
             raise DataError(f"{source} lacks the columns {', '.join(lacking)}; it has {', '.join(table.names)}")
         return gather.in_memory(table.chunks([*numbers, *categories]), numbers, categories)
+
+
+def _columns_of(
+    inputs: npt.NDArray[Any], columns: tables.Columns, target: str, source: Path
+) -> dict[str, npt.NDArray[Any]]:
+    """The columns of an array by name; the target may be left out.
+
+    Raises:
+        DataError: The array has another number of columns than that which was learned from.
+    """
+    given = arrays.Part(inputs, None).columns("")
+    known = {*columns.names, *columns.left_out, target}
+    num_known = sum(name.startswith("column") for name in known)
+    if len(given) == num_known:
+        return given
+    if len(given) == num_known - 1 and target.startswith("column"):
+        names = [name for name in (f"column{place}" for place in range(num_known)) if name != target]
+        return dict(zip(names, given.values(), strict=True))
+    raise DataError(f"{source.name} has {len(given)} columns, and the network has learned from {num_known}")
 
 
 def _pictures(about: pictures.Schema, network: Network, source: Path) -> New:

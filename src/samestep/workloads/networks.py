@@ -119,7 +119,7 @@ class Network:
             return _table_net(about, sizes, has_waves=self.has_waves, dropout=self.dropout)
         net = _array_net(shape_of(about), about.target.num_outputs, self.model, sizes)
         if isinstance(about, series.Schema) and self.gives_change:
-            return Change(net, [number.name for number in about.columns.numbers].index(about.target.name))
+            return Change(net, *_places(about))
         return net
 
 
@@ -185,6 +185,14 @@ def _array_net(shape: tuple[int, ...], num_outputs: int, model: Model, sizes: Si
     if model == "lstm":
         return RowReader(row_size=shape[1], num_classes=num_outputs, **sizes._asdict())
     return nn.Sequential(nn.Flatten(), *layers(math.prod(shape), num_classes=num_outputs, **sizes._asdict()))
+
+
+def _places(about: series.Schema) -> tuple[int, int | None]:
+    """Where a row holds the target's value, and whether that is missing (None: it never is)."""
+    numbers = about.columns.numbers
+    place = [number.name for number in numbers].index(about.target.name)
+    mark = len(numbers) + sum(number.has_missing for number in numbers[:place])
+    return place, mark if numbers[place].has_missing else None
 
 
 def _text_net(about: texts.Schema, model: Model, sizes: Sizes, base_width: int | None) -> nn.Module:

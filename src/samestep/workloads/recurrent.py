@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from samestep.data import images
@@ -40,16 +41,22 @@ class Change(nn.Module):
 
     Args:
         net: Gives one number for a stretch of rows.
-        column: Of the rows: the value whose later value is to be known, scaled as the answer is.
+        column: Of the rows: the value whose later value is to be known, scaled as the answer is; 0 where it is missing.
+        mark: The column that says where it is missing (1); None: nowhere.
     """
 
-    def __init__(self, net: nn.Module, column: int) -> None:
+    def __init__(self, net: nn.Module, column: int, mark: int | None = None) -> None:
         super().__init__()
-        self.net, self.column = net, column
+        self.net, self.column, self.mark = net, column, mark
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Values of shape (n, 1) for stretches of shape (n, rows, row_size)."""
-        values: Tensor = rows[:, -1, self.column : self.column + 1] + self.net(rows)
+        """Values of shape (n, 1) for stretches of shape (n, rows, row_size); to 0 where no value is known."""
+        last = rows[:, -1, self.column : self.column + 1]
+        if self.mark is not None:
+            places = torch.arange(rows.shape[1], device=rows.device)
+            newest = torch.where(rows[:, :, self.mark] == 0, places, 0).amax(dim=1, keepdim=True)
+            last = rows[:, :, self.column].gather(1, newest)
+        values: Tensor = last + self.net(rows)
         return values
 
 

@@ -111,7 +111,8 @@ def _is_late(ends: npt.NDArray[np.int64], frac: float) -> npt.NDArray[np.bool_]:
 
 def _schema(raw: Raw, is_training: npt.NDArray[np.bool_], table: Reader, making: Making) -> Schema:
     times = {name for name, kind in table.kinds.items() if kind == "time"}
-    left_out = choice.left_out(raw, making.target)
+    ignored = [name for name, kind in table.kinds.items() if kind == "ignore" and name != making.target]
+    left_out = dict.fromkeys(ignored, "is to be ignored") | choice.left_out(raw, making.target)
     for values in raw.values:
         if values.name not in left_out and len(values.codes) > _MOST_MARKED:
             left_out[values.name] = (

@@ -18,7 +18,8 @@ def left_out(raw: Raw, target: str) -> dict[str, str]:
     """Why columns are not looked at, by name.
 
     Args:
-        raw: All rows. Where some come from a table of their own, for evaluation, they play no role.
+        raw: All rows. Where some come from a table of their own, for evaluation, only the number of different texts
+            counts them.
         target: The column to be learned, which is never left out.
     """
     numbers = [(name, partial(_why_no_number, raw, place)) for place, name in enumerate(raw.number_names)]

@@ -302,11 +302,10 @@ def _of_encoder(whole: nn.TransformerEncoder, args: tuple[Any, ...], kwargs: dic
     """
     mask, is_causal = kwargs.get("mask"), kwargs.get("is_causal")
     is_plain = len(args) == 1 and kwargs.keys() <= {"mask", "is_causal"} and isinstance(args[0], fx.Proxy)
-    if not is_plain or whole._forward_hooks or whole._forward_pre_hooks:
+    hooks = whole._forward_hooks, whole._forward_pre_hooks, whole._backward_hooks, whole._backward_pre_hooks
+    if not is_plain or any(hooks) or (mask is not None and not isinstance(is_causal, bool)):
         return None
-    if mask is None:
-        return {"is_causal": is_causal is True} if isinstance(is_causal, bool) else {}
-    return {"src_mask": mask, "is_causal": is_causal} if isinstance(is_causal, bool) else None
+    return {"src_mask": mask, "is_causal": is_causal is True, "src_key_padding_mask": None}
 
 
 def _holds_blocks(module: nn.Module) -> bool:
