@@ -23,7 +23,7 @@ FOLDER = results.FOLDER / "seek"
 PAGE = results.ROOT / "benchmarks" / "SEEK.md"
 NUM_ROWS, BATCH, NUM_SEEKS = 10**9, 256, 2000
 MOST_MS = 1.0
-CASES: Mapping[str, int | None] = {"permutation": None, "blocks of 4,096": 4096}
+CASES: Mapping[str, int | None] = {"permutation": None, "blocks-of-4096": 4096}
 
 
 def measure(block: int | None) -> Result:
