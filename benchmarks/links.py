@@ -74,7 +74,7 @@ def page(found: Mapping[str, Result]) -> str:
         (
             "Two hosts (network namespaces of one machine) with one rank and one thread each; `tc tbf` limits what "
             "goes out of either. *Bytes* is what rank 0 sends a step, contributions and parameters; *on the link* is "
-            "what they take at the rate, without what Ethernet, IP and TCP add (about a twentieth). The step without "
+            "what they take at the rate, without what Ethernet, IP and TCP add. The step without "
             "a limit stands for all that is not the link. The engine sends after the backward pass and after the "
             "update, beside no computation (docs/design/group.md), so for it nothing can overlap: *step over sum* says "
             "whether the link is used. *Step over the larger* is what overlapping everything would bring at most."

@@ -33,6 +33,12 @@ class Finished:
         return lines[0].removeprefix("samestep: ")
 
 
+def refused(finished: Finished) -> str:
+    """The one line of a mistake."""
+    assert (finished.code, finished.stdout) == (2, ""), finished
+    return finished.complaint
+
+
 def in_shared_memory() -> frozenset[str]:
     """What lies in /dev/shm."""
     folder = Path("/dev/shm")

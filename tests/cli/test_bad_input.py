@@ -15,7 +15,7 @@ from torch import nn
 import samestep
 from samestep.errors import DataError, NonFiniteError, UsageError
 from samestep.plan.order import Order
-from tests.cli.command import SCRIPT, Command, Finished
+from tests.cli.command import SCRIPT, Command, Finished, refused
 
 NETS = Path(__file__).with_name("nets.py")
 NUM_SAMPLES, POISONED, GLOBAL_BATCH, MICROBATCH = 96, 37, 16, 4  # as in nets.py
@@ -24,12 +24,6 @@ DIGITS = ("train", "digits-mlp", "--width", "8", "--depth", "1", "--steps", "3",
 WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 Call = Callable[..., Finished]
-
-
-def refused(finished: Finished) -> str:
-    """The one line of a mistake."""
-    assert (finished.code, finished.stdout) == (2, ""), finished
-    return finished.complaint
 
 
 class TestCommandLine:

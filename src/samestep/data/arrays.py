@@ -7,7 +7,7 @@ import re
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -65,8 +65,38 @@ class Part:
         if self.inputs.ndim != 2:
             shape, dtype = self.inputs.shape, self.inputs.dtype
             raise DataError(f"inputs of shape {shape} and dtype {dtype} are no table of numbers")
-        found = {f"column{place}": self.inputs[:, place] for place in range(self.inputs.shape[1])}
+        found = {_column(place): self.inputs[:, place] for place in range(self.inputs.shape[1])}
         return found if self.target is None else {**found, target: self.target}
+
+
+def _column(place: int) -> str:
+    return f"column{place}"
+
+
+def columns_again(
+    inputs: npt.NDArray[Any], known: Collection[str], target: str, name: str
+) -> dict[str, npt.NDArray[Any]]:
+    """The columns of an array by the names that they had in another one; the target may be left out.
+
+    Args:
+        inputs: New rows.
+        known: The names of all columns of the other one, its target included.
+        target: Of these, what was learned.
+        name: What messages call the array.
+
+    Raises:
+        DataError: It has another number of columns.
+
+    Example:
+        >>> [*columns_again(np.zeros((2, 2)), ("column0", "column1", "column2"), "column0", "new.npy")]
+        ['column1', 'column2']
+    """
+    found = Part(inputs, None).columns(target)
+    places = [place for place in map(_column, range(len(known))) if place in known]
+    for wanted in (places, [place for place in places if place != target]):
+        if len(wanted) == len(found):
+            return dict(zip(wanted, found.values(), strict=True))
+    raise DataError(f"{name} has {len(found)} columns, and the network has learned from {len(places)}")
 
 
 def are_tokens(data: Any) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from samestep.data import arrays, hub, kaggle, schemas, unpacked
+from samestep.data import target as targets
 from samestep.data.pack import manifest, reader, writer
 from samestep.data.pack.manifest import EVALUATION, TRAIN
 from samestep.data.pack.reader import Pack
@@ -71,14 +72,8 @@ def _checked(made: Made) -> Made:
         DataError: All of its samples are of one class.
     """
     _, schema, statistics = made
-    target = None if isinstance(schema, texts.Schema) else schema.target
-    counts = statistics["classes"].get(TRAIN, [])
-    if isinstance(target, Classes) and np.count_nonzero(counts) == 1:
-        name = target.values[int(np.argmax(counts))]
-        raise DataError(
-            f"all {sum(counts):,} samples to train on are of the class {name}: there is nothing to learn; keep others "
-            "for evaluation (split_seed, split_by, evaluation), or bring more"
-        )
+    if not isinstance(schema, texts.Schema) and isinstance(schema.target, Classes):
+        targets.check_training(schema.target, statistics["classes"].get(TRAIN, []))
     return made
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -82,6 +82,23 @@ def at_least_two(classes: Classes) -> Classes:
             "there is nothing to learn"
         )
     return classes
+
+
+def check_training(classes: Classes, counts: Sequence[int]) -> None:
+    """Look at what is left to train on.
+
+    Args:
+        classes: All classes.
+        counts: Samples to train on, by class.
+
+    Raises:
+        DataError: They are all of one class.
+    """
+    if np.count_nonzero(counts) == 1:
+        raise DataError(
+            f"all {sum(counts):,} samples to train on are of the class {classes.values[int(np.argmax(counts))]}: there "
+            "is nothing to learn; keep others for evaluation (split_seed, split_by, evaluation), or bring more"
+        )
 
 
 def as_dict(target: Target) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from samestep.engine.job import Job
-from samestep.engine.losses import draws_targets, is_straight
+from samestep.engine.losses import SummedLoss, draws_targets, is_straight
 from samestep.errors import UsageError
 from samestep.optim.kfac.rule import SubspaceKfac
 from samestep.optim.kfac.units import DECIDED, FACTORS, PREVIOUS, CurvaturePlan, factor_layout, units_of
@@ -24,7 +24,7 @@ FACTOR_ROWS, TRIAL_ROWS = (2048, 4096), (1024, 8192)
 """Fewest and most samples."""
 
 
-def plan(model: nn.Module, config: Config, batches: BatchPlan) -> CurvaturePlan:
+def plan(model: nn.Module, config: Config, batches: BatchPlan, loss: SummedLoss) -> CurvaturePlan:
     """The units of a model, and which samples tell of their curvature.
 
     Raises:
@@ -39,6 +39,11 @@ def plan(model: nn.Module, config: Config, batches: BatchPlan) -> CurvaturePlan:
     ):
         if is_asked:
             raise UsageError(f"optimizer='kfac' and {name}={getattr(config, name)!r} do not go together; {way_out}")
+    if is_straight(loss):
+        raise UsageError(
+            "optimizer='kfac': nn.L1Loss has no curvature, from which its step is found; take nn.HuberLoss or "
+            "nn.MSELoss, or another optimizer (time series from data alone are learned with nn.L1Loss)"
+        )
     units = units_of(model)
     is_full = batches.steps_per_epoch == 1
     return CurvaturePlan(
@@ -61,19 +66,10 @@ def refuse(config: Config, why: str) -> None:
 
 
 def lines(job: Job, config: Config, workload: Workload) -> list[str]:
-    """What is left out of the recipe, and what of the curvature is known less well than could be, in words.
-
-    Raises:
-        UsageError: The loss has no curvature.
-    """
+    """What is left out of the recipe, and what of the curvature is known less well than could be, in words."""
     curved, clip_norm = job.curvature, workload.recipe.get("clip_norm")
     if curved is None:
         return []
-    if is_straight(job.loss):
-        raise UsageError(
-            "optimizer='kfac': nn.L1Loss has no curvature, from which its step is found; take nn.HuberLoss or "
-            "nn.MSELoss, or another optimizer (time series from data alone are learned with nn.L1Loss)"
-        )
     found = []
     if clip_norm is not None and config.clip_norm is None:
         found.append(

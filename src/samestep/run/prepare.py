@@ -105,9 +105,9 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         last_batch=config.last_batch,
     )
     is_curved = choices.optimizer is None and config.optimizer == "kfac"
-    curved = curvature.plan(model, config, batches) if is_curved else None
-    if curved is not None:
-        update = curvature.with_state(update, curved, dtype)
+    summed = losses.summed(loss, is_late=kind != "cpu" or config.compile != "off")
+    curved = curvature.plan(model, config, batches, summed) if is_curved else None
+    update = update if curved is None else curvature.with_state(update, curved, dtype)
     job = Job(
         model=model,
         update=update,
@@ -116,7 +116,7 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         batches=batches,
         order=Order(num_samples=data.train.num_samples, seed=config.seed, block=config.shuffle_block),
         samples=data.train if config.augment is None else augmented(data.train, augment.parse(config.augment)),
-        loss=losses.summed(loss, is_late=kind != "cpu" or config.compile != "off"),
+        loss=summed,
         class_check=_class_check(loss),
         metrics=dict(workload.metrics),
         evaluation=_evaluation(data, config, batches),

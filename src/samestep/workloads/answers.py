@@ -167,31 +167,13 @@ def _raw(network: Network, columns: tables.Columns, target: str, source: Path, s
         if inputs is None:
             table = reading.table(source, DataSettings(**network.reading), Path(scratch), kinds)
         else:
-            given = _columns_of(inputs, columns, target, source)
+            known = {*columns.names, *columns.left_out, target}
+            given = arrays.columns_again(inputs, known, target, source.name)
             table = frames.of_arrays(given, {name: kind for name, kind in kinds.items() if name in given})
         lacking = [name for name in kinds if name not in table.names]
         if lacking:
             raise DataError(f"{source} lacks the columns {', '.join(lacking)}; it has {', '.join(table.names)}")
         return gather.in_memory(table.chunks([*numbers, *categories]), numbers, categories)
-
-
-def _columns_of(
-    inputs: npt.NDArray[Any], columns: tables.Columns, target: str, source: Path
-) -> dict[str, npt.NDArray[Any]]:
-    """The columns of an array by name; the target may be left out.
-
-    Raises:
-        DataError: The array has another number of columns than that which was learned from.
-    """
-    given = arrays.Part(inputs, None).columns("")
-    known = {*columns.names, *columns.left_out, target}
-    num_known = sum(name.startswith("column") for name in known)
-    if len(given) == num_known:
-        return given
-    if len(given) == num_known - 1 and target.startswith("column"):
-        names = [name for name in (f"column{place}" for place in range(num_known)) if name != target]
-        return dict(zip(names, given.values(), strict=True))
-    raise DataError(f"{source.name} has {len(given)} columns, and the network has learned from {num_known}")
 
 
 def _pictures(about: pictures.Schema, network: Network, source: Path) -> New:

@@ -209,7 +209,7 @@ def _table_net(about: tables.Schema, sizes: Sizes, *, has_waves: bool, dropout: 
     cardinalities = [category.num_codes for category in columns.categories]
     in_waves = [place for place, number in enumerate(columns.numbers) if has_waves and not number.is_flag]
     width, depth, num_outputs = *sizes, about.target.num_outputs
-    if not cardinalities and not in_waves:
+    if not cardinalities and not in_waves:  # the parameters' names are those of networks saved before there were waves
         return layers(columns.num_inputs, width=width, depth=depth, num_classes=num_outputs, dropout=dropout)
     return TableNet(
         num_numeric=columns.num_inputs,
