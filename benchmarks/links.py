@@ -55,7 +55,9 @@ def measure(case: str) -> Result:
 
 def _told(record: Mapping[str, Any]) -> dict[str, Any]:
     steps = record["step_table"]["duration_s"]
-    bytes_of_steps = sum(record["sent_bytes"][name] for name in ("contributions", "update"))
+    bytes_of_steps = sum(
+        record["sent_bytes"].get(name, 0) for name in ("contributions", "early contributions", "update")
+    )
     return {
         "step_s": statistics.median(steps[LEFT_OUT:]),
         "sent_bytes": bytes_of_steps / len(steps),

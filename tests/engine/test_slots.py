@@ -46,7 +46,6 @@ def ranks_slots(layout: FlatLayout, world_size: int, num_slots: int) -> list[lis
             segments,
             [torch.empty(segment.stop - segment.start) for segment in segments],
             shared[rank],
-            layout.num_elements,
             parts_of_models.whole(layout, BufferPlan((), (), (), NUM_CHANGES, 0)),
         )
         for rank, segments in enumerate(owners(layout, world_size))
@@ -59,7 +58,7 @@ def whole(layout: FlatLayout, slot: Slot, rank: int, world_size: int) -> Tensor:
     segments = owners(layout, world_size)[rank]
     for segment, values in zip(segments, slot.own, strict=True):
         shared[segment.start : segment.stop] = values
-    runs = slot._parts[len(segments) :]
+    runs = slot._stretches[0].values[len(segments) :]
     for (start, stop), values in zip(gaps(segments, layout.num_elements), runs, strict=False):
         shared[start:stop] = values
     filled = torch.zeros(layout.num_elements)

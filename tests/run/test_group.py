@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import psutil
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from samestep.engine.loop import EvaluationRecord
 from samestep.errors import NonFiniteError, UsageError
@@ -203,7 +206,7 @@ class _Large(nn.Module):
         return scores
 
 
-STEP = ("contributions", "norms", "update")
+STEP = ("contributions", "early contributions", "norms", "update")
 DIVIDES: dict[str, Any] = {
     "global_batch": 32, "microbatch": 4, "last_batch": "drop", "optimizer": "sgd", "lr": 0.01, "steps": 6,
 }  # fmt: skip
@@ -225,7 +228,7 @@ def test_a_rank_sends_no_more_than_the_best_all_reduce(workers: int) -> None:
     assert sent is not None
     num_bytes = sum(4 * parameter.numel() for parameter in result.model.parameters())
     least = 2 * (workers - 1) / workers * num_bytes
-    assert least < sum(sent[name] for name in STEP) / 6 < 1.02 * least
+    assert least < sum(sent.get(name, 0) for name in STEP) / 6 < 1.02 * least
 
 
 @pytest.mark.parametrize(("workers", "machines", "share"), [(2, 1, 0.0), (4, 2, 0.5)])
@@ -255,8 +258,46 @@ def test_what_other_numbers_of_ranks_cost(workers: int) -> None:
         sent = result.record.sent_bytes
         assert sent is not None
         num_nodes = len(maximal_nodes(32 // microbatch, *block))
-        assert sent["contributions"] / 6 == pytest.approx(num_nodes * share, rel=0.02)
+        assert sum(sent.get(name, 0) for name in STEP[:2]) / 6 == pytest.approx(num_nodes * share, rel=0.02)
         assert sent["update"] / 6 == pytest.approx(share, rel=0.02)
+
+
+class _Deep(nn.Module):
+    """Four layers, of which two are large enough to travel by themselves."""
+
+    def __init__(self, *, is_checkpointed: bool = False) -> None:
+        super().__init__()
+        widths = (12, 1024, 512, 512, helpers.NUM_CLASSES)
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
+        self.is_checkpointed = is_checkpointed
+
+    def forward(self, x: Tensor) -> Tensor:
+        for number, layer in enumerate(self.layers):
+            if self.is_checkpointed and number == 2:  # twice the same layer, with a backward pass each
+                x = checkpoint(layer, checkpoint(layer, x, use_reentrant=True), use_reentrant=True)
+            x = layer(x).relu()
+        return x
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("adafactor", marks=pytest.mark.soak)])
+@pytest.mark.parametrize("workers", [2, 3])
+def test_large_parts_travel_during_the_backward_pass(workers: int, optimizer: str) -> None:
+    """Three ranks hold two nodes of the tree each, and the last microbatch is not all of either."""
+    settings: dict[str, Any] = {**DIVIDES, "optimizer": optimizer, "clip_norm": 1.0, "noise_scale": 1, "steps": 5}
+    wanted = train(helpers.workload(_Deep), **settings, workers=1)
+    found = train(helpers.workload(_Deep), **settings, workers=workers, machines=workers, engine="group")
+    assert summary(found) == summary(wanted)
+    sent = found.record.sent_bytes
+    assert sent is not None
+    assert sent["early contributions"] > 0.7 * (sent["contributions"] + sent["early contributions"])
+
+
+def test_gradients_in_parts_travel_when_they_are_complete() -> None:
+    build = partial(_Deep, is_checkpointed=True)
+    wanted = train(helpers.workload(build), **DIVIDES, workers=1)
+    found = train(helpers.workload(build), **DIVIDES, workers=2, machines=2, engine="group")
+    assert summary(found) == summary(wanted)
+    assert found.record.sent_bytes is not None and "early contributions" not in found.record.sent_bytes
 
 
 class _Broken(nn.Module):

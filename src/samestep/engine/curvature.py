@@ -139,9 +139,7 @@ class Curvature:
         self._owned = layout.owners(plan.factors, world_size)[rank]
         self._sums = [torch.zeros(each.stop - each.start, dtype=job.torch_dtype) for each in self._owned]
         whole = part.whole(plan.factors, BufferPlan((), (), (), 0, 0))
-        self._slots = make_slots(
-            plan.factors, self._owned, self._sums, self._shared[rank], plan.factors.num_elements, whole
-        )
+        self._slots = make_slots(plan.factors, self._owned, self._sums, self._shared[rank], whole)
         self._plans: dict[int, RoundPlan] = {}
         self._num_microbatches = 0
         self.num_factor_rows = 0

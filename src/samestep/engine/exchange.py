@@ -12,18 +12,29 @@ from typing import Protocol
 
 from torch import Tensor
 
+from samestep.plan.layout import Range
+
 
 class Exchange(Protocol):
     """What the ranks show each other; every rank calls the same in the same order.
 
     Attributes:
+        buckets: Parts of the flat vector that may be shown before the contributions are complete; of each, and of the
+            rest, every rank owns a share.
         rest_s: Seconds that should pass between two snapshots at least.
     """
 
+    buckets: tuple[Range, ...]
     rest_s: float
 
     def on_meeting(self, call: Callable[[], None]) -> None:
         """Call this whenever all ranks that share a memory have met."""
+
+    def begin_contributions(self, step: int, number: int, num_microbatches: int, *, is_looked_at: bool) -> None:
+        """Buckets of the contributions will be shown one by one; called where there are buckets, or not at all."""
+
+    def bucket(self, number: int) -> None:
+        """After a bucket of this rank's contributions: its partial sums, to the owners of their elements."""
 
     def contributions(self, step: int, number: int, num_microbatches: int, *, is_looked_at: bool) -> None:
         """After the contributions: partial sums, to the owners of their elements; the table of sums, to all."""
@@ -59,6 +70,7 @@ class Barriers:
         verdict: The word that holds the callbacks' answers.
     """
 
+    buckets: tuple[Range, ...] = ()
     rest_s = 0.0
 
     def __init__(self, wait: Callable[[], None], control: Tensor, verdict: int) -> None:
@@ -74,6 +86,12 @@ class Barriers:
 
     def contributions(self, step: int, number: int, num_microbatches: int, *, is_looked_at: bool) -> None:
         self.meet()
+
+    def begin_contributions(self, step: int, number: int, num_microbatches: int, *, is_looked_at: bool) -> None:
+        assert not self.buckets
+
+    def bucket(self, number: int) -> None:
+        assert not self.buckets
 
     def norms(self) -> None:
         self.meet()

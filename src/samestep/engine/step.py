@@ -18,6 +18,7 @@ from samestep.engine import part
 from samestep.engine.backprop.concurrent import backprop_for
 from samestep.engine.combine import RoundPlan
 from samestep.engine.curvature import Curvature
+from samestep.engine.early import early_for
 from samestep.engine.events import Phase
 from samestep.engine.finite import LOSS_TENSOR, Culprit, NonFiniteSums, SpoiledStateError
 from samestep.engine.flat import FlatModel
@@ -79,7 +80,8 @@ class Stepper:
             step_others=live["others"],
         )
         self._hands = hands_for(job, rank.world_size, rank.num_helpers)
-        hands = allotment.owned(job.update.layout, rank.team, job.stages, num_hands=self._hands.num_hands)
+        buckets, num_hands = rank.exchange.buckets, self._hands.num_hands
+        hands = allotment.owned(job.update.layout, rank.team, job.stages, num_hands=num_hands, buckets=buckets)
         num_owned = sum(segment.stop - segment.start for hand in hands[rank.index] for segment in hand)
         self._run = runner(self._hands, num_owned)
         self.owned = owners.owned_by(job.update, hands[rank.index], live, self._run)
@@ -99,11 +101,9 @@ class Stepper:
             for gradient, segment in zip(self.owned.padded_gradients, self._segments, strict=True)
         ]
         self._contributions = memory["contributions"]
-        shared, parameters = self._contributions[self._replica], self._model.parameters
-        self._changes_at = shared.shape[-1] - job.buffers.num_tracked
-        self._pieces = [
-            Piece(each, job.update.layout, self.owned, shared, parameters, self._changes_at) for each in parts
-        ]
+        self._changes_at = self._contributions.shape[-1] - job.buffers.num_tracked
+        self._pieces = [self._make_piece(each) for each in parts]
+        self._early = early_for(self._hands, self._model, job.update.layout, self._pieces, rank.exchange)
         self._private = {number: memory for piece in self._pieces for number, memory in piece.private.items()}
         self._owns_tracked = rank.index == rank.world_size - 1 and job.buffers.num_tracked > 0
         self._curvature = self._make_curvature(memory)
@@ -115,6 +115,11 @@ class Stepper:
         self._step = 0
         self.num_rounds = self.num_rows = 0
         self._leave_unused_alone()
+
+    def _make_piece(self, part: Part) -> Piece:
+        shared, layout = self._contributions[self._replica], self._job.update.layout
+        buckets, parameters = self._rank.exchange.buckets, self._model.parameters
+        return Piece(part, layout, self.owned, shared, parameters, self._changes_at, buckets)
 
     def _make_curvature(self, memory: Mapping[str, Tensor]) -> Curvature | None:
         job, rank = self._job, self._rank
@@ -139,6 +144,7 @@ class Stepper:
 
     def close(self) -> None:
         """Take the hooks off the model, stop what is loaded ahead, and end the helpers."""
+        self._early.close()
         self._passes.close()
         self._loading.close()
         self._hands.close()
@@ -311,7 +317,8 @@ class Stepper:
         self._is_looked_at = is_possible and noise.is_looked_at(step, self._job.noise_every)
         for piece in self._pieces:
             piece.begin(plan.local)
-        for done in self._passes.train(lambda piece: self._pieces[piece].targets):
+        self._early.begin(step, number, len(microbatches), is_looked_at=self._is_looked_at)
+        for done in self._passes.train(self._targets):
             self._contribute(step, number, done, self._pieces[done.piece])
         self._sums.settle()
         if request.has_factors:
@@ -362,6 +369,11 @@ class Stepper:
         squares = self._squares[:num_microbatches].sum(axis=1)
         return noise.spread(squares, table[:, WEIGHT], float(table[:, SAMPLES].sum()))
 
+    def _targets(self, number: int) -> Mapping[int, Tensor]:
+        """A microbatch of a piece is to be computed: where its gradients may go."""
+        self._early.begin_microbatch()
+        return self._pieces[number].targets
+
     def _contribute(self, step: int, number: int, done: Done, piece: Piece) -> None:
         """Take up the gradients, and all else, that a microbatch has left in the model."""
         self._rank.enter(Phase.PUBLISH, step)
@@ -373,7 +385,8 @@ class Stepper:
             self._used_table[microbatch.index, chosen] = self._model.used_parameters()[chosen]
         if self._is_looked_at:
             self._model.write_squares(self._squares[microbatch.index], part.parameters)
-        slot.take(self._model.gradients(), is_added=is_added)  # may add to what lies there
+        self._early.end_microbatch()
+        piece.take(self._model.gradients())  # may add to what lies there
         self._model.drop_gradients()
         self._model.take_buffer_changes(slot.changes, microbatch.num_samples, part.tracked, is_added=is_added)
         if microbatch.index == 0 and number == 0:

@@ -7,6 +7,7 @@ from itertools import chain
 
 from samestep.plan import layout
 from samestep.plan.batch import BatchPlan
+from samestep.plan.buckets import outside
 from samestep.plan.layout import FlatLayout, Range, Segment
 from samestep.plan.pipeline import Stages, Team
 
@@ -38,7 +39,12 @@ class Allotment:
 
 
 def owned(
-    flat: FlatLayout, team: Team, stages: Stages | None, *, num_hands: int
+    flat: FlatLayout,
+    team: Team,
+    stages: Stages | None,
+    *,
+    num_hands: int,
+    buckets: tuple[Range, ...] = (),
 ) -> tuple[tuple[tuple[Segment, ...], ...], ...]:
     """What every rank's every hand owns: by rank, then by hand.
 
@@ -47,9 +53,11 @@ def owned(
         team: The ranks.
         stages: How the network is cut; with stages a rank has one hand.
         num_hands: Threads of a rank that share what it owns.
+        buckets: Every rank owns a share of each of these, and of what is in none; without stages.
     """
     if team.num_stages == 1:
-        found = layout.owners(flat, team.world_size * num_hands)
+        parts = [[bucket] for bucket in buckets] + [outside(flat, buckets)]
+        found = layout.owners(flat, team.world_size * num_hands, parts)
         return tuple(found[at : at + num_hands] for at in range(0, len(found), num_hands))
     assert stages is not None
     homes = stages.homes[team.num_stages]

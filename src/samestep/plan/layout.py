@@ -161,14 +161,23 @@ def flat_layout(specs: Sequence[ParameterSpec]) -> FlatLayout:
     return FlatLayout(places=tuple(places), segments=tuple(segments), num_elements=at)
 
 
-def owners(layout: FlatLayout, world_size: int) -> tuple[tuple[Segment, ...], ...]:
+def owners(
+    layout: FlatLayout, world_size: int, parts: Sequence[Sequence[Range]] = ()
+) -> tuple[tuple[Segment, ...], ...]:
     """The segments that each rank owns: adds, and updates with the optimiser.
 
     Element-wise groups are cut into equal runs of blocks; whole tensors go, largest first, to whoever has least.
+
+    Args:
+        layout: The flat vector.
+        world_size: How many ranks there are.
+        parts: Each is cut by itself, where all ranks are to have of each; together they are the vector. A part is some
+            ranges on blocks. Default: the vector is one.
     """
     divisible = [segment for segment in layout.segments if segment.place is None]
     whole = [segment for segment in layout.segments if segment.place is not None]
-    owned = [_cut(divisible, rank, world_size) for rank in range(world_size)]
+    cells = [_within(divisible, part) for part in parts] or [divisible]
+    owned = [[each for cell in cells for each in _cut(cell, rank, world_size)] for rank in range(world_size)]
     load = [sum(segment.stop - segment.start for segment in segments) for segments in owned]
     for segment in sorted(whole, key=lambda segment: (segment.start - segment.stop, segment.start)):
         rank = load.index(min(load))
@@ -223,6 +232,17 @@ def _blocks(layout: FlatLayout, homes: Sequence[int], segment: Segment) -> list[
             if start in found:
                 found[start].add(home)
     return [(start, (min(chunks, default=0), len(chunks) > 1)) for start, chunks in found.items()]
+
+
+def _within(segments: Sequence[Segment], ranges: Sequence[Range]) -> list[Segment]:
+    """What of the segments lies in some ranges."""
+    found = []
+    for segment in segments:
+        for first, last in ranges:
+            start, stop = max(segment.start, first), min(segment.stop, last)
+            if start < stop:
+                found.append(Segment(group=segment.group, start=start, stop=stop))
+    return found
 
 
 def _cut(segments: Sequence[Segment], rank: int, world_size: int) -> list[Segment]:

@@ -25,6 +25,7 @@ from samestep.engine.group import beacon, cards, room, shipping
 from samestep.engine.group.beacon import Beacon
 from samestep.engine.group.exchange import Travelling
 from samestep.engine.group.meeting import Meeting
+from samestep.engine.group.parcels import SMALL_BYTES
 from samestep.engine.group.room import Room
 from samestep.engine.group.wire import PeerLost, Wire
 from samestep.engine.job import MODEL_ARRAYS, Image, Job, run_regions
@@ -35,6 +36,8 @@ from samestep.engine.solo import out_of_memory, surroundings, timed
 from samestep.errors import NonFiniteError, SamestepError, ToldElsewhere, UsageError, WorkerError
 from samestep.host.cores import num_cores
 from samestep.plan import allotment, machines
+from samestep.plan.buckets import buckets_of
+from samestep.plan.layout import Range
 from samestep.plan.pipeline import Team
 from samestep.plan.regions import Regions
 
@@ -209,10 +212,11 @@ class Group:
 
     def _run(self, enter: Enter, device: Device) -> End:
         team, num_helpers = Team(self.wire.world_size, 1), min(card.num_helpers for card in self.meeting.cards)
-        hands = allotment.owned(self.job.update.layout, team, None, num_hands=num_helpers + 1)
-        owned = [sorted(chain.from_iterable(each), key=lambda segment: segment.start) for each in hands]
         assert self._room is not None
-        exchange = Travelling(self.job, owned, self._live, self.wire, self._room, device.holds)
+        buckets = self._buckets() if device.is_host else ()
+        hands = allotment.owned(self.job.update.layout, team, None, num_hands=num_helpers + 1, buckets=buckets)
+        owned = [sorted(chain.from_iterable(each), key=lambda segment: segment.start) for each in hands]
+        exchange = Travelling(self.job, owned, self._live, self.wire, self._room, device.holds, buckets)
         together = self._room.machines
         rank = Rank(self.wire.rank, team, exchange, enter, num_helpers=num_helpers, device=device, machines=together)
         is_careful = False
@@ -221,6 +225,14 @@ class Group:
                 return self._run_loop(rank, is_careful)
             except SpoiledStateError:  # all ranks: from the newest snapshot again, waiting for all sums
                 is_careful = True
+
+    def _buckets(self) -> tuple[Range, ...]:
+        """What may travel before a backward pass has ended; with several ranks in a memory, they add up before."""
+        assert self._room is not None
+        if self.job.local is not None or self.wire.world_size == 1 or not self._room.machines.are_single:
+            return ()
+        num_elements = SMALL_BYTES // self.job.torch_dtype.itemsize
+        return buckets_of(self.job.update.layout, self.wire.world_size * num_elements)
 
     def _run_loop(self, rank: Rank, is_careful: bool) -> End:
         assert self._room is not None

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 
 import torch
@@ -22,11 +23,12 @@ from samestep import torch_private
 from samestep.engine import eight_bits
 from samestep.engine.group.parcels import Parcel, Route
 from samestep.engine.group.room import Room
-from samestep.engine.group.wire import Wire
+from samestep.engine.group.wire import Transfer, Wire
 from samestep.engine.job import KEPT_BY_REPLICAS, Job
 from samestep.engine.loop import Control
 from samestep.optim.owner import state_views
 from samestep.plan import tree
+from samestep.plan.buckets import outside
 from samestep.plan.layout import BLOCK, Range, Segment, blocks_of_microbatches, first_rank
 
 _REST = 20.0
@@ -46,6 +48,7 @@ class Travelling:
         wire: The connections.
         room: The machine's memory, and where its ranks meet.
         is_far: Whether a part of the memory lies on a device.
+        buckets: See `Exchange`; only where no ranks share a memory.
     """
 
     def __init__(
@@ -56,17 +59,22 @@ class Travelling:
         wire: Wire,
         room: Room,
         is_far: Callable[[Tensor], bool] = lambda values: False,
+        buckets: tuple[Range, ...] = (),
     ) -> None:
+        self.buckets = buckets
         self._job, self._owned, self._live, self._wire, self._room = job, owned, live, wire, room
         self._memory, self._machines = room.memory, room.machines
         self._own = self._machines.of(wire.rank)
         self._is_first = self._machines.is_first(wire.rank)
         self._travels = len(self._machines.runs) > 1
         self._runs = [joined(segments) for segments in owned]
+        parts = [*([bucket] for bucket in buckets), outside(job.update.layout, buckets)]
+        self._runs_in = [[within(runs, part) for part in parts] for runs in self._runs]
         self._is_far = is_far
         self._is_quantised = job.local is not None and job.local.is_quantised
         self._words = torch.zeros(len(self._machines.runs), dtype=torch.int64)
-        self._routes: dict[tuple[object, ...], Route] = {}
+        self._routes: dict[tuple[object, ...], list[Route]] = {}
+        self._begun: Transfer | None = None
         self._additions: dict[int, list[tuple[list[Tensor], list[Tensor]]]] = {}
         self._has_norms = False
         self._first = 0
@@ -80,14 +88,27 @@ class Travelling:
         self._room.wait("barriers")
         self._met()
 
-    def contributions(self, step: int, number: int, num_microbatches: int, *, is_looked_at: bool) -> None:
+    def begin_contributions(self, step: int, number: int, num_microbatches: int, *, is_looked_at: bool) -> None:
         key = (num_microbatches, is_looked_at, step == 0 and number == 0)
+        routes = self._routes_of(("contributions", *key), lambda: self._contributions(*key))
+        self._begun = self._wire.begin("contributions", routes)
+
+    def bucket(self, number: int) -> None:
+        assert self._begun is not None
+        self._begun.send(number)
+
+    def contributions(self, step: int, number: int, num_microbatches: int, *, is_looked_at: bool) -> None:
         self._has_norms = False
         self._first = first_rank(num_microbatches, self._wire.world_size)
         if self._travels:
             self._room.wait("contributions")
             self._add_up(num_microbatches)
-        self._send("contributions", ("contributions", *key), lambda: self._contributions(*key))
+            if self._begun is None:
+                self.begin_contributions(step, number, num_microbatches, is_looked_at=is_looked_at)
+            assert self._begun is not None
+            self._begun.finish()
+            self._begun = None
+        self._close("contributions")
         if self._is_quantised:
             self._add_up_decoded(num_microbatches)
 
@@ -153,10 +174,14 @@ class Travelling:
     def _swap(self, name: str, key: tuple[object, ...], make: Callable[[], Pieces]) -> None:
         if not self._travels:
             return
-        route = self._routes.get(key)
-        if route is None:
-            route = self._routes[key] = self._route(make())
+        (route,) = self._routes_of(key, lambda: [make()])
         self._wire.swap(name, route)
+
+    def _routes_of(self, key: tuple[object, ...], make: Callable[[], Sequence[Pieces]]) -> list[Route]:
+        routes = self._routes.get(key)
+        if routes is None:
+            routes = self._routes[key] = [self._route(pieces) for pieces in make()]
+        return routes
 
     def _close(self, name: str) -> None:
         """What has come is there for all ranks of the machine."""
@@ -208,35 +233,44 @@ class Travelling:
         owners = [each for each in self._machines.stands_for(self._wire.rank) if self._machines.of(each) != self._own]
         for total in tree.sums_within(num_microbatches, blocks, *self._machines.blocks(blocks)[self._own]):
             for addition in total.additions:
-                targets, sources = ([part for o in owners for part in self._parts(each, o)] for each in addition)
+                targets, sources = ([part for o in owners for part in self._sum(each, o)] for each in addition)
                 if targets:
                     yield targets, sources
 
-    def _parts(self, operand: tree.Operand, owner: int) -> Iterator[Tensor]:
+    def _sum(self, operand: tree.Operand, owner: int) -> Iterator[Tensor]:
         """What an owner adds of a partial sum; the last one adds the changes of the tracked buffers, too."""
+        for part in range(len(self.buckets) + 1):
+            yield from self._part(operand, owner, part)
+
+    def _part(self, operand: tree.Operand, owner: int, part: int) -> Iterator[Tensor]:
+        """Of that, a bucket; or the rest, the last part."""
         values = self._memory["contributions"][operand.rank, operand.slot]
         if not self._is_quantised:
-            for start, stop in self._runs[owner]:
+            for start, stop in self._runs_in[owner][part]:
                 yield values[start:stop]
-        if owner == self._wire.world_size - 1 and self._job.buffers.num_tracked:
+        if part == len(self.buckets) and owner == self._wire.world_size - 1 and self._job.buffers.num_tracked:
             yield values[self._job.num_elements :]
 
-    def _contributions(self, num_microbatches: int, is_looked_at: bool, is_first: bool) -> Pieces:
+    def _contributions(self, num_microbatches: int, is_looked_at: bool, is_first: bool) -> list[Pieces]:
+        """Of each bucket, and of the rest, with what concerns all."""
         blocks = blocks_of_microbatches(num_microbatches, self._wire.world_size)
         rows = self._machines.blocks(blocks)
         names = ["table", *(["squares"] if is_looked_at else []), *(["used_table"] if is_first else [])]
         sums = [tree.sums_within(num_microbatches, blocks, *block) for block in rows]
         of_machines = self._between_firsts(lambda m: [self._memory[name][slice(*rows[m])] for name in names])
 
-        def pieces(sender: int, receiver: int) -> Iterator[Tensor]:
+        def sums_of(part: int, sender: int, receiver: int) -> Iterator[Tensor]:
             if self._is_courier(sender, receiver):
-                if self._is_quantised:
-                    yield from self._codes(blocks[sender], receiver)
                 for total in sums[self._machines.of(sender)]:
-                    yield from self._parts(total.root, receiver)
+                    yield from self._part(total.root, receiver, part)
+
+        def rest(sender: int, receiver: int) -> Iterator[Tensor]:
+            if self._is_quantised and self._is_courier(sender, receiver):
+                yield from self._codes(blocks[sender], receiver)
+            yield from sums_of(len(self.buckets), sender, receiver)
             yield from of_machines(sender, receiver)
 
-        return pieces
+        return [*(partial(sums_of, number) for number in range(len(self.buckets))), rest]
 
     def _codes(self, block: Range, receiver: int) -> Iterator[Tensor]:
         """Of each of some replicas, what it has changed of a rank's elements, in 8 bits."""
@@ -318,3 +352,13 @@ def joined(segments: Sequence[Segment]) -> list[Range]:
         else:
             runs.append((segment.start, segment.stop))
     return runs
+
+
+def within(runs: Sequence[Range], ranges: Sequence[Range]) -> list[Range]:
+    """What of some runs lies in some ranges.
+
+    >>> within([(0, 2048), (4096, 5120)], [(1024, 4096)])
+    [(1024, 2048)]
+    """
+    cut = ((max(start, first), min(stop, last)) for first, last in ranges for start, stop in runs)
+    return [(start, stop) for start, stop in cut if start < stop]

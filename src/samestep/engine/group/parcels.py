@@ -10,7 +10,7 @@ from torch import Tensor
 
 from samestep import torch_private
 
-_SMALL_BYTES = 1 << 18
+SMALL_BYTES = 1 << 18
 """Smaller pieces travel in one message: a message costs more than it takes to copy so much."""
 
 
@@ -27,7 +27,7 @@ class Parcel:
 
     def __init__(self, pieces: Sequence[Tensor], is_far: Callable[[Tensor], bool] = lambda piece: False) -> None:
         given = [as_bytes(piece) for piece in pieces if piece.numel()]
-        is_copied = [len(piece) < _SMALL_BYTES or is_far(piece) for piece in given]
+        is_copied = [len(piece) < SMALL_BYTES or is_far(piece) for piece in given]
         small = [piece for piece, flag in zip(given, is_copied, strict=True) if flag]
         self.messages = [piece for piece, flag in zip(given, is_copied, strict=True) if not flag]
         self._small: list[Tensor] = []

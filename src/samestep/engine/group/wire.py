@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
+from itertools import chain
 from typing import Any
 
 import torch
 
 from samestep.engine.group.parcels import Parcel, Route
+
+EARLY = "early "
 
 
 class PeerLost(Exception):
@@ -38,11 +43,11 @@ class Wire:
         deadline_s: Longest time that one exchange may take.
 
     Attributes:
-        sent: Bytes that this rank has sent, by exchange.
+        sent: Bytes that this rank has sent, by exchange; `EARLY` and its name: parts of it that went before the rest.
     """
 
     def __init__(self, group: Any, rank: int, world_size: int, deadline_s: float) -> None:
-        self._group, self.rank, self.world_size, self._deadline_s = group, rank, world_size, deadline_s
+        self._group, self.rank, self.world_size, self.deadline_s = group, rank, world_size, deadline_s
         self.peers = tuple(peer for peer in range(world_size) if peer != rank)
         self.sent: Counter[str] = Counter()
 
@@ -52,25 +57,17 @@ class Wire:
         Raises:
             PeerLost: A part did not come in time, or a connection broke.
         """
-        start = time.monotonic()
-        works: list[tuple[int, Any]] = []
-        waited_for = self.rank
-        try:
-            for peer, parcel in route.incoming.items():
-                waited_for = peer
-                works += [(peer, self._group.recv([m], peer, tag)) for tag, m in enumerate(parcel.messages)]
-            for peer, parcel in route.outgoing.items():
-                waited_for = peer
-                parcel.close()
-                works += [(peer, self._group.send([m], peer, tag)) for tag, m in enumerate(parcel.messages)]
-                self.sent[name] += parcel.num_bytes
-            for waited_for, work in works:  # noqa: B007
-                left_s = self._deadline_s - (time.monotonic() - start)
-                work.wait(timedelta(seconds=max(left_s, 0.001)))
-        except RuntimeError as error:
-            raise PeerLost(name, waited_for, str(error), time.monotonic() - start) from None
-        for parcel in route.incoming.values():
-            parcel.open()
+        self.begin(name, [route]).finish()
+
+    def begin(self, name: str, parts: Sequence[Route]) -> Transfer:
+        """Be ready to receive the parcels of some routes, which every rank sends one by one, in any order.
+
+        Nothing else may be exchanged before it is finished.
+
+        Raises:
+            PeerLost: A connection broke.
+        """
+        return Transfer(self, self._group, name, parts)
 
     def close(self) -> None:
         """Break the connections, so that nobody waits for this rank any longer."""
@@ -92,3 +89,76 @@ class Wire:
             {peer: Parcel([parts[self.rank]]) for peer in self.peers},
             {peer: Parcel([parts[peer]]) for peer in self.peers},
         )
+
+
+class Transfer:
+    """An exchange in parts.
+
+    Args:
+        wire: Whose.
+        group: Sends and receives.
+        name: Of the exchange.
+        parts: Parcels to and from others.
+    """
+
+    def __init__(self, wire: Wire, group: Any, name: str, parts: Sequence[Route]) -> None:
+        self._wire, self._group, self._name, self._parts = wire, group, name, parts
+        self._unsent = dict(enumerate(_tagged([part.outgoing for part in parts])))
+        self._works: list[tuple[int, Any]] = []
+        self._start_s = time.monotonic()
+        for peer, parcel, first in chain.from_iterable(_tagged([part.incoming for part in parts])):
+            with self._from(peer):
+                for tag, message in enumerate(parcel.messages, first):
+                    self._works.append((peer, self._group.recv([message], peer, tag)))
+
+    def send(self, number: int) -> None:
+        """Send a part; what it is made of must not change any more until the exchange is finished.
+
+        Raises:
+            PeerLost: A connection broke.
+        """
+        self._wire.sent[EARLY + self._name] += self._send(number)
+
+    def finish(self) -> None:
+        """Send what is left, and wait until all parts have gone and come.
+
+        Raises:
+            PeerLost: A part did not come in time, or a connection broke.
+        """
+        self._start_s = time.monotonic()
+        self._wire.sent[self._name] += sum(self._send(number) for number in list(self._unsent))
+        for peer, work in self._works:
+            left_s = self._wire.deadline_s - (time.monotonic() - self._start_s)
+            with self._from(peer):
+                work.wait(timedelta(seconds=max(left_s, 0.001)))
+        for route in self._parts:
+            for parcel in route.incoming.values():
+                parcel.open()
+
+    def _send(self, number: int) -> int:
+        num_bytes = 0
+        for peer, parcel, first in self._unsent.pop(number):
+            with self._from(peer):
+                parcel.close()
+                for tag, message in enumerate(parcel.messages, first):
+                    self._works.append((peer, self._group.send([message], peer, tag)))
+            num_bytes += parcel.num_bytes
+        return num_bytes
+
+    @contextmanager
+    def _from(self, peer: int) -> Iterator[None]:
+        """What goes wrong here is this rank's part of it."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise PeerLost(self._name, peer, str(error), time.monotonic() - self._start_s) from None
+
+
+def _tagged(parts: Sequence[Mapping[int, Parcel]]) -> list[list[tuple[int, Parcel, int]]]:
+    """By part: peers, their parcels, and the number of each parcel's first message among all of the peer's."""
+    counts: Counter[int] = Counter()
+    found = []
+    for parcels in parts:
+        found.append([(peer, parcel, counts[peer]) for peer, parcel in parcels.items()])
+        counts.update({peer: len(parcel.messages) for peer, parcel in parcels.items()})
+    return found
