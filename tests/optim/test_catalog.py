@@ -37,6 +37,7 @@ RATES: dict[str, tuple[float, float]] = {
     "lion": (0.1, 0.03),
     "muon": (0.1, 0.03),
     "nadam": (1, 0.3),
+    "nesterov": (1, 3),
     "novograd": (3, 0.3),
     "radam": (3, 3),
     "rmsprop": (0.3, 0.03),

@@ -15,6 +15,8 @@ Range = tuple[float, float]
 _DECAYS_UNTIL: Range = (0.5, 1.0)
 _DECAYS_TO: Range = (1e-3, 1.0)
 _MOST_SMOOTHING = 0.2
+_USUAL_SMOOTHING = 0.1
+"""For who is not tuned, where label smoothing is open to all (Szegedy et al., 2016)."""
 _AVERAGED: Range = (0.02, 0.5)
 
 
@@ -48,6 +50,7 @@ class Space:
 _COUPLED: Range = (1e-6, 1e-2)
 _DECOUPLED: Range = (1e-4, 1.0)
 _ADAM = Space(lr=(1e-4, 1e-1), weight_decay=_COUPLED)
+_SGD = Space(lr=(1e-3, 1e1), weight_decay=_COUPLED, one_minus_momentum=(1e-3, 1.0))
 _GENERAL = Space(lr=(1e-5, 1.0), weight_decay=_COUPLED)
 
 _SPACES: Mapping[str, Space] = {
@@ -63,9 +66,10 @@ _SPACES: Mapping[str, Space] = {
     "lars": Space(lr=(1e-3, 3e1), weight_decay=_COUPLED, one_minus_momentum=(1e-3, 1.0)),
     "muon": Space(lr=(1e-3, 3e-1), weight_decay=_DECOUPLED, one_minus_momentum=(1e-2, 1.0)),
     "nadam": _ADAM,
+    "nesterov": _SGD,
     "radam": _ADAM,
     "rmsprop": Space(lr=(1e-5, 1e-1), weight_decay=_COUPLED, one_minus_momentum=(1e-2, 1.0)),
-    "sgd": Space(lr=(1e-3, 1e1), weight_decay=_COUPLED, one_minus_momentum=(1e-3, 1.0)),
+    "sgd": _SGD,
     "shampoo": Space(lr=(1e-4, 1.0), weight_decay=_COUPLED),
     "soap": Space(lr=(1e-4, 1e-1), weight_decay=_DECOUPLED),
 }
@@ -151,7 +155,7 @@ def points(
     Args:
         space: The bounds.
         num_trials: How many; a power of two covers the space most evenly. One, where nothing is tuned.
-        has_label_smoothing: Label smoothing is searched between 0 and 0.2.
+        has_label_smoothing: Label smoothing is searched between 0 and 0.2; where nothing is tuned, it is 0.1.
         has_averaging: The share of the steps that weights are averaged over is searched between 2 % and 50 %.
         seed: Of the scrambling.
 
@@ -171,8 +175,8 @@ def points(
     if num_trials < 1:
         raise UsageError(f"trials={num_trials} is below 1: nothing would be tried; take 16, or at least 1")
     if not space.is_tuned:
-        own = Decay(until=1.0, to=1.0)
-        return (Point(lr=space.lr[1], weight_decay=None, momentum=None, label_smoothing=0.0, decay=own),)
+        own, smoothing = Decay(until=1.0, to=1.0), _USUAL_SMOOTHING if has_label_smoothing else 0.0
+        return (Point(lr=space.lr[1], weight_decay=None, momentum=None, label_smoothing=smoothing, decay=own),)
     # All dimensions are always drawn, so that what is searched besides does not move the other settings.
     rows = qmc.Sobol(d=6, scramble=True, seed=seed % 2**32).random_base2(math.ceil(math.log2(num_trials)))
     found = tuple(_point(space, row.tolist(), has_label_smoothing) for row in rows[:num_trials])
