@@ -45,6 +45,9 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.data_accuracy
 	$(BIN)/python -m benchmarks.study_time
 	$(BIN)/python -m benchmarks.links
+	$(BIN)/python -m benchmarks.local_sync
+	$(BIN)/python -m benchmarks.batches
+	$(BIN)/python -m benchmarks.widths
 	$(BIN)/python -m benchmarks.accuracy --page
 
 $(VENV)/bin/python:

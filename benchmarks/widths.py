@@ -2,7 +2,7 @@
 
 python -m benchmarks.widths                measure what is not yet measured, part by part, then write the page
 python -m benchmarks.widths --page         only write the page from the results
-python -m benchmarks.widths --only width-64-mup-adam --steps 20 --seeds 1 --results DIR --to FILE   a quick try
+python -m benchmarks.widths --cases width-64-mup-adam --steps 20 --seeds 1 --results DIR --to FILE   a quick try
 
 A part is one network, one way and one optimiser: all learning rates, side by side on the cores, each on one thread.
 Widths are those of fashion-mlp (784-w-w-10), depths the numbers of blocks of a residual network of width 64.
@@ -34,6 +34,7 @@ from samestep.run.train import train
 from samestep.run.workload import Workload
 from samestep.workloads.feed_forward import layers
 
+MODULE = "benchmarks.widths"
 FOLDER = results.FOLDER / "widths"
 PAGE = results.ROOT / "benchmarks" / "WIDTHS.md"
 
@@ -145,12 +146,20 @@ def measure(part: Part, num_seeds: int, steps: int) -> Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Best:
-    """Where the loss of a part is lowest: the rate between those that were tried, the loss, the noise scale."""
+    """Where the loss of a part is lowest.
+
+    Args:
+        rate: Between those that were tried.
+        loss: At the nearest of them.
+        noise_scale: There, too.
+        flaw: "edge": it is the lowest or highest that was tried, and a better one may lie beyond; "grid": a neighbour
+            diverged, so it is one of those that were tried; otherwise empty.
+    """
 
     rate: float
     loss: float
     noise_scale: float | None
-    is_at_edge: bool
+    flaw: str
 
 
 def best(result: Result) -> Best | None:
@@ -169,15 +178,16 @@ def best(result: Result) -> Best | None:
     if not math.isfinite(losses[at]):
         return None
     logs, shift = np.log2(rates), 0.0
-    is_inside = 0 < at < len(rates) - 1 and all(math.isfinite(losses[near]) for near in (at - 1, at + 1))
-    if is_inside:
+    flaw = "edge" if at in (0, len(rates) - 1) else ""
+    if not flaw and not all(math.isfinite(losses[near]) for near in (at - 1, at + 1)):
+        flaw = "grid"
+    if not flaw:
         before, here, after = losses[at - 1 : at + 2]
         curvature = before - 2 * here + after
         shift = 0.5 * (before - after) / curvature * float(logs[at + 1] - logs[at]) if curvature > 0 else 0.0
     scales = [each["noise_scale"] for each in result["runs"] if each["lr"] == rates[at] and each["noise_scale"]]
     noise_scale = float(np.median(scales)) if scales else None
-    is_at_edge = at in (0, len(rates) - 1)
-    return Best(rate=float(2 ** (logs[at] + shift)), loss=losses[at], noise_scale=noise_scale, is_at_edge=is_at_edge)
+    return Best(rate=float(2 ** (logs[at] + shift)), loss=losses[at], noise_scale=noise_scale, flaw=flaw)
 
 
 def page(found: Mapping[str, Result]) -> str:
@@ -187,8 +197,9 @@ def page(found: Mapping[str, Result]) -> str:
     lines = ["# The best learning rate over width and depth", "", *results.header(list(found.values()), what=what), ""]
     lines.append(
         "Adam, and SGD with momentum 0.9; linear decay. The best rate lies between those that were tried (factors of "
-        "2), by a parabola. Rates are those of the base network (the first row): μP changes them from there. The noise "
-        "scale, in samples, is that of the later half at the best rate."
+        "2), by a parabola; *grid*: it is one of those, for a neighbour diverged; *edge*: the lowest or highest. Rates "
+        "are those of the base network (the first row): μP changes them from there. The noise scale, in samples, is "
+        "that of the later half at the best rate."
     )
     for axis, sizes in SIZES.items():
         for optimizer in RATES:
@@ -210,40 +221,42 @@ def _table(found: Mapping[str, Result], axis: Axis, sizes: Sequence[int], optimi
         cells = [cell for way in WAYS for cell in _cells(bests[way].get(size))]
         lines.append(f"| {size:,} | {' | '.join(cells)} |")
     lines.append("")
-    for way in WAYS:
-        first, last = bests[way].get(sizes[0]), bests[way].get(sizes[-1])
-        if first is not None and last is not None:
-            factor = max(last.rate / first.rate, first.rate / last.rate)
-            target = results.verdict(factor, FACTOR, is_least=False)
-            told = f"from {axis} {sizes[0]} to {sizes[-1]:,} the best rate changes {factor:.2f} times"
-            lines.append(f"- {way}: {told} (target for μP: at most {FACTOR:g}): {target}.")
+    lines += [f"- {way}: {_change(axis, way, sizes, bests[way])}." for way in WAYS]
     return lines
+
+
+def _change(axis: Axis, way: Way, sizes: Sequence[int], bests: Mapping[int, Best | None]) -> str:
+    """How the best rate changes from the smallest network to the largest."""
+    first, last = (bests.get(size) for size in (sizes[0], sizes[-1]))
+    between = f"from {axis} {sizes[0]} to {sizes[-1]:,}"
+    if first is None or last is None:
+        return f"{between}: not measured, or every run diverged"
+    factor = max(last.rate / first.rate, first.rate / last.rate)
+    told = f"{between} the best rate changes {factor:.2f} times"
+    if "edge" in (first.flaw, last.flaw):
+        return f"{told} or more, for one is at the edge of what was tried"
+    if way == "standard":
+        return told
+    return f"{told}, at most {FACTOR:g}: {results.verdict(factor, FACTOR, is_least=False)}"
 
 
 def _cells(each: Best | None) -> tuple[str, ...]:
     if each is None:
         return ("-", "-", "-")
-    edge = " (edge)" if each.is_at_edge else ""
+    flaw = f" ({each.flaw})" if each.flaw else ""
     scale = "-" if each.noise_scale is None else f"{each.noise_scale:,.0f}"
-    return (f"{each.rate:.3g}{edge}", f"{each.loss:.3f}", scale)
+    return (f"{each.rate:.3g}{flaw}", f"{each.loss:.3f}", scale)
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    parser = results.parser("benchmarks.widths", __doc__, PAGE)
-    parser.add_argument("--only", default="", help="parts by name, comma separated; default: all")
+    parser = results.parser(MODULE, __doc__, PAGE, cases=[part.name for part in PARTS])
     parser.add_argument("--steps", type=int, default=160, help="of a run; default: %(default)s")
     parser.add_argument("--seeds", type=int, default=2, help="default: %(default)s")
     parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the results; default: %(default)s")
     arguments = parser.parse_args(words)
-    wanted = [part for part in PARTS if not arguments.only or part.name in arguments.only.split(",")]
     settings: Result = {"steps": arguments.steps, "seeds": arguments.seeds, "rows": _ROWS, "batch": _BATCH}
-    for part in wanted if not arguments.page else ():
-        path = arguments.results / f"{part.name}.json"
-        doing = partial(measure, part, arguments.seeds, arguments.steps)
-        results.kept(path, settings, doing, module="benchmarks.widths", is_forced=arguments.force)
-    read = {part.name: results.read(arguments.results / f"{part.name}.json") for part in PARTS}
-    arguments.to.write_text(page({name: result for name, result in read.items() if result is not None}))
-    return 0
+    cases = {part.name: (settings, partial(measure, part, arguments.seeds, arguments.steps)) for part in PARTS}
+    return results.run_cases(cases, arguments, arguments.results, page, module=MODULE)
 
 
 if __name__ == "__main__":

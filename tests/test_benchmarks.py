@@ -1,0 +1,66 @@
+"""Benchmarks: pages are what their results say, and parts of them that decide something decide right."""
+
+from __future__ import annotations
+
+import doctest
+import runpy
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from benchmarks import results, widths
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+PAGES = {
+    "backprop": "BACKPROP",
+    "batches": "BATCHES",
+    "beyond_memory": "BEYOND_MEMORY",
+    "data_accuracy": "DATA_ACCURACY",
+    "group": "GROUP",
+    "kfac": "KFAC",
+    "kinds": "KINDS",
+    "links": "LINKS",
+    "local_sync": "LOCAL_SYNC",
+    "packing": "PACKING",
+    "seek": "SEEK",
+    "stage_memory": "STAGE_MEMORY",
+    "stages": "STAGES",
+    "study_time": "STUDY_TIME",
+    "widths": "WIDTHS",
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_what_the_results_say(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page, made = FOLDER / f"{PAGES[name]}.md", tmp_path / "page.md"
+    if not page.exists():
+        pytest.skip(f"{name} has not been measured")
+    monkeypatch.setattr("sys.argv", ["", "--page", "--to", str(made)])
+    with suppress(SystemExit):
+        runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+    assert made.read_text() == page.read_text()
+
+
+def test_every_page_has_a_benchmark() -> None:
+    named = {path.stem for path in FOLDER.glob("*.md")}
+    others = {"ACCURACY", "FEED", "FOOTPRINT", "MACHINERY", "PEERS", "RECORDER", "SOAK", "STEP_TIME", "WAITING"}
+    assert named <= {*PAGES.values(), *others}
+
+
+def test_examples() -> None:
+    assert doctest.testmod(widths).failed == 0
+
+
+@pytest.mark.parametrize(
+    ("losses", "flaw"), [((3.0, 2.0, 1.0), "edge"), ((2.0, 1.0, None), "grid"), ((2.0, 1.0, 2.0), "")]
+)
+def test_a_best_rate_says_what_is_wrong_with_it(losses: tuple[float | None, ...], flaw: str) -> None:
+    runs = [{"lr": 2.0**n, "loss": loss, "noise_scale": None} for n, loss in enumerate(losses)]
+    found = widths.best({"runs": runs})
+    assert found is not None and found.flaw == flaw
+
+
+def test_a_verdict_says_by_how_much() -> None:
+    assert results.verdict(1.2, 1.0, is_least=True) == "**met** by 0.2"
+    assert results.verdict(1.2, 1.0, is_least=False) == "**missed** by 0.2"
