@@ -67,3 +67,11 @@ def test_shares_of_the_parameters_are_by_stage_and_not_by_chunk() -> None:
     found = stages.shares({"a": 10, "b": 20, "c": 30, "d": 40})
     assert found == (0.5, 0.5), "the first stage holds the first chunk and the last"
     assert stages.shares({"a": 10, "b": 30}) == (0.25, 0.75)
+
+
+def test_shares_of_the_time_are_by_stage_and_not_by_chunk() -> None:
+    stages = Stages(
+        num_stages=2, num_chunks=2, schedule="zbv", cuts={2: (1, 2, 4)}, homes={}, room=0,
+        seconds=(1.0, 2.0, 3.0, 4.0, 10.0), drawn=(), begins=(), evaluates=True,
+    )  # fmt: skip
+    assert stages.time_shares() == (0.55, 0.45), "the first stage holds the first chunk and the last"

@@ -420,6 +420,22 @@ def test_mistakes(model: Callable[[], nn.Module], settings: dict[str, Any], says
     assert "\n" not in str(caught.value)
 
 
+def test_a_run_tells_of_a_cut_that_is_of_no_use() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.slow, self.out = nn.Linear(12, 8), Slow(), nn.Linear(8, helpers.NUM_CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            count = x.shape[0]
+            scores: Tensor = self.out(self.slow(self.first(x)).reshape(count, 8))
+            return scores
+
+    found = train(helpers.workload(Counting), **{**SHORT, "steps": 1, "workers": 2, "stages": 2})
+    (said,) = [text for text in found.record.notices if "of the measured time" in text]
+    assert said.startswith("warning: stage 0 of 0-1 has ")
+
+
 def test_named_cuts() -> None:
     wanted = train(helpers.workload(helpers.Wide), **SHORT)
     found = train(helpers.workload(helpers.Wide), **{**SHORT, "workers": 2, "stages": 2, "cut": "out"})

@@ -104,6 +104,14 @@ class Stages:
             held[stages[homes[name]]] += count
         return tuple(count / (sum(held) or 1) for count in held)
 
+    def time_shares(self) -> tuple[float, ...]:
+        """The share of the measured seconds that every stage has."""
+        stages = self.stages_of(self.num_stages)
+        took_s = [0.0] * self.num_stages
+        for number, (start, stop) in enumerate(ranges(self.cuts[self.num_stages], len(self.seconds))):
+            took_s[stages[number]] += sum(self.seconds[start:stop])
+        return tuple(each / (sum(took_s) or 1) for each in took_s)
+
     def chunks_of(self, stage: int, num_stages: int) -> tuple[int, ...]:
         """The chunks that a stage of so many holds."""
         return schedules.chunks_of(self.schedule, num_stages=num_stages, num_chunks=self.num_chunks, stage=stage)

@@ -7,14 +7,14 @@ from samestep.engine import numerics, randomness
 from samestep.engine.device.host import Host
 from samestep.engine.job import Job
 from samestep.engine.passes import autocast_of, inputs_of
-from samestep.engine.stages import cutting
+from samestep.engine.stages import balance, cutting
 from samestep.engine.stages.graph import traced
 from samestep.plan.pipeline import Stages
 from samestep.run.config import Config
 
 
-def staged(job: Job, config: Config) -> Stages:
-    """Where the network is cut, measured in this process.
+def staged(job: Job, config: Config) -> tuple[Stages, list[str]]:
+    """Where the network is cut, measured in this process; and what a person should know of it, in words.
 
     Raises:
         UsageError: It cannot be cut so.
@@ -30,12 +30,15 @@ def staged(job: Job, config: Config) -> Stages:
         finally:
             job.model.train(mode)
     names = config.cut.split(",") if config.cut else ()
-    return cutting.cut(
+    is_autocast = config.precision == "bf16"
+    stages = cutting.cut(
         graph,
         found,
         num_stages=config.stages,
         num_chunks=config.chunks,
         schedule=config.schedule,
         names=names,
-        is_autocast=config.precision == "bf16",
+        is_autocast=is_autocast,
     )
+    uneven = balance.uneven(graph, found, stages, is_autocast=is_autocast)
+    return stages, [] if uneven is None else [uneven]

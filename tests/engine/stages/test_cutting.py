@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from samestep.engine.stages import cutting
+from samestep.engine.stages import balance, cutting
 from samestep.engine.stages.cutting import Measured
 from samestep.engine.stages.graph import Graph, traced
 from samestep.errors import UsageError
@@ -276,3 +277,53 @@ class Again(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         found: Tensor = self.layer(self.layer(x))
         return found
+
+
+class Reshaping(nn.Module):
+    """Asks for its number of samples first and needs it last: an integer crosses all edges between.
+
+    Args:
+        is_late: It asks where it needs it.
+    """
+
+    def __init__(self, *, is_late: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.out = (nn.Linear(4, 4) for _ in range(4))
+        self._is_late = is_late
+
+    def forward(self, x: Tensor) -> Tensor:
+        count = x.shape[0]
+        hidden = self.c(self.b(self.a(x)))
+        scores: Tensor = self.out(hidden.reshape(x.shape[0] if self._is_late else count, 4))
+        return scores
+
+
+def said_of(model: nn.Module, costly: dict[str, float], **options: Any) -> str | None:
+    """What is said of a cut; operations take 1 s, and those that are named so long."""
+    graph, found = looked_at(model, torch.randn(2, 4))
+    seconds = tuple(costly.get(graph.name(number), 1.0) for number in range(len(graph.operations)))
+    found = replace(found, seconds=seconds)
+    asked: dict[str, Any] = {"num_stages": 2, "schedule": "1f1b", "names": (), **options}
+    stages = cutting.cut(graph, found, **asked, is_autocast=False)
+    return balance.uneven(graph, found, stages, is_autocast=False)
+
+
+def test_a_cut_that_leaves_nearly_all_to_one_stage_is_told() -> None:
+    dear = dict.fromkeys("abc", 30.0)
+    said = said_of(Reshaping(is_late=False), dear)
+    assert said is not None
+    assert said.startswith("warning: stage 0 of 0-1 has 99% of the measured time of a microbatch")
+    assert "no other --cut does better" in said
+    assert said_of(nn.Sequential(*(nn.Linear(4, 4) for _ in range(4))), {}) is None
+
+
+def test_the_way_out_of_an_uneven_cut_is_one() -> None:
+    dear = dict.fromkeys("abc", 30.0)
+    assert said_of(Reshaping(is_late=True), dear) is None
+    layers, uneven = nn.Sequential(*(nn.Linear(4, 4) for _ in range(8))), {"0": 30.0}
+    said = said_of(layers, uneven, names=("6",))
+    assert said is not None
+    assert said.endswith("even share is 50%; --cut 1 would make that 81%")
+    layers = nn.Sequential(*(nn.Linear(4, 4) for _ in range(8)))
+    assert "--cut 4 would make that 50%" in str(said_of(layers, {}, names=("7",)))
+    assert said_of(layers, {}, names=("4",)) is None

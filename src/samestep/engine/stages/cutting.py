@@ -283,11 +283,7 @@ def _balanced(
     Best is the fastest of those that hold no stage to more than its share of the parameters and `_MORE_PARAMETERS`;
     where there is none of these, the fastest.
     """
-    before = _num_parameters(graph)
-
-    @cache
-    def keeps_rules(start: int, stop: int) -> bool:
-        return not (is_autocast and shared(graph, stop)) and not _sums_otherwise(graph, start, stop)
+    before, keeps_rules = _num_parameters(graph), _rules(graph, is_autocast=is_autocast)
 
     def best(count: int) -> tuple[int, ...] | None:
         most = before[-1] * (1 / count + _MORE_PARAMETERS) / num_chunks
@@ -299,6 +295,21 @@ def _balanced(
         return pipeline.balanced(*chain, pieces, fits) or pipeline.balanced(*chain, pieces, keeps_rules)
 
     return {count: edges for count in counts if (edges := best(count)) is not None}
+
+
+def fastest(graph: Graph, found: Measured, num_pieces: int, *, is_autocast: bool) -> tuple[int, ...] | None:
+    """The cut that balances the measured times best, whatever parameters each piece then holds."""
+    return pipeline.balanced(found.seconds, found.edges, num_pieces, _rules(graph, is_autocast=is_autocast))
+
+
+def _rules(graph: Graph, *, is_autocast: bool) -> Callable[[int, int], bool]:
+    """Whether a piece keeps the rules of shared weights."""
+
+    @cache
+    def keeps_rules(start: int, stop: int) -> bool:
+        return not (is_autocast and shared(graph, stop)) and not _sums_otherwise(graph, start, stop)
+
+    return keeps_rules
 
 
 def _num_parameters(graph: Graph) -> list[int]:
