@@ -35,7 +35,7 @@ _LONG_STEP_S = 0.1
 """Of longer steps, a slot measures one; of shorter ones three."""
 
 _OTHERS_FRAC = 0.1
-"""Share of the processors' time that other processes may take without a word."""
+"""Share of the processors' time that other processes may take where a choice is remembered."""
 
 _DEAL = Deal(turns=_MOST_TURNS, slot_s=0.25, slot_steps=3, start_timeout_s=120.0, slot_timeout_s=60.0)
 _LONG = replace(_DEAL, slot_steps=1)
@@ -102,8 +102,9 @@ def choose(
         choice, day = known
         teller.line(f"parallel: as measured on {day} ({memory.path}; --measure-again measures anew)")
     else:
-        choice = decide(_measure(ways, build, settings, config, choices, teller))
-        if (trouble := memory.write(choice)) is not None:
+        table = _measure(ways, build, settings, config, choices, teller)
+        choice = decide(table.measured())
+        if (trouble := table.accident() or memory.write(choice)) is not None:
             teller.line(f"parallel: this choice is not remembered: {trouble}")
     return choice
 
@@ -115,8 +116,8 @@ def _measure(
     config: Config,
     choices: Choices,
     teller: Teller,
-) -> list[Measured]:
-    """What each way takes a step, or why it cannot be taken.
+) -> _Table:
+    """Measure what each way takes a step, or why it cannot be taken.
 
     Raises:
         ProgramError: None can be taken.
@@ -127,11 +128,9 @@ def _measure(
     table = _Table(ways, teller)
     with interleave.stage(made, _DEAL, table.started, table.failed) as started:
         _deal_turns(started, table)
-    table.tell_disturbance()
-    measured = table.measured()
-    if all(one.failure is not None for one in measured):
+    if len(table.failures) == len(ways):
         raise table.failures[ways[0].name]
-    return measured
+    return table
 
 
 class _Table:
@@ -166,14 +165,19 @@ class _Table:
     def report(self, number: int, left_s: float) -> None:
         self._teller.phase("measured", number, _MOST_TURNS, None)
 
-    def tell_disturbance(self) -> None:
-        """A choice that was made beside other programs may not hold without them."""
+    def accident(self) -> str | None:
+        """Why another measurement may choose otherwise, so that this one is not to be remembered; None: it is."""
+        for way in self._ways:
+            failure = self.failures.get(way.name)
+            if failure is not None and not failure.is_usage:
+                return f"{failure}; the next run measures again"
         share = sum(self._others) / max(1, len(self._others))
         if share > _OTHERS_FRAC:
-            self._teller.line(
-                f"parallel: other processes took {100 * share:.0f} % of the processors' time meanwhile; on an idle "
-                "machine --measure-again may choose otherwise"
+            return (
+                f"other processes took {100 * share:.0f} % of the processors' time meanwhile, and on an idle machine "
+                "another may be better; the next run measures again"
             )
+        return None
 
     def measured(self) -> list[Measured]:
         """All ways, in their order."""
