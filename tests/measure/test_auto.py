@@ -159,6 +159,12 @@ def test_stages_are_measured_as_they_would_run() -> None:
     assert choosing._task(replace(way, stages=1), config).staging == {}
 
 
+@pytest.mark.parametrize(("name", "value"), [("cut", "3"), ("stages", 2)])
+def test_stages_of_a_persons_own_are_one_line(name: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=f"^{name}={value!r} is set, and parallel='auto' tries stages itself"):
+        samestep.train(helpers.workload(), parallel="auto", **{name: value}, **SETTINGS)
+
+
 def test_where_it_does_not_go_is_one_line() -> None:
     with pytest.raises(UsageError, match="parallel goes with samestep"):
         samestep.fit(helpers.Mlp(), torch.zeros(4, 12), torch.zeros(4, dtype=torch.int64), parallel="auto")

@@ -74,10 +74,12 @@ def choose(
             "parallel='auto' chooses for one machine, and the group engine's ranks may be on several; leave out one of "
             "them"
         )
-    if settings.stages not in (None, 1):
-        raise UsageError(
-            f"stages={settings.stages} is set, and parallel='auto' tries stages itself; leave out one of them"
-        )
+    for name, is_set in (("stages", settings.stages not in (None, 1)), ("cut", settings.cut is not None)):
+        if is_set:
+            raise UsageError(
+                f"{name}={getattr(settings, name)!r} is set, and parallel='auto' tries stages itself; leave out one of "
+                "them"
+            )
     workload = build()
     config = resolve(settings, workload.recipe)
     check_cpu(config, "parallel='auto'")

@@ -13,6 +13,7 @@ from math import inf
 
 from samestep.errors import UsageError
 from samestep.plan import schedules
+from samestep.plan.layout import in_words
 from samestep.plan.schedules import Schedule
 
 
@@ -209,6 +210,6 @@ def check_team(num_workers: int, num_stages: int, num_microbatches: int) -> None
     if num_workers // num_stages > num_microbatches:
         raise UsageError(
             f"workers={num_workers} with stages={num_stages} are {num_workers // num_stages} replicas, and a step has "
-            f"{num_microbatches} microbatches; take workers={num_microbatches * num_stages} or less, a smaller "
+            f"{in_words(num_microbatches)}; take workers={num_microbatches * num_stages} or less, a smaller "
             "microbatch, or a larger global_batch"
         )

@@ -29,7 +29,7 @@ def staged(job: Job, config: Config) -> tuple[Stages, list[str]]:
             found = cutting.measured(graph, inputs_of(job, batch), autocast_of(job, Host()))
         finally:
             job.model.train(mode)
-    names = config.cut.split(",") if config.cut else ()
+    names = () if config.cut is None else [name.strip() for name in config.cut.split(",")]
     is_autocast = config.precision == "bf16"
     stages = cutting.cut(
         graph,

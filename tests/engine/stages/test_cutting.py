@@ -131,12 +131,8 @@ class Twice(nn.Module):
 def test_no_cut_lies_between_two_changes_of_the_same_buffers() -> None:
     graph, found = looked_at(Twice(), torch.randn(5, 4))
     assert [graph.name(edge) for edge in found.edges] == ["norm", "c"]
-    assert [graph.name(edge) for edge in looked_at(Twice().eval(), torch.randn(5, 4))[1].edges] == [
-        "norm",
-        "b",
-        "norm",
-        "c",
-    ]
+    graph, found = looked_at(Twice().eval(), torch.randn(5, 4))
+    assert [graph.name(edge) for edge in found.edges] == ["norm", "b", "norm_1", "c"]
 
 
 class Switching(nn.Module):
@@ -223,6 +219,8 @@ def test_with_autocast_the_automatic_cut_keeps_uses_of_a_weight_together() -> No
     assert automatic("abcad", 2, is_autocast=True) == {2: (4,)}
     with pytest.raises(UsageError, match="every cut into 2 pieces parts two uses of a weight"):
         automatic("abca", 2, is_autocast=True)
+    with pytest.raises(UsageError, match=r"every cut into 3 pieces parts .*, or stages=2$"):
+        automatic("abcad", 3, is_autocast=True)
 
 
 def test_a_smaller_number_of_stages_that_has_no_cut_is_left_out() -> None:
@@ -237,6 +235,33 @@ def test_a_named_cut_is_not_refused_for_the_automatic_one_into_fewer_stages() ->
     found = replace(found, seconds=(1.0,) * 8)  # the fastest cut into two parts the uses of d after the second
     stages = cutting.cut(graph, found, num_stages=3, schedule="1f1b", names=("b", "d"), is_autocast=False)
     assert stages.cuts == {2: (3,), 3: (1, 2)}
+
+
+class Mixing(nn.Module):
+    """Calls modules again, between functions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(2)])
+        self.drop = nn.Dropout(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = self.drop(block(x) + 1.0)
+            x = torch.relu(self.drop(x * 2.0))
+        return x
+
+
+def test_the_names_of_a_plan_are_names_for_a_cut() -> None:
+    graph, found = looked_at(Mixing(), torch.randn(2, 4))
+    options: dict[str, Any] = {"schedule": "1f1b", "is_autocast": False}
+    for num_stages in range(2, len(found.edges) + 2):
+        automatic = cutting.cut(graph, found, num_stages=num_stages, names=(), **options)
+        named = cutting.cut(graph, found, num_stages=num_stages, names=automatic.begins[1:], **options)
+        assert named.cuts == automatic.cuts
+    assert len(set(automatic.begins)) == len(automatic.begins) == len(found.edges) + 1
+    begins = cutting.cut(graph, found, num_stages=2, names=("blocks.1",), **options).begins
+    assert begins == ("blocks.0.0", "blocks.1.0"), "a module that others are in stands for the first of them"
 
 
 def in_time(model: nn.Module, seconds: tuple[float, ...], num_stages: int, *inputs: Tensor) -> tuple[int, ...]:
