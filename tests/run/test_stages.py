@@ -454,9 +454,10 @@ def test_a_run_tells_of_a_cut_that_is_of_no_use() -> None:
             scores: Tensor = self.out(self.slow(self.first(x)).reshape(count, 8))
             return scores
 
-    found = train(helpers.workload(Counting), **{**SHORT, "steps": 1, "workers": 2, "stages": 2})
-    (said,) = [text for text in found.record.notices if "of the measured time" in text]
-    assert said.startswith("warning: stage 0 of 0-1 has ")
+    options = {"steps": 1, "workers": 2, "stages": 2, "microbatch": 27}
+    uneven, unfilled = train(helpers.workload(Counting), **{**SHORT, **options, "schedule": "gpipe"}).record.notices
+    assert uneven.startswith("warning: stage 0 of 0-1 has ")
+    assert unfilled.startswith("warning: stages=2 with schedule='gpipe' wait less where a replica has 2 or more")
 
 
 class Turning(nn.Module):

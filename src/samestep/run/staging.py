@@ -9,6 +9,7 @@ from samestep.engine.job import Job
 from samestep.engine.passes import autocast_of, inputs_of
 from samestep.engine.stages import balance, cutting
 from samestep.engine.stages.graph import traced
+from samestep.plan.filling import unfilled
 from samestep.plan.pipeline import Stages
 from samestep.run.config import Config
 
@@ -40,5 +41,9 @@ def staged(job: Job, config: Config) -> tuple[Stages, list[str]]:
         names=names,
         is_autocast=is_autocast,
     )
-    uneven = balance.uneven(graph, found, stages, is_autocast=is_autocast)
-    return stages, [] if uneven is None else [uneven]
+    num_replicas = min(max(1, config.workers // config.stages), job.batches.num_microbatches)
+    said = (
+        balance.uneven(graph, found, stages, is_autocast=is_autocast),
+        unfilled(stages, job.batches, num_replicas),
+    )
+    return stages, [line for line in said if line is not None]
