@@ -123,6 +123,12 @@ class Stages:
         return tuple(schedules.stage_of(self.schedule, num_stages=num_stages, chunk=number) for number in numbers)
 
 
+def team_for(num_workers: int, stages: Stages | None) -> Team:
+    """The team that so many workers are, whichever of them are needed; none for no workers."""
+    num_stages = 1 if stages is None else stages.num_stages_for(num_workers)
+    return team_of(num_workers, num_stages) if num_workers else Team(0, 1)
+
+
 def team_of(num_workers: int, num_stages: int) -> Team:
     """As many whole replicas as there are workers for; where there are too few for one, fewer stages.
 
