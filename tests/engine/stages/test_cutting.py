@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -187,6 +188,47 @@ def test_costly_operations_are_spread() -> None:
     stages = cutting.cut(graph, found, num_stages=2, schedule="1f1b", names=(), is_autocast=False)
     assert stages.cuts[2] == (4,)
     assert stages.room >= 16 * 64 * 4
+
+
+class Sleeping(torch.autograd.Function):
+    """The identity, which sleeps in one of its passes."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, when: str) -> Tensor:
+        ctx.when = when
+        if when == "forward":
+            time.sleep(0.01)
+        return inputs.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        if ctx.when == "backward":
+            time.sleep(0.01)
+        return gradients[0], None
+
+
+class Slow(nn.Module):
+    """Sleeps in one of its passes.
+
+    Args:
+        when: In which.
+    """
+
+    def __init__(self, when: str) -> None:
+        super().__init__()
+        self._when = when
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = Sleeping.apply(x, self._when)  # type: ignore[no-untyped-call]
+        return found
+
+
+@pytest.mark.parametrize("when", ["forward", "backward"])
+def test_measured_times_decide(when: str) -> None:
+    """Of each pass; by their number the operations would be cut in the middle."""
+    layers = nn.Sequential(nn.Linear(4, 4), Slow(when), *(nn.Tanh() for _ in range(5)), nn.Linear(4, 4))
+    graph, found = looked_at(layers, torch.randn(2, 4))
+    assert cutting.cut(graph, found, num_stages=2, schedule="1f1b", names=(), is_autocast=False).cuts == {2: (2,)}
 
 
 class Tied(nn.Module):
