@@ -151,6 +151,32 @@ def test_one_stage_stays_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert {way.stages for way in measured} == {1}
 
 
+def test_what_a_run_would_refuse_is_not_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`kfac` has no stages; two workers with one microbatch have nothing else."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(choosing, "num_cores", lambda: 2)
+    measured: list[str] = []
+
+    def measure(ways: Sequence[Candidate], *others: Any) -> choosing._Table:
+        measured.extend(way.name for way in ways)
+        return table_of(ways, [1] * len(ways))
+
+    monkeypatch.setattr(choosing, "_measure", measure)
+    work, settings = helpers.workload(helpers.Mlp), {**SETTINGS, "optimizer": "kfac"}
+    choosing.choose(lambda: work, Settings(**settings), _Lines(Written()))
+    assert measured == ["1 worker", "1 worker, concurrent", "2 workers", "2 workers, concurrent"]
+    with pytest.raises(UsageError, match="optimizer='kfac' and stages=2 do not go together"):
+        choosing.choose(lambda: work, Settings(**{**settings, "microbatch": 24, "workers": 2}), _Lines(Written()))
+
+
+def test_two_workers_and_one_microbatch_are_two_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choosing, "num_cores", lambda: 2)
+    work, said = helpers.workload(helpers.Mlp), Written()
+    found = choosing.choose(lambda: work, Settings(**{**SETTINGS, "microbatch": 24, "workers": 2}), _Lines(said))
+    assert (found.candidate.workers, found.candidate.stages) == (2, 2)
+    assert said.lines == ["parallel: 2 workers, 2 stages: there is no other way on 2 cores"]
+
+
 def test_stages_are_measured_as_they_would_run() -> None:
     config = resolve(Settings(**SETTINGS, schedule="zbv"), {})
     way = Candidate(workers=2, backprop="ordinary", threads=1, stages=2)

@@ -21,7 +21,7 @@ from samestep.measure.remembered import Memory, key
 from samestep.measure.running import Program, Running
 from samestep.measure.scale import Teller
 from samestep.measure.slots import Deal, ProgramError, Slot
-from samestep.run import syncing
+from samestep.run import curvature, syncing
 from samestep.run.config import Config, NumericSettings, Settings, resolve
 from samestep.run.prepare import Choices, prepare
 from samestep.run.ways import check_cpu
@@ -85,7 +85,7 @@ def choose(
     check_cpu(config, "parallel='auto'")
     syncing.refuse(config, "parallel='auto'", "it measures steps in which all workers meet")
     prepared = prepare(workload, config, choices, has_callbacks=False)
-    ways = candidates(
+    offered = candidates(
         cores=num_cores(),
         num_microbatches=prepared.job.batches.num_microbatches,
         threads=config.threads_per_worker,
@@ -94,6 +94,7 @@ def choose(
         allows_threads=allows_threads,
         may_have_stages=settings.stages is None,
     )
+    ways = _possible(offered, settings, workload, choices)
     if len(ways) == 1:
         reason = f"{ways[0].name}: there is no other way on {num_cores()} core{'s' if num_cores() > 1 else ''}"
         teller.line(f"parallel: {reason}")
@@ -109,6 +110,28 @@ def choose(
         if (trouble := table.accident() or memory.write(choice)) is not None:
             teller.line(f"parallel: this choice is not remembered: {trouble}")
     return choice
+
+
+def _possible(
+    ways: Sequence[Candidate], settings: Settings, workload: Workload, choices: Choices
+) -> tuple[Candidate, ...]:
+    """Those that a run would not refuse for its settings.
+
+    Raises:
+        UsageError: It would refuse each of them.
+    """
+    found, refused = list[Candidate](), list[UsageError]()
+    for way in ways:
+        try:
+            config = resolve(way.applied_to(settings), workload.recipe)
+            if choices.optimizer is None and config.optimizer == "kfac":
+                curvature.check(config)
+            found.append(way)
+        except UsageError as error:
+            refused.append(error)
+    if not found:
+        raise refused[0]
+    return tuple(found)
 
 
 def _measure(
