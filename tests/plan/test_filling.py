@@ -31,7 +31,7 @@ def batches(global_batch: int, microbatch: int) -> BatchPlan:
     [
         ("1f1b", 4, 1, 8, None),
         ("1f1b", 4, 2, 8, "4 or more microbatches a step, and it has 2 microbatches; microbatch=4 would do"),
-        ("gpipe", 4, 1, 32, "and it has 1 microbatch; microbatch=10 would do"),
+        ("gpipe", 4, 1, 32, "and it has 1 microbatch; microbatch=8 would do"),
         ("zbv", 2, 1, 8, None),
         ("zbv", 3, 1, 8, "5 or more microbatches a step, and it has 4 microbatches; microbatch=7 would do"),
         ("zbv", 2, 3, 8, "and it has 1 or 2 microbatches; microbatch=3 would do"),

@@ -22,13 +22,7 @@ def unfilled(stages: Stages, batches: BatchPlan, num_replicas: int) -> str | Non
         return None
     num_stages, schedule = stages.num_stages, stages.schedule
     asks = {"zbv": f"{2 * num_stages - 1} or more", "interleaved": f"a multiple of {num_stages}"}
-    smaller = (size for size in range(batches.microbatch - 1, 0, -1) if _fits(stages, batches, num_replicas, size))
-    larger = (
-        size
-        for size in range(batches.microbatch + 1, batches.global_batch + 1)
-        if _fits(stages, batches, num_replicas, size)
-    )
-    size = next(smaller, None) or next(larger, None)
+    size = _nearest(stages, batches, num_replicas)
     way_out = "a larger global_batch" if size is None else f"microbatch={size}"
     sizes = sorted(set(_sizes(batches, num_replicas)))
     found = in_words(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} or {in_words(sizes[1])}"
@@ -39,8 +33,11 @@ def unfilled(stages: Stages, batches: BatchPlan, num_replicas: int) -> str | Non
     )
 
 
-def _fits(stages: Stages, batches: BatchPlan, num_replicas: int, size: int) -> bool:
-    return _fills(stages, replace(batches, microbatch=size), num_replicas)
+def _nearest(stages: Stages, batches: BatchPlan, num_replicas: int) -> int | None:
+    """The size of even microbatches that do: the largest that is smaller, or else the smallest that is larger."""
+    num_samples, count = min(batches.global_batch, batches.num_samples), batches.num_microbatches
+    sizes = [-(-num_samples // each) for each in (*range(count + 1, num_samples + 1), *range(count - 1, 0, -1))]
+    return next((each for each in sizes if _fills(stages, replace(batches, microbatch=each), num_replicas)), None)
 
 
 def _fills(stages: Stages, batches: BatchPlan, num_replicas: int) -> bool:

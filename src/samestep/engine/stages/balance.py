@@ -42,6 +42,6 @@ def _way_out(graph: Graph, found: Measured, stages: Stages, *, is_autocast: bool
         if max(other) < max(stages.time_shares()) - _CLEARLY_LESS:
             return f"--cut {','.join(map(graph.name, edges))} would make that {max(other):.0%}"
     return (
-        "no other --cut does better: one operation takes that long, or what crosses the cuts between is no tensor "
+        "no other --cut does much better: one operation takes that long, or what crosses the cuts between is no tensor "
         "without gaps (as x.shape[0] kept for later is none; take it where it is used); or take stages=1"
     )
