@@ -49,10 +49,12 @@ def test_rounds_that_depend_on_what_they_find(call: Call) -> None:
 
 def test_the_share_of_every_stage(call: Call) -> None:
     words = (*WORDS, "--workers", "2", "--stages", "2", "--cut", "3", "--print-plan")
-    assert any(line.startswith("parameters by stage: ") for line in call(*words).stdout.splitlines())
-    shares = json.loads(call(*words, "--json").stdout)["stage_shares"]
-    assert len(shares) == 2
-    assert abs(sum(shares) - 1) < 1e-9
+    lines = call(*words).stdout.splitlines()
+    answer = json.loads(call(*words, "--json").stdout)
+    for text, name in (("parameters by stage: ", "stage_shares"), ("time by stage: ", "stage_times")):
+        assert any(line.startswith(text) for line in lines)
+        assert len(answer[name]) == 2
+        assert abs(sum(answer[name]) - 1) < 1e-9
 
 
 def test_what_could_not_be_trained_is_one_line(call: Call) -> None:

@@ -122,6 +122,12 @@ def short() -> Workload:
     return _workload(0.0, 12)
 
 
+def layered() -> nn.Module:
+    """What can be cut into stages."""
+    first = (nn.Linear(NUM_FEATURES, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2))
+    return nn.Sequential(*first, nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, NUM_CLASSES))
+
+
 def sleepy() -> Workload:
     """Some seconds; four microbatches of 2 ms a step."""
     return _workload(2e-3, 500)

@@ -110,6 +110,19 @@ class TestPhases:
         assert record.weights_sha256 == expected.weights_sha256
 
     @pytest.mark.soak
+    @pytest.mark.parametrize("rank", [0, 3])
+    def test_death_in_a_replica_of_stages(self, plan_faults: Any, rank: int) -> None:
+        """Of the three that are left two are a replica, and one is left over."""
+        (marker,) = plan_faults((rank, 4, "backward"))
+        work = replace(nets.short(), model=nets.layered)
+        expected = samestep.train(work, workers=1).record
+        record = samestep.train(work, workers=4, stages=2).record
+        assert marker.exists(), "nobody died"
+        (death,) = deaths(record)
+        assert "; 2 go on from step " in death
+        assert record.weights_sha256 == expected.weights_sha256
+
+    @pytest.mark.soak
     @pytest.mark.parametrize("phase", ["forward", "combine", "decide", "update"])
     def test_death_in_a_step_of_many_rounds(self, plan_faults: Any, phase: str) -> None:
         (marker,) = plan_faults((1, 4, phase))

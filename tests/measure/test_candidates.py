@@ -32,16 +32,42 @@ def names(**changed: Any) -> list[str]:
 class TestWhatThereIs:
     def test_the_simplest_comes_first(self) -> None:
         both = [f"{count}{kind}" for count in ("1 worker", "2 workers", "4 workers") for kind in ("", ", concurrent")]
-        assert names() == [*both, "2 workers, 2 stages", "4 workers, 2 stages"]
+        assert names() == [*both, "2 workers, 2 stages", "4 workers, 2 stages", "4 workers, 4 stages"]
 
     def test_never_more_workers_than_microbatches_or_cores(self) -> None:
         assert names(num_microbatches=3, backprop="ordinary") == [
-            "1 worker", "2 workers", "3 workers", "2 workers, 2 stages",
+            "1 worker", "2 workers", "3 workers", "2 workers, 2 stages", "4 workers, 2 stages", "4 workers, 4 stages",
         ]  # fmt: skip
         assert names(cores=6, threads=2, backprop="ordinary") == [
             "1 worker, 2 threads", "2 workers, 2 threads", "3 workers, 2 threads", "2 workers, 2 stages, 2 threads",
         ]  # fmt: skip
         assert names(cores=1) == ["1 worker"]
+
+    @pytest.mark.parametrize(
+        ("changed", "expected"),
+        [
+            ({"cores": 2, "num_microbatches": 1}, [(2, 2)]),
+            ({"cores": 4, "num_microbatches": 1}, [(2, 2), (4, 4)]),
+            ({"cores": 4, "num_microbatches": 2}, [(2, 2), (4, 2), (4, 4)]),
+            ({"cores": 8, "num_microbatches": 2}, [(2, 2), (4, 2), (4, 4), (8, 4)]),
+            ({"cores": 7, "num_microbatches": 8}, [(2, 2), (4, 2), (6, 2), (4, 4)]),
+            ({"cores": 8, "threads": 4}, [(2, 2)]),
+            ({"workers": 2, "num_microbatches": 1}, [(2, 2)]),
+            ({"workers": 4, "num_microbatches": 1}, [(4, 4)]),
+            ({"workers": 4}, [(4, 2), (4, 4)]),
+            ({"workers": 3}, []),
+            ({"backprop": "concurrent"}, []),
+            ({"may_have_stages": False}, []),
+        ],
+    )
+    def test_stages_go_with_more_workers_than_microbatches(
+        self, changed: dict[str, Any], expected: list[tuple[int, int]]
+    ) -> None:
+        found = candidates(**{**OPEN, **changed})
+        assert [(one.workers, one.stages) for one in found if one.stages > 1] == expected
+
+    def test_workers_that_only_stages_have_work_for(self) -> None:
+        assert names(workers=2, num_microbatches=1) == ["2 workers, 2 stages"]
 
     def test_what_is_set_stays(self) -> None:
         assert names(workers=3) == ["3 workers", "3 workers, concurrent"]
@@ -53,7 +79,7 @@ class TestWhatThereIs:
         assert [one.name for one in found[-2:]] == [
             "1 worker, 2 threads (other bits)", "1 worker, 4 threads (other bits)",
         ]  # fmt: skip
-        assert [one.changes_bits for one in found] == [False] * 8 + [True] * 2
+        assert [one.changes_bits for one in found] == [False] * 9 + [True] * 2
         assert not any("threads" in name for name in names(workers=2, allows_threads=True))
 
     @given(cores=st.integers(1, 200), num_microbatches=st.integers(1, 64), threads=st.integers(1, 4))
@@ -61,11 +87,18 @@ class TestWhatThereIs:
         found = candidates(cores=cores, num_microbatches=num_microbatches, threads=threads)
         assert len(set(found)) == len(found) == len({one.name for one in found})
         assert found[0] == Candidate(workers=1, backprop="ordinary", threads=threads)
-        assert max(one.workers for one in found) == min(max(1, cores // threads), num_microbatches)
+        plain = [one.workers for one in found if one.stages == 1]
+        assert max(plain) == min(max(1, cores // threads), num_microbatches)
+        for one in found:
+            assert one.workers % one.stages == 0
+            assert one.workers // one.stages <= num_microbatches
+            assert one.workers * threads <= max(cores, threads)
 
     @pytest.mark.parametrize(
         ("changed", "text"),
         [
+            ({"workers": 0}, "workers=0 is below 1"),
+            ({"workers": 16, "may_have_stages": False}, "workers=16 is more than the 8 microbatches of a step"),
             ({"workers": 9}, "workers=9 is more than the 8 microbatches of a step"),
             ({"workers": 2, "backprop": "ordinary"}, "leave nothing for parallel='auto' to choose"),
         ],

@@ -154,7 +154,7 @@ def test_every_rank_is_measured() -> None:
 
 @pytest.mark.processes
 def test_a_model_that_cannot_be_sent_to_workers_is_one_line() -> None:
-    with pytest.raises(ProgramError, match=r"^it: ended with exit code 1: .*(sent|pickle)") as caught:
+    with pytest.raises(ProgramError, match=r"^it: ended with exit code 2: .*(sent|pickle)") as caught:
         run_for_two_rounds(replace(OURS, workers=2), "locked")
     assert "Traceback" not in caught.value.trace
 

@@ -67,3 +67,20 @@ def test_shares_of_the_parameters_are_by_stage_and_not_by_chunk() -> None:
     found = stages.shares({"a": 10, "b": 20, "c": 30, "d": 40})
     assert found == (0.5, 0.5), "the first stage holds the first chunk and the last"
     assert stages.shares({"a": 10, "b": 30}) == (0.25, 0.75)
+
+
+def test_shares_of_the_time_are_by_stage_and_not_by_chunk() -> None:
+    stages = Stages(
+        num_stages=2, num_chunks=2, schedule="zbv", cuts={2: (1, 2, 4)}, homes={}, room=0,
+        seconds=(1.0, 2.0, 3.0, 4.0, 10.0), drawn=(), begins=(), evaluates=True,
+    )  # fmt: skip
+    assert stages.time_shares() == (0.55, 0.45), "the first stage holds the first chunk and the last"
+
+
+def test_the_team_that_goes_on_after_a_death() -> None:
+    stages = Stages(
+        num_stages=3, num_chunks=1, schedule="1f1b", cuts={2: (1,), 3: (1, 2)}, homes={}, room=0, seconds=(), drawn=(),
+        begins=(), evaluates=True,
+    )  # fmt: skip
+    assert [pipeline.team_for(count, stages).world_size for count in range(7)] == [0, 1, 2, 3, 3, 3, 6]
+    assert [pipeline.team_for(count, None) for count in (0, 3)] == [Team(0, 1), Team(3, 1)]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from samestep.errors import NonFiniteError, UsageError
 from samestep.run.train import Result, train
 from samestep.run.workload import Workload
+from samestep.workloads import catalog
 from tests import helpers
 from tests.helpers import Everything, Lstm, Tied, Wide
 from tests.marks import soak
@@ -286,3 +287,11 @@ def test_a_transform_that_draws_is_keyed_too() -> None:
     work = helpers.workload(helpers.Mlp, train=train_samples)
     digests = {train(work, **{**COMMON, "workers": workers}).record.weights_sha256 for workers in (1, 2)}
     assert len(digests) == 1
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("data_folder")
+@pytest.mark.parametrize("name", catalog.names())
+def test_every_built_in_workload_with_concurrent_back_propagation(name: str) -> None:
+    helpers.check_built_in(name, [{"workers": workers, "backprop": "concurrent"} for workers in (1, 2)])

@@ -113,7 +113,7 @@ def test_what_the_network_draws_itself(cut: str) -> None:
     wanted = train(helpers.workload(Drawing), **SHORT)
     settings = {**SHORT, "workers": 2, "stages": 2, "cut": cut}
     if cut == "second":
-        with pytest.raises(UsageError, match="can begin with 'second'; it can with third"):
+        with pytest.raises(UsageError, match="can begin with 'second'; it can with dropout, third"):
             train(helpers.workload(Drawing), **settings)
     else:
         assert summary(train(helpers.workload(Drawing), **settings)) == summary(wanted)
@@ -395,6 +395,18 @@ class Deciding(nn.Module):
         return scores
 
 
+class Whole(nn.Module):
+    """One operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(12, helpers.NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.out(x)
+        return scores
+
+
 @pytest.mark.parametrize(
     ("model", "settings", "says"),
     [
@@ -409,8 +421,19 @@ class Deciding(nn.Module):
         (helpers.Wide, {"stages": 2, "backprop": "concurrent"}, "do not go together"),
         (helpers.Wide, {"stages": 2, "chunks": 2}, "schedule='1f1b', in which a stage holds one"),
         (helpers.Wide, {"stages": 3, "workers": 3, "schedule": "zbv"}, "stages=3 with chunks=2, and.*take stages=2"),
-        (helpers.Mlp, {"stages": 2, "schedule": "interleaved", "chunks": 4}, "take schedule='1f1b'$"),
-        (Deciding, {"stages": 2}, "its forward pass cannot be traced"),
+        (helpers.Mlp, {"stages": 2, "schedule": "interleaved", "chunks": 4}, "; take chunks=2$"),
+        (
+            helpers.Mlp,
+            {"stages": 3, "workers": 3, "schedule": "zbv", "chunks": 2},
+            "; take stages=2$",
+        ),
+        (Whole, {"stages": 2}, "can be cut nowhere.*; take stages=1$"),
+        (Whole, {"stages": 2, "schedule": "interleaved", "chunks": 3}, "can be cut nowhere.*; take stages=1$"),
+        (Deciding, {"stages": 2}, "its forward pass cannot be traced.* into a module of its own.* or take stages=1$"),
+        (helpers.Wide, {"stages": 2, "cut": ""}, "cut='' has an empty name"),
+        (helpers.Wide, {"stages": 3, "workers": 3, "cut": "layers.1,"}, "cut='layers.1,' has an empty name"),
+        (helpers.Wide, {"stages": 2, "workers": 4, "microbatch": 27}, "2 replicas, and a step has 1 microbatch; take"),
+        (helpers.Wide, {"workers": 2, "microbatch": 27}, "more than the 1 microbatch of.*; take workers=1, a smaller"),
         (helpers.Tied, {"stages": 2, "cut": "second", "precision": "bf16"}, "two pieces use the same weight.*fp32"),
     ],
 )
@@ -420,9 +443,45 @@ def test_mistakes(model: Callable[[], nn.Module], settings: dict[str, Any], says
     assert "\n" not in str(caught.value)
 
 
+def test_a_run_tells_of_a_cut_that_is_of_no_use() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.slow, self.out = nn.Linear(12, 8), Slow(), nn.Linear(8, helpers.NUM_CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            count = x.shape[0]
+            scores: Tensor = self.out(self.slow(self.first(x)).reshape(count, 8))
+            return scores
+
+    options = {"steps": 1, "workers": 2, "stages": 2, "microbatch": 27}
+    uneven, unfilled = train(helpers.workload(Counting), **{**SHORT, **options, "schedule": "gpipe"}).record.notices
+    assert uneven.startswith("warning: stage 0 of 0-1 has ")
+    assert unfilled.startswith("warning: stages=2 with schedule='gpipe' wait less where a replica has 2 or more")
+
+
+class Turning(nn.Module):
+    """Looks at values."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+def test_what_looks_at_values_in_a_module_of_its_own() -> None:
+    """As is advised where a network cannot be traced."""
+
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Linear(12, 8), Turning(), nn.Linear(8, helpers.NUM_CLASSES))
+
+    wanted = train(helpers.workload(build), **SHORT)
+    found = train(helpers.workload(build), **{**SHORT, "workers": 2, "stages": 2})
+    assert summary(found) == summary(wanted)
+
+
 def test_named_cuts() -> None:
     wanted = train(helpers.workload(helpers.Wide), **SHORT)
-    found = train(helpers.workload(helpers.Wide), **{**SHORT, "workers": 2, "stages": 2, "cut": "out"})
+    options = {"workers": 3, "stages": 3, "cut": "layers.2, out"}
+    found = train(helpers.workload(helpers.Wide), **{**SHORT, **options})
     assert summary(found) == summary(wanted)
 
 

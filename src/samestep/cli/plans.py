@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from samestep.cli import tables
@@ -33,7 +34,8 @@ def print_outline(found: Outline) -> None:
     has_stages = found.schedule is not None
     if has_stages:
         print(f"stages: {found.schedule}; they begin with {', '.join(found.stage_begins)}")
-        print(f"parameters by stage: {', '.join(f'{share:.0%}' for share in found.stage_shares)}")
+        print(f"time by stage: {_shares(found.stage_times)}")
+        print(f"parameters by stage: {_shares(found.stage_shares)}")
     stage_column, last_column = ["stage"] if has_stages else [], ["last step"] if has_short else []
     table = tables.new("worker", *stage_column, parts, "samples", *last_column, "elements", "slices")
     for part in found.allotments:
@@ -103,6 +105,10 @@ def _print_layers(found: Outline) -> None:
         print(f"left to torch: {', '.join(dict.fromkeys(paths))}: {reason}")
     number = sum(layer.is_concurrent for layer in found.layers)
     print(f"concurrent: {number} of {_plural(len(found.layers), 'operation')} with weights")
+
+
+def _shares(found: Sequence[float]) -> str:
+    return ", ".join(f"{share:.0%}" for share in found)
 
 
 def _range(found: Range) -> str:

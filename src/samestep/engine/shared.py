@@ -28,7 +28,7 @@ from samestep.engine.loop import Control, End, EvaluationRecord, Listener, StepR
 from samestep.engine.snapshots import NUM_COPIES, snapshots_in
 from samestep.engine.worker import Failure, Go, Left, Setup
 from samestep.errors import WorkerError
-from samestep.plan.pipeline import team_of
+from samestep.plan.pipeline import Team, team_for
 
 _TICK_S = 0.05
 _STOP_GRACE_S = 1.5
@@ -208,8 +208,7 @@ class Shared:
         self._control[Control.GENERATION] = self._generation
         signals.reset(self._memory["signals"])
         signals.reset(self._memory["links"])
-        num_workers = min(len(self._ready), self.world_size)
-        team = team_of(num_workers, self.job.stages.num_stages_for(num_workers) if self.job.stages else 1)
+        team = self._team_of_ready()
         self._members, self._left, self._is_disturbed = list(self._ready[: team.world_size]), {}, False
         self._ranks = {worker.number: rank for rank, worker in enumerate(self._members)}
         for rank, worker in enumerate(self._members):
@@ -224,6 +223,10 @@ class Shared:
                     self._is_careful,
                 )
             )
+
+    def _team_of_ready(self) -> Team:
+        """The workers that run together now; where there are stages, one may be left over until a replacement joins."""
+        return team_for(min(len(self._ready), self.world_size), self.job.stages)
 
     def _conclude(self) -> End | None:
         """All members have left the generation: say how the run ended, or make room for the next one."""
@@ -270,8 +273,9 @@ class Shared:
             self._is_disturbed = True
             self._control[Control.GENERATION] = self._generation + 1
         if self._stop_by_s is None:
+            num_left = self._team_of_ready().world_size
             self.watcher.notice(
-                f"worker {worker.number} died ({how}{phase}); {len(self._ready)} go on from step {step}, "
+                f"worker {worker.number} died ({how}{phase}); {num_left} go on from step {step}, "
                 "a replacement is starting"
             )
             self.crew.launch().send(self._setup)

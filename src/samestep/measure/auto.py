@@ -35,8 +35,8 @@ def train(
     Args:
         workload: Model, data and loss.
         parallel: "auto" measures ways to carry the run out for a few steps each (numbers of workers, ordinary and
-            concurrent back-propagation, one stage and two; what `settings` names stays as it is), takes the best one,
-            and remembers it for this machine and workload. The bits are those of a run without it.
+            concurrent back-propagation, one stage, two and four; what `settings` names stays as it is), takes the best
+            one, and remembers it for this machine and workload. The bits are those of a run without it.
         allow_threads: Whether "auto" may also take more threads inside of one process, which give other bits.
         measure_again: Whether "auto" passes over what it remembers.
         optimizer: A name, a class of `torch.optim`, or a callable that builds an optimiser from parameter groups.

@@ -18,6 +18,9 @@ MARGIN = 0.05
 
 _CLEARLY_SLOWER = 1.5
 
+STAGES = (2, 4)
+"""Numbers of stages that are tried."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
@@ -89,8 +92,9 @@ def candidates(
     """What is worth measuring, the simplest first: what a person has set stays as it is, what is open is varied.
 
     Workers: 1, 2, 4, .. and as many as cores and microbatches allow; each with ordinary and, from two cores on,
-    concurrent back-propagation; where their number is even also in two stages. More threads inside of one process give
-    other bits, so they need to be allowed.
+    concurrent back-propagation. Then replicas of two and of four stages, as many as cores and microbatches allow: so
+    there may be more workers than microbatches. More threads inside of one process give other bits, so they need to be
+    allowed.
 
     Args:
         cores: That the run may use.
@@ -102,33 +106,38 @@ def candidates(
         may_have_stages: Whether their number is open.
 
     Raises:
-        UsageError: More workers than microbatches; or nothing is left open.
+        UsageError: More workers than microbatches, also with stages; or nothing is left open.
 
     Example:
         >>> [one.name for one in candidates(cores=2, num_microbatches=8, threads=1)]
         ['1 worker', '1 worker, concurrent', '2 workers', '2 workers, concurrent', '2 workers, 2 stages']
         >>> [one.name for one in candidates(cores=4, num_microbatches=8, threads=1, backprop="ordinary")]
-        ['1 worker', '2 workers', '4 workers', '2 workers, 2 stages', '4 workers, 2 stages']
+        ['1 worker', '2 workers', '4 workers', '2 workers, 2 stages', '4 workers, 2 stages', '4 workers, 4 stages']
         >>> [one.name for one in candidates(cores=1, num_microbatches=8, threads=1)]
         ['1 worker']
     """
+    most = max(1, cores // threads)
+    staged = _staged(most, num_microbatches, workers) if may_have_stages and backprop != "concurrent" else []
     if workers is not None:
-        check_world_size(workers, num_microbatches)
+        if not staged:
+            check_world_size(workers, num_microbatches)
         if backprop is not None and not allows_threads:
             raise UsageError(
                 f"workers={workers} and backprop={backprop!r} leave nothing for parallel='auto' to choose; leave one "
                 "of them open, or leave out parallel"
             )
-    counts = [workers] if workers is not None else _up_to(min(max(1, cores // threads), num_microbatches))
+    counts = _up_to(min(most, num_microbatches)) if workers is None else [workers]
     kinds: list[Backprop] = ["ordinary", "concurrent"] if cores > 1 else ["ordinary"]
     found = [
         Candidate(workers=count, backprop=kind, threads=threads)
         for count in counts
+        if count <= num_microbatches
         for kind in ([backprop] if backprop is not None else kinds)
     ]
-    if backprop != "concurrent" and may_have_stages:
-        halved = [count for count in counts if count % 2 == 0]
-        found += [Candidate(workers=count, backprop="ordinary", threads=threads, stages=2) for count in halved]
+    found += [
+        Candidate(workers=count, backprop="ordinary", threads=threads, stages=num_stages)
+        for count, num_stages in staged
+    ]
     if allows_threads and workers in (None, 1) and backprop in (None, "ordinary"):
         found += [
             Candidate(workers=1, backprop="ordinary", threads=count, changes_bits=True)
@@ -136,6 +145,27 @@ def candidates(
             if count > threads
         ]
     return tuple(found)
+
+
+def _staged(most: int, num_microbatches: int, workers: int | None) -> list[tuple[int, int]]:
+    """Workers, and stages: replicas are at most as many as microbatches.
+
+    Args:
+        most: Workers that there is room for.
+        num_microbatches: Of a step.
+        workers: As they were set; None: open.
+
+    >>> _staged(4, 1, None), _staged(6, 8, None), _staged(2, 1, 4)
+    ([(2, 2), (4, 4)], [(2, 2), (4, 2), (6, 2), (4, 4)], [(4, 4)])
+    """
+    found = []
+    for num_stages in STAGES:
+        if workers is None:
+            num_replicas = min(most // num_stages, num_microbatches)
+            found += [(count * num_stages, num_stages) for count in (_up_to(num_replicas) if num_replicas else [])]
+        elif workers > 0 and workers % num_stages == 0 and workers // num_stages <= num_microbatches:
+            found.append((workers, num_stages))
+    return found
 
 
 def _up_to(most: int) -> list[int]:

@@ -21,7 +21,7 @@ from samestep.measure.remembered import Memory, key
 from samestep.measure.running import Program, Running
 from samestep.measure.scale import Teller
 from samestep.measure.slots import Deal, ProgramError, Slot
-from samestep.run import syncing
+from samestep.run import curvature, syncing
 from samestep.run.config import Config, NumericSettings, Settings, resolve
 from samestep.run.prepare import Choices, prepare
 from samestep.run.ways import check_cpu
@@ -35,7 +35,7 @@ _LONG_STEP_S = 0.1
 """Of longer steps, a slot measures one; of shorter ones three."""
 
 _OTHERS_FRAC = 0.1
-"""Share of the processors' time that other processes may take without a word."""
+"""Share of the processors' time that other processes may take where a choice is remembered."""
 
 _DEAL = Deal(turns=_MOST_TURNS, slot_s=0.25, slot_steps=3, start_timeout_s=120.0, slot_timeout_s=60.0)
 _LONG = replace(_DEAL, slot_steps=1)
@@ -74,16 +74,18 @@ def choose(
             "parallel='auto' chooses for one machine, and the group engine's ranks may be on several; leave out one of "
             "them"
         )
-    if settings.stages not in (None, 1):
-        raise UsageError(
-            f"stages={settings.stages} is set, and parallel='auto' tries stages itself; leave out one of them"
-        )
+    for name, is_set in (("stages", settings.stages not in (None, 1)), ("cut", settings.cut is not None)):
+        if is_set:
+            raise UsageError(
+                f"{name}={getattr(settings, name)!r} is set, and parallel='auto' tries stages itself; leave out one of "
+                "them"
+            )
     workload = build()
     config = resolve(settings, workload.recipe)
     check_cpu(config, "parallel='auto'")
     syncing.refuse(config, "parallel='auto'", "it measures steps in which all workers meet")
     prepared = prepare(workload, config, choices, has_callbacks=False)
-    ways = candidates(
+    offered = candidates(
         cores=num_cores(),
         num_microbatches=prepared.job.batches.num_microbatches,
         threads=config.threads_per_worker,
@@ -92,6 +94,7 @@ def choose(
         allows_threads=allows_threads,
         may_have_stages=settings.stages is None,
     )
+    ways = _possible(offered, settings, workload, choices)
     if len(ways) == 1:
         reason = f"{ways[0].name}: there is no other way on {num_cores()} core{'s' if num_cores() > 1 else ''}"
         teller.line(f"parallel: {reason}")
@@ -102,10 +105,33 @@ def choose(
         choice, day = known
         teller.line(f"parallel: as measured on {day} ({memory.path}; --measure-again measures anew)")
     else:
-        choice = decide(_measure(ways, build, settings, config, choices, teller))
-        if (trouble := memory.write(choice)) is not None:
+        table = _measure(ways, build, settings, config, choices, teller)
+        choice = decide(table.measured())
+        if (trouble := table.accident() or memory.write(choice)) is not None:
             teller.line(f"parallel: this choice is not remembered: {trouble}")
     return choice
+
+
+def _possible(
+    ways: Sequence[Candidate], settings: Settings, workload: Workload, choices: Choices
+) -> tuple[Candidate, ...]:
+    """Those that a run would not refuse for its settings.
+
+    Raises:
+        UsageError: It would refuse each of them.
+    """
+    found, refused = list[Candidate](), list[UsageError]()
+    for way in ways:
+        try:
+            config = resolve(way.applied_to(settings), workload.recipe)
+            if choices.optimizer is None and config.optimizer == "kfac":
+                curvature.check(config)
+            found.append(way)
+        except UsageError as error:
+            refused.append(error)
+    if not found:
+        raise refused[0]
+    return tuple(found)
 
 
 def _measure(
@@ -115,8 +141,8 @@ def _measure(
     config: Config,
     choices: Choices,
     teller: Teller,
-) -> list[Measured]:
-    """What each way takes a step, or why it cannot be taken.
+) -> _Table:
+    """Measure what each way takes a step, or why it cannot be taken.
 
     Raises:
         ProgramError: None can be taken.
@@ -127,11 +153,9 @@ def _measure(
     table = _Table(ways, teller)
     with interleave.stage(made, _DEAL, table.started, table.failed) as started:
         _deal_turns(started, table)
-    table.tell_disturbance()
-    measured = table.measured()
-    if all(one.failure is not None for one in measured):
+    if len(table.failures) == len(ways):
         raise table.failures[ways[0].name]
-    return measured
+    return table
 
 
 class _Table:
@@ -166,14 +190,19 @@ class _Table:
     def report(self, number: int, left_s: float) -> None:
         self._teller.phase("measured", number, _MOST_TURNS, None)
 
-    def tell_disturbance(self) -> None:
-        """A choice that was made beside other programs may not hold without them."""
+    def accident(self) -> str | None:
+        """Why another measurement may choose otherwise, so that this one is not to be remembered; None: it is."""
+        for way in self._ways:
+            failure = self.failures.get(way.name)
+            if failure is not None and not failure.is_usage:
+                return f"{failure}; the next run measures again"
         share = sum(self._others) / max(1, len(self._others))
         if share > _OTHERS_FRAC:
-            self._teller.line(
-                f"parallel: other processes took {100 * share:.0f} % of the processors' time meanwhile; on an idle "
-                "machine --measure-again may choose otherwise"
+            return (
+                f"other processes took {100 * share:.0f} % of the processors' time meanwhile, and on an idle machine "
+                "another may be better; the next run measures again"
             )
+        return None
 
     def measured(self) -> list[Measured]:
         """All ways, in their order."""

@@ -22,7 +22,7 @@ from samestep.data.columns import Dataset
 from samestep.engine.events import Trace, open_log
 from samestep.errors import SamestepError, UsageError, WorkerError
 from samestep.measure.plain import PlainTorch
-from samestep.measure.running import FOLDER_VARIABLE, Program
+from samestep.measure.running import FOLDER_VARIABLE, USAGE_CODE, Program
 from samestep.plan.schedules import Schedule
 from samestep.run.config import Backprop, Config, NumericSettings, Settings, resolve
 from samestep.run.prepare import Choices
@@ -163,7 +163,8 @@ def main() -> None:
         task, build_workload, settings, choices = pickle.loads(content)
         perform(task, build_workload(), settings, Path(os.environ[FOLDER_VARIABLE]), choices)
     except SamestepError as error:  # its line is all that there is to say
-        sys.exit((error.trace if isinstance(error, WorkerError) else "") + str(error))
+        print((error.trace if isinstance(error, WorkerError) else "") + str(error), file=sys.stderr)
+        sys.exit(USAGE_CODE if isinstance(error, UsageError) else 1)
 
 
 if __name__ == "__main__":

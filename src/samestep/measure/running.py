@@ -50,6 +50,9 @@ class Program:
 FOLDER_VARIABLE = "SAMESTEP_EVENTS"
 """Environment variable: the folder that a program's processes write their events into."""
 
+USAGE_CODE = 2
+"""Exit code of a program that cannot do what it was asked for."""
+
 
 @dataclass
 class Running:
@@ -122,13 +125,15 @@ class Running:
         for leader in self.leaders:
             if leader.poll() is not None:
                 code = leader.returncode
-                raise self._error(f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}")
+                what = f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+                raise self._error(what, is_usage=code == USAGE_CODE)
 
-    def _error(self, what: str) -> ProgramError:
+    def _error(self, what: str, *, is_usage: bool = False) -> ProgramError:
         """With what the program printed: its last line, and the rest as a trace."""
         lines = (self.folder / "output").read_text(errors="replace").strip()[-_OUTPUT_CHARS:].splitlines()
         last = f": {lines[-1].strip()}" if lines else ""
-        return ProgramError(f"{self.program.name}: {what}{last}", "\n".join([*lines, ""]) if len(lines) > 1 else "")
+        trace = "\n".join([*lines, ""]) if len(lines) > 1 else ""
+        return ProgramError(f"{self.program.name}: {what}{last}", trace, is_usage=is_usage)
 
     def first_step_s(self) -> float:
         """A first, rough step time."""

@@ -21,7 +21,14 @@ class ProgramError(WorkerError):
     """A measured program ended, does no steps, or cannot be stopped.
 
     The message holds the last line that it printed; `trace` the end of all that it printed, where that is more.
+
+    Attributes:
+        is_usage: Whether it could not be done as asked, which it never can; anything else may have been an accident.
     """
+
+    def __init__(self, message: str, trace: str = "", *, is_usage: bool = False) -> None:
+        super().__init__(message, trace)
+        self.is_usage = is_usage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,15 +55,23 @@ def first_rank(num_microbatches: int, world_size: int) -> int:
     return next(rank for rank, (start, stop) in enumerate(blocks) if start < stop)
 
 
+def in_words(num_microbatches: int) -> str:
+    """
+    >>> in_words(1), in_words(8)
+    ('1 microbatch', '8 microbatches')
+    """
+    return f"{num_microbatches} microbatch{'' if num_microbatches == 1 else 'es'}"
+
+
 def check_world_size(world_size: int, num_microbatches: int) -> None:
     """Refuse more workers than there are microbatches to hand out."""
     if world_size < 1:
         raise UsageError(f"workers={world_size} is below 1; take a number from 1 to {num_microbatches}, or 'auto'")
     if world_size > num_microbatches:
         raise UsageError(
-            f"workers={world_size} is more than the {num_microbatches} microbatches of a step, and a worker computes "
-            f"whole microbatches; take workers={num_microbatches} or less, a smaller microbatch, or a larger "
-            "global_batch"
+            f"workers={world_size} is more than the {in_words(num_microbatches)} of a step, and a worker computes "
+            f"whole microbatches; take workers={num_microbatches}{' or less' if num_microbatches > 1 else ''}, a "
+            "smaller microbatch, or a larger global_batch"
         )
 
 

@@ -13,6 +13,7 @@ from math import inf
 
 from samestep.errors import UsageError
 from samestep.plan import schedules
+from samestep.plan.layout import in_words
 from samestep.plan.schedules import Schedule
 
 
@@ -104,6 +105,14 @@ class Stages:
             held[stages[homes[name]]] += count
         return tuple(count / (sum(held) or 1) for count in held)
 
+    def time_shares(self) -> tuple[float, ...]:
+        """The share of the measured seconds that every stage has."""
+        stages = self.stages_of(self.num_stages)
+        took_s = [0.0] * self.num_stages
+        for number, (start, stop) in enumerate(ranges(self.cuts[self.num_stages], len(self.seconds))):
+            took_s[stages[number]] += sum(self.seconds[start:stop])
+        return tuple(each / (sum(took_s) or 1) for each in took_s)
+
     def chunks_of(self, stage: int, num_stages: int) -> tuple[int, ...]:
         """The chunks that a stage of so many holds."""
         return schedules.chunks_of(self.schedule, num_stages=num_stages, num_chunks=self.num_chunks, stage=stage)
@@ -112,6 +121,12 @@ class Stages:
         """The stage of so many that holds each chunk."""
         numbers = range(num_stages * self.num_chunks)
         return tuple(schedules.stage_of(self.schedule, num_stages=num_stages, chunk=number) for number in numbers)
+
+
+def team_for(num_workers: int, stages: Stages | None) -> Team:
+    """The team that so many workers are, whichever of them are needed; none for no workers."""
+    num_stages = 1 if stages is None else stages.num_stages_for(num_workers)
+    return team_of(num_workers, num_stages) if num_workers else Team(0, 1)
 
 
 def team_of(num_workers: int, num_stages: int) -> Team:
@@ -201,6 +216,6 @@ def check_team(num_workers: int, num_stages: int, num_microbatches: int) -> None
     if num_workers // num_stages > num_microbatches:
         raise UsageError(
             f"workers={num_workers} with stages={num_stages} are {num_workers // num_stages} replicas, and a step has "
-            f"{num_microbatches} microbatches; take workers={num_microbatches * num_stages} or less, a smaller "
+            f"{in_words(num_microbatches)}; take workers={num_microbatches * num_stages} or less, a smaller "
             "microbatch, or a larger global_batch"
         )

@@ -142,6 +142,19 @@ def actions(
     return tuple(each for each in found if each.number < num_microbatches)
 
 
+def is_filled(schedule: Schedule, *, num_stages: int, num_microbatches: int) -> bool:
+    """Whether a schedule is made for so many microbatches of a replica: with others stages wait longer than they need.
+
+    >>> [is_filled("zbv", num_stages=2, num_microbatches=count) for count in (2, 3)]
+    [False, True]
+    >>> [is_filled("interleaved", num_stages=2, num_microbatches=count) for count in (2, 3)]
+    [True, False]
+    """
+    if schedule == "interleaved":
+        return num_microbatches % num_stages == 0
+    return num_microbatches >= (2 * num_stages - 1 if schedule == "zbv" else num_stages)
+
+
 def bubble_frac(schedule: Schedule, *, num_stages: int, num_chunks: int = 1, num_microbatches: int) -> float:
     """The share of a round in which a stage has nothing to do, where all chunks take equally long.
 

@@ -24,11 +24,11 @@ FACTOR_ROWS, TRIAL_ROWS = (2048, 4096), (1024, 8192)
 """Fewest and most samples."""
 
 
-def plan(model: nn.Module, config: Config, batches: BatchPlan, loss: SummedLoss) -> CurvaturePlan:
-    """The units of a model, and which samples tell of their curvature.
+def check(config: Config) -> None:
+    """Refuse what does not go with it, as far as settings tell.
 
     Raises:
-        UsageError: Something does not go with it.
+        UsageError: What, and the way out.
     """
     for name, is_asked, way_out in (
         ("stages", config.stages > 1, "no single worker sees a whole network then: take stages=1"),
@@ -39,6 +39,15 @@ def plan(model: nn.Module, config: Config, batches: BatchPlan, loss: SummedLoss)
     ):
         if is_asked:
             raise UsageError(f"optimizer='kfac' and {name}={getattr(config, name)!r} do not go together; {way_out}")
+
+
+def plan(model: nn.Module, config: Config, batches: BatchPlan, loss: SummedLoss) -> CurvaturePlan:
+    """The units of a model, and which samples tell of their curvature.
+
+    Raises:
+        UsageError: Something does not go with it.
+    """
+    check(config)
     if is_straight(loss):
         raise UsageError(
             "optimizer='kfac': nn.L1Loss has no curvature, from which its step is found; take nn.HuberLoss or "

@@ -47,6 +47,7 @@ class Outline:
         schedule: Of the stages' passes; None where there is one stage.
         stage_begins: What every piece of the network begins with; empty where there is one stage.
         stage_shares: Of the trained parameters, by stage; empty where there is one.
+        stage_times: Shares of the measured seconds, which the cut balances, by stage; likewise.
         allotments: What each worker does.
         device: What the network is on, where the data are, and which passes are graphs or why not; None on the CPU.
         layers: Under concurrent back-propagation: which layers run how; None otherwise.
@@ -71,6 +72,7 @@ class Outline:
     schedule: Schedule | None
     stage_begins: tuple[str, ...]
     stage_shares: tuple[float, ...]
+    stage_times: tuple[float, ...]
     allotments: tuple[Allotment, ...]
     device: dict[str, Any] | None
     layers: tuple[Layer, ...] | None
@@ -130,6 +132,7 @@ def outline(workload: Workload, settings: Settings, choices: Choices) -> Outline
         schedule=job.stages.schedule if job.stages else None,
         stage_begins=job.stages.begins if job.stages else (),
         stage_shares=_shares(job),
+        stage_times=job.stages.time_shares() if job.stages else (),
         allotments=allot(
             job.batches, job.update.layout, team_of(world_size, config.stages), job.stages, num_hands=helpers + 1
         ),

@@ -68,7 +68,8 @@ class Prepared:
         job: The job.
         image: The state before the first step.
         numerics: By field name; computed when asked for, since it reads all data.
-        lines: What was done to learning rates and initial values, in words.
+        lines: What was done to learning rates and initial values, and what a person should know of the stages, in
+            words.
     """
 
     job: Job
@@ -135,14 +136,22 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
         trace=choices.trace,
         **_way(config, kind),
     )
-    if config.stages > 1:
-        from samestep.run import staging  # noqa: PLC0415 (torch.fx, where there are stages)
-
-        job = replace(job, stages=staging.staged(job, config))
+    job, said = _staged(job, config)
     job = local.localised(job, config)
     decided_by = partial(identity.numerics, job, loss, choices.lr_schedule, config, scaled, of_device)
-    lines = [*config.rate_lines, *(scaled.lines(model) if scaled else []), *curvature.lines(job, config, workload)]
-    return Prepared(job, _first_image(job), decided_by, tuple(lines))
+    scales = scaled.lines(model) if scaled else []
+    lines = (*config.rate_lines, *scales, *curvature.lines(job, config, workload), *said)
+    return Prepared(job, _first_image(job), decided_by, lines)
+
+
+def _staged(job: Job, config: Config) -> tuple[Job, list[str]]:
+    """The job, cut into stages where there are some; and what a person should know of them."""
+    if config.stages == 1:
+        return job, []
+    from samestep.run import staging  # noqa: PLC0415 (torch.fx, where there are stages)
+
+    stages, said = staging.staged(job, config)
+    return replace(job, stages=stages), said
 
 
 def _way(config: Config, kind: Kind) -> dict[str, Any]:

@@ -7,14 +7,15 @@ from samestep.engine import numerics, randomness
 from samestep.engine.device.host import Host
 from samestep.engine.job import Job
 from samestep.engine.passes import autocast_of, inputs_of
-from samestep.engine.stages import cutting
+from samestep.engine.stages import balance, cutting
 from samestep.engine.stages.graph import traced
+from samestep.plan.filling import unfilled
 from samestep.plan.pipeline import Stages
 from samestep.run.config import Config
 
 
-def staged(job: Job, config: Config) -> Stages:
-    """Where the network is cut, measured in this process.
+def staged(job: Job, config: Config) -> tuple[Stages, list[str]]:
+    """Where the network is cut, measured in this process; and what a person should know of it, in words.
 
     Raises:
         UsageError: It cannot be cut so.
@@ -29,13 +30,20 @@ def staged(job: Job, config: Config) -> Stages:
             found = cutting.measured(graph, inputs_of(job, batch), autocast_of(job, Host()))
         finally:
             job.model.train(mode)
-    names = config.cut.split(",") if config.cut else ()
-    return cutting.cut(
+    names = () if config.cut is None else [name.strip() for name in config.cut.split(",")]
+    is_autocast = config.precision == "bf16"
+    stages = cutting.cut(
         graph,
         found,
         num_stages=config.stages,
         num_chunks=config.chunks,
         schedule=config.schedule,
         names=names,
-        is_autocast=config.precision == "bf16",
+        is_autocast=is_autocast,
     )
+    num_replicas = min(max(1, config.workers // config.stages), job.batches.num_microbatches)
+    said = (
+        balance.uneven(graph, found, stages, is_autocast=is_autocast),
+        unfilled(stages, job.batches, num_replicas),
+    )
+    return stages, [line for line in said if line is not None]

@@ -22,6 +22,11 @@ def check(config: Config) -> None:
             f"stages={config.stages} and backprop='concurrent' do not go together: a stage's weight gradients are "
             "computed in its own turn; take one of them"
         )
+    if config.cut is not None and not all(name.strip() for name in config.cut.split(",")):
+        raise UsageError(
+            f"cut={config.cut!r} has an empty name; name what the second and every later piece begins with, parted by "
+            "commas, or leave it out"
+        )
     if config.cut is not None and config.stages == 1:
         raise UsageError(f"cut={config.cut!r} says where stages begin, and there is one; take stages=2 or more")
     if not 0 < config.deadline_s < float("inf"):

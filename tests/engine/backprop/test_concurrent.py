@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from samestep.engine.backprop import concurrent
 from samestep.engine.backprop.concurrent import Concurrent
 from samestep.engine.backprop.operations import Call, Linear
+from samestep.engine.pieces import Piece
 from tests import helpers
 from tests.helpers import NUM_CLASSES, Cnn, Encoder, Everything, Lstm, Mlp, Tied
 
@@ -92,6 +93,24 @@ def test_a_network_without_a_layer_worth_it_is_not_watched_for_long(
     monkeypatch.setattr(concurrent.Watch, "__enter__", noted)
     assert are_same(Mlp)
     assert len(entered) == num_watched
+
+
+def test_gradients_are_written_where_they_are_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of a sum needs no copy."""
+    found: list[bool] = []
+    take = Piece.take
+
+    def noted(piece: Piece, gradients: Sequence[Tensor | None]) -> None:
+        if not piece.next.is_added:
+            for number, memory in piece.slot.whole.items():
+                gradient = gradients[number]
+                found.append(gradient is not None and gradient.data_ptr() == memory.data_ptr())
+        take(piece, gradients)
+
+    monkeypatch.setattr(Piece, "take", noted)
+    bits(Mlp, "concurrent")
+    assert len(found) >= 4 * 6, "two weights and two biases in six steps"
+    assert all(found)
 
 
 def test_channels_last(deferred: list[str]) -> None:

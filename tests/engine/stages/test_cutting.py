@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from samestep.engine.stages import cutting
+from samestep.engine.stages import balance, cutting
 from samestep.engine.stages.cutting import Measured
 from samestep.engine.stages.graph import Graph, traced
 from samestep.errors import UsageError
@@ -130,12 +132,8 @@ class Twice(nn.Module):
 def test_no_cut_lies_between_two_changes_of_the_same_buffers() -> None:
     graph, found = looked_at(Twice(), torch.randn(5, 4))
     assert [graph.name(edge) for edge in found.edges] == ["norm", "c"]
-    assert [graph.name(edge) for edge in looked_at(Twice().eval(), torch.randn(5, 4))[1].edges] == [
-        "norm",
-        "b",
-        "norm",
-        "c",
-    ]
+    graph, found = looked_at(Twice().eval(), torch.randn(5, 4))
+    assert [graph.name(edge) for edge in found.edges] == ["norm", "b", "norm_1", "c"]
 
 
 class Switching(nn.Module):
@@ -192,6 +190,47 @@ def test_costly_operations_are_spread() -> None:
     assert stages.room >= 16 * 64 * 4
 
 
+class Sleeping(torch.autograd.Function):
+    """The identity, which sleeps in one of its passes."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, when: str) -> Tensor:
+        ctx.when = when
+        if when == "forward":
+            time.sleep(0.01)
+        return inputs.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        if ctx.when == "backward":
+            time.sleep(0.01)
+        return gradients[0], None
+
+
+class Slow(nn.Module):
+    """Sleeps in one of its passes.
+
+    Args:
+        when: In which.
+    """
+
+    def __init__(self, when: str) -> None:
+        super().__init__()
+        self._when = when
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = Sleeping.apply(x, self._when)  # type: ignore[no-untyped-call]
+        return found
+
+
+@pytest.mark.parametrize("when", ["forward", "backward"])
+def test_measured_times_decide(when: str) -> None:
+    """Of each pass; by their number the operations would be cut in the middle."""
+    layers = nn.Sequential(nn.Linear(4, 4), Slow(when), *(nn.Tanh() for _ in range(5)), nn.Linear(4, 4))
+    graph, found = looked_at(layers, torch.randn(2, 4))
+    assert cutting.cut(graph, found, num_stages=2, schedule="1f1b", names=(), is_autocast=False).cuts == {2: (2,)}
+
+
 class Tied(nn.Module):
     """Layers in the order that `names` says; one that comes twice is the same."""
 
@@ -222,6 +261,8 @@ def test_with_autocast_the_automatic_cut_keeps_uses_of_a_weight_together() -> No
     assert automatic("abcad", 2, is_autocast=True) == {2: (4,)}
     with pytest.raises(UsageError, match="every cut into 2 pieces parts two uses of a weight"):
         automatic("abca", 2, is_autocast=True)
+    with pytest.raises(UsageError, match=r"every cut into 3 pieces parts .*, or stages=2$"):
+        automatic("abcad", 3, is_autocast=True)
 
 
 def test_a_smaller_number_of_stages_that_has_no_cut_is_left_out() -> None:
@@ -236,6 +277,33 @@ def test_a_named_cut_is_not_refused_for_the_automatic_one_into_fewer_stages() ->
     found = replace(found, seconds=(1.0,) * 8)  # the fastest cut into two parts the uses of d after the second
     stages = cutting.cut(graph, found, num_stages=3, schedule="1f1b", names=("b", "d"), is_autocast=False)
     assert stages.cuts == {2: (3,), 3: (1, 2)}
+
+
+class Mixing(nn.Module):
+    """Calls modules again, between functions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(2)])
+        self.drop = nn.Dropout(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = self.drop(block(x) + 1.0)
+            x = torch.relu(self.drop(x * 2.0))
+        return x
+
+
+def test_the_names_of_a_plan_are_names_for_a_cut() -> None:
+    graph, found = looked_at(Mixing(), torch.randn(2, 4))
+    options: dict[str, Any] = {"schedule": "1f1b", "is_autocast": False}
+    for num_stages in range(2, len(found.edges) + 2):
+        automatic = cutting.cut(graph, found, num_stages=num_stages, names=(), **options)
+        named = cutting.cut(graph, found, num_stages=num_stages, names=automatic.begins[1:], **options)
+        assert named.cuts == automatic.cuts
+    assert len(set(automatic.begins)) == len(automatic.begins) == len(found.edges) + 1
+    begins = cutting.cut(graph, found, num_stages=2, names=("blocks.1",), **options).begins
+    assert begins == ("blocks.0.0", "blocks.1.0"), "a module that others are in stands for the first of them"
 
 
 def in_time(model: nn.Module, seconds: tuple[float, ...], num_stages: int, *inputs: Tensor) -> tuple[int, ...]:
@@ -276,3 +344,53 @@ class Again(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         found: Tensor = self.layer(self.layer(x))
         return found
+
+
+class Reshaping(nn.Module):
+    """Asks for its number of samples first and needs it last: an integer crosses all edges between.
+
+    Args:
+        is_late: It asks where it needs it.
+    """
+
+    def __init__(self, *, is_late: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.out = (nn.Linear(4, 4) for _ in range(4))
+        self._is_late = is_late
+
+    def forward(self, x: Tensor) -> Tensor:
+        count = x.shape[0]
+        hidden = self.c(self.b(self.a(x)))
+        scores: Tensor = self.out(hidden.reshape(x.shape[0] if self._is_late else count, 4))
+        return scores
+
+
+def said_of(model: nn.Module, costly: dict[str, float], **options: Any) -> str | None:
+    """What is said of a cut; operations take 1 s, and those that are named so long."""
+    graph, found = looked_at(model, torch.randn(2, 4))
+    seconds = tuple(costly.get(graph.name(number), 1.0) for number in range(len(graph.operations)))
+    found = replace(found, seconds=seconds)
+    asked: dict[str, Any] = {"num_stages": 2, "schedule": "1f1b", "names": (), **options}
+    stages = cutting.cut(graph, found, **asked, is_autocast=False)
+    return balance.uneven(graph, found, stages, is_autocast=False)
+
+
+def test_a_cut_that_leaves_nearly_all_to_one_stage_is_told() -> None:
+    dear = dict.fromkeys("abc", 30.0)
+    said = said_of(Reshaping(is_late=False), dear)
+    assert said is not None
+    assert said.startswith("warning: stage 0 of 0-1 has 99% of the measured time of a microbatch")
+    assert "no other --cut does much better" in said
+    assert said_of(nn.Sequential(*(nn.Linear(4, 4) for _ in range(4))), {}) is None
+
+
+def test_the_way_out_of_an_uneven_cut_is_one() -> None:
+    dear = dict.fromkeys("abc", 30.0)
+    assert said_of(Reshaping(is_late=True), dear) is None
+    layers, uneven = nn.Sequential(*(nn.Linear(4, 4) for _ in range(8))), {"0": 30.0}
+    said = said_of(layers, uneven, names=("6",))
+    assert said is not None
+    assert said.endswith("even share is 50%; --cut 1 would make that 81%")
+    layers = nn.Sequential(*(nn.Linear(4, 4) for _ in range(8)))
+    assert "--cut 4 would make that 50%" in str(said_of(layers, {}, names=("7",)))
+    assert said_of(layers, {}, names=("4",)) is None

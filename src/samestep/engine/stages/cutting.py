@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 
 from samestep import torch_private
 from samestep.engine.randomness import KeyedRandomness
-from samestep.engine.stages import links
+from samestep.engine.stages import asked, links
 from samestep.engine.stages.chunk import homes, shared
 from samestep.engine.stages.graph import Graph, Values, traced
 from samestep.errors import UsageError
@@ -203,13 +203,15 @@ def cut(
     Raises:
         UsageError: It cannot be cut into so many, or not there; the line says what would work.
     """
-    _check_number(graph, found, num_stages, num_chunks)
+    if num_stages * num_chunks > len(found.edges) + 1:
+        raise UsageError(asked.too_many(graph, found.edges, num_stages, num_chunks, schedule))
     cuts = _balanced(graph, found, range(2, num_stages + 1), num_chunks, is_autocast=is_autocast)
     if names:
-        cuts[num_stages] = _named(graph, found, num_stages * num_chunks, names)
+        cuts[num_stages] = asked.edges_of(graph, found.edges, num_stages * num_chunks, names)
         _check_shared(graph, cuts[num_stages], is_autocast=is_autocast)
     elif num_stages not in cuts:
-        raise UsageError(_no_cut(num_stages * num_chunks, is_autocast=is_autocast))
+        fewer = max((count for count in cuts if count < num_stages), default=1)
+        raise UsageError(asked.no_cut(num_stages * num_chunks, fewer, is_autocast=is_autocast))
     room = max(
         found.num_bytes[edge] + links.num_bytes(shared(graph, edge)) for edges in cuts.values() for edge in edges
     )
@@ -235,46 +237,6 @@ def evaluates(graph: Graph) -> bool:
         return False
 
 
-def _check_number(graph: Graph, found: Measured, num_stages: int, num_chunks: int) -> None:
-    most = len(found.edges) + 1
-    if num_stages * num_chunks <= most:
-        return
-    where = f"in {most} pieces at most" if found.edges else "nowhere"
-    asked = f"stages={num_stages}" if num_chunks == 1 else f"stages={num_stages} with chunks={num_chunks}"
-    wayout = f"stages={most // num_chunks} or less" if num_chunks == 1 or most >= 2 * num_chunks else "schedule='1f1b'"
-    raise UsageError(
-        f"{asked}, and this network can be cut {where} (it has {len(graph.operations)} operations, and "
-        f"what crosses a cut must be tensors without gaps); take {wayout}"
-    )
-
-
-def _named(graph: Graph, found: Measured, num_pieces: int, names: Sequence[str]) -> tuple[int, ...]:
-    if len(names) != num_pieces - 1:
-        raise UsageError(
-            f"cut names {len(names)} modules ({', '.join(names)}), and {num_pieces} pieces have {num_pieces - 1} cuts"
-        )
-    modules = {name: edge for edge in reversed(found.edges) for name in _prefixes(graph.operations[edge])}
-    missing = next((name for name in names if name not in modules), None)
-    if missing is not None:
-        known = list(dict.fromkeys(name for name in reversed(list(modules))))
-        raise UsageError(
-            f"cut: no stage can begin with {missing!r}; it can with {', '.join(known[:12])}"
-            + (f" and {len(known) - 12} more" if len(known) > 12 else "")
-        )
-    edges = tuple(modules[name] for name in names)
-    if list(edges) != sorted(set(edges)):
-        raise UsageError(f"cut: {', '.join(names)} are not in the order in which the network runs them")
-    return edges
-
-
-def _prefixes(operation: fx.Node) -> list[str]:
-    """The names of the module that an operation calls, and of those that it is in."""
-    if operation.op != "call_module":
-        return []
-    words = str(operation.target).split(".")
-    return [".".join(words[:length]) for length in range(len(words), 0, -1)]
-
-
 def _balanced(
     graph: Graph, found: Measured, counts: Sequence[int], num_chunks: int, *, is_autocast: bool
 ) -> dict[int, tuple[int, ...]]:
@@ -283,11 +245,7 @@ def _balanced(
     Best is the fastest of those that hold no stage to more than its share of the parameters and `_MORE_PARAMETERS`;
     where there is none of these, the fastest.
     """
-    before = _num_parameters(graph)
-
-    @cache
-    def keeps_rules(start: int, stop: int) -> bool:
-        return not (is_autocast and shared(graph, stop)) and not _sums_otherwise(graph, start, stop)
+    before, keeps_rules = _num_parameters(graph), _rules(graph, is_autocast=is_autocast)
 
     def best(count: int) -> tuple[int, ...] | None:
         most = before[-1] * (1 / count + _MORE_PARAMETERS) / num_chunks
@@ -301,6 +259,21 @@ def _balanced(
     return {count: edges for count in counts if (edges := best(count)) is not None}
 
 
+def fastest(graph: Graph, found: Measured, num_pieces: int, *, is_autocast: bool) -> tuple[int, ...] | None:
+    """The cut that balances the measured times best, whatever parameters each piece then holds."""
+    return pipeline.balanced(found.seconds, found.edges, num_pieces, _rules(graph, is_autocast=is_autocast))
+
+
+def _rules(graph: Graph, *, is_autocast: bool) -> Callable[[int, int], bool]:
+    """Whether a piece keeps the rules of shared weights."""
+
+    @cache
+    def keeps_rules(start: int, stop: int) -> bool:
+        return not (is_autocast and shared(graph, stop)) and not _sums_otherwise(graph, start, stop)
+
+    return keeps_rules
+
+
 def _num_parameters(graph: Graph) -> list[int]:
     """Elements of the trained parameters that the operations before each, and all, are the first to use."""
     counted, totals = set[int](), [0]
@@ -309,18 +282,6 @@ def _num_parameters(graph: Graph) -> list[int]:
         totals.append(totals[-1] + sum(each.numel() for key, each in new.items() if key not in counted))
         counted |= new.keys()
     return totals
-
-
-def _no_cut(num_pieces: int, *, is_autocast: bool) -> str:
-    if is_autocast:
-        return (
-            f"every cut into {num_pieces} pieces parts two uses of a weight, and precision='bf16' adds the gradients "
-            "of its uses in bfloat16 where one worker holds both; take precision='fp32', or fewer stages"
-        )
-    return (
-        f"every cut into {num_pieces} pieces has one that uses a weight more than once that a later one uses too, and "
-        "the order of the sum would change; take fewer stages"
-    )
 
 
 def _sums_otherwise(graph: Graph, start: int, stop: int) -> bool:

@@ -107,9 +107,10 @@ class Graph:
         return _shape(self) == _shape(other)
 
     def name(self, number: int) -> str:
-        """What an operation is called: the module's name where it is one."""
+        """What an operation is called: the module's name where it is the first call of one."""
         operation = self.operations[number]
-        return str(operation.target) if operation.op == "call_module" else operation.name
+        is_first = all(each.target != operation.target for each in self.operations[:number])
+        return str(operation.target) if operation.op == "call_module" and is_first else operation.name
 
     def draw_from(self, randomness: KeyedRandomness) -> None:
         """Let layers of recurrent networks draw what the networks would draw, which are never called themselves."""
@@ -186,7 +187,8 @@ def _traced(module: nn.Module, num_inputs: int) -> Graph:
         return _chain(module, _Tracer(are_blocks_opened=False), inputs)
     except Exception as error:
         raise UsageError(
-            f"the network cannot be cut into stages, for its forward pass cannot be traced: {error}"
+            f"the network cannot be cut into stages, for its forward pass cannot be traced: {error}; put what looks at "
+            "values into a module of its own, which runs as it is, or take stages=1"
         ) from error
 
 
