@@ -59,3 +59,13 @@ def test_what_could_not_be_trained_is_one_line(call: Call) -> None:
     finished = call(*WORDS, "--workers", "9", "--print-plan")
     assert finished.code == 2
     assert finished.complaint.startswith("workers=9 is more than the 8 microbatches of a step")
+
+
+def test_a_batch_of_all_samples_and_one_of_more(call: Call) -> None:
+    words = ("train", "digits-mlp", "--steps", "6", "--workers", "2", "--print-plan")
+    more, full = (call(*words, "--global-batch", batch).stdout.splitlines() for batch in ("99999", "full"))
+    assert more[1] == full[1] == "a step: 1,618 samples in 8 microbatches of at most 203, 1 round"
+    assert more[2] == (
+        "global_batch 99,999 is more than the 1,618 training samples: every step is a whole epoch of them"
+    )
+    assert not any("is more than" in line for line in full)

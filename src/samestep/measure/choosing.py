@@ -21,7 +21,7 @@ from samestep.measure.remembered import Memory, key
 from samestep.measure.running import Program, Running
 from samestep.measure.scale import Teller
 from samestep.measure.slots import Deal, ProgramError, Slot
-from samestep.run import syncing
+from samestep.run import sizes, syncing
 from samestep.run.config import Config, NumericSettings, Settings, resolve
 from samestep.run.prepare import Choices, prepare
 from samestep.run.ways import check_cpu
@@ -78,11 +78,12 @@ def choose(
         raise UsageError(
             f"stages={settings.stages} is set, and parallel='auto' tries stages itself; leave out one of them"
         )
-    workload = build()
+    workload, settings = sizes.settled(build(), settings)
     config = resolve(settings, workload.recipe)
     check_cpu(config, "parallel='auto'")
     syncing.refuse(config, "parallel='auto'", "it measures steps in which all workers meet")
     prepared = prepare(workload, config, choices, has_callbacks=False)
+    config = prepared.config
     ways = candidates(
         cores=num_cores(),
         num_microbatches=prepared.job.batches.num_microbatches,

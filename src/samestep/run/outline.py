@@ -18,6 +18,7 @@ from samestep.plan.allotment import Allotment, allot
 from samestep.plan.layout import Segment
 from samestep.plan.pipeline import team_of
 from samestep.plan.schedules import Schedule
+from samestep.run import sizes
 from samestep.run.config import Backprop, Settings, resolve
 from samestep.run.prepare import Choices, prepare, world_size_of
 from samestep.run.workload import Workload
@@ -31,6 +32,7 @@ class Outline:
         workload: Its name.
         num_steps: Optimiser steps.
         steps_per_epoch: Of these.
+        num_samples: Of an epoch.
         global_batch: Samples of a step; of the first ones, where it grows.
         max_batch: Of the last ones, at most; None where it does not grow.
         microbatch: Samples in one forward and backward.
@@ -49,12 +51,14 @@ class Outline:
         stage_shares: Of the trained parameters, by stage; empty where there is one.
         allotments: What each worker does.
         device: What the network is on, where the data are, and which passes are graphs or why not; None on the CPU.
+        lines: What a run would say at its beginning.
         layers: Under concurrent back-propagation: which layers run how; None otherwise.
     """
 
     workload: str
     num_steps: int
     steps_per_epoch: int
+    num_samples: int
     global_batch: int
     max_batch: int | None
     microbatch: int
@@ -73,6 +77,7 @@ class Outline:
     stage_shares: tuple[float, ...]
     allotments: tuple[Allotment, ...]
     device: dict[str, Any] | None
+    lines: tuple[str, ...]
     layers: tuple[Layer, ...] | None
 
     def as_dict(self) -> dict[str, Any]:
@@ -104,6 +109,7 @@ def outline(workload: Workload, settings: Settings, choices: Choices) -> Outline
         UsageError: Something cannot be done as asked.
         DataError: The data cannot be used.
     """
+    workload, settings = sizes.settled(workload, settings)
     config = resolve(settings, workload.recipe)
     prepared = prepare(workload, config, choices, has_callbacks=False)
     job = prepared.job
@@ -114,6 +120,7 @@ def outline(workload: Workload, settings: Settings, choices: Choices) -> Outline
         workload=workload.name,
         num_steps=job.num_steps,
         steps_per_epoch=job.batches.steps_per_epoch,
+        num_samples=job.batches.num_samples,
         global_batch=job.batches.global_batch,
         max_batch=None if job.doubling is None else job.plans[-1].global_batch,
         microbatch=job.batches.microbatch,
@@ -134,6 +141,7 @@ def outline(workload: Workload, settings: Settings, choices: Choices) -> Outline
             job.batches, job.update.layout, team_of(world_size, config.stages), job.stages, num_hands=helpers + 1
         ),
         device=_tried(job, prepared.image),
+        lines=prepared.lines,
         layers=survey(one, prepared.image) if job.is_backprop_concurrent else None,
     )
 
