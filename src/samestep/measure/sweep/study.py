@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from samestep.host import files, records
 from samestep.host.cores import num_cores
 from samestep.measure.interleave import interrupted_by_sigterm
 from samestep.measure.scale import Teller
-from samestep.measure.sweep import halving, parts, space, target, trial
+from samestep.measure.sweep import halving, kept, parts, space, target, trial
 from samestep.measure.sweep.halving import Ladder, Move, Run
 from samestep.measure.sweep.parts import Parts
 from samestep.measure.sweep.pool import Pool
@@ -25,7 +25,8 @@ from samestep.run.config import NumericSettings, Settings, resolve
 from samestep.run.prepare import Choices, prepare
 from samestep.run.workload import Workload
 
-RECORD, PARTIAL, RUNS = "sweep.json", "sweep.part.json", "runs"
+RECORD = kept.RECORD
+"""Name of the file in the folder."""
 
 _FIRST_STEPS = 8
 
@@ -218,7 +219,7 @@ def _rehearsed(workload: Workload, divided: Parts, subject: Subject, study: Stud
         resolved = resolve(settings, made.recipe)
         if cell[1] == study.batches[0]:
             prepare(made, resolved, Choices(), has_callbacks=False)
-            config = resolved.as_dict()
+            config = resolve(replace(settings, optimizer=None), made.recipe).as_dict()  # whichever optimisers there are
     own = (
         *trial.SEARCHED,
         *("microbatch", "workers", "until", "evaluate_every", "out", "log", "profile", "checkpoint", "noise_scale"),
@@ -250,9 +251,11 @@ def measure(planned: Planned, folder: Path, teller: Teller, *, jobs: int | None 
     wanted = jobs if jobs is not None else max(1, num_cores() // (planned.config["threads_per_worker"] or 1))
     if wanted < 1:
         raise UsageError(f"jobs={jobs} is below 1: nothing would be trained; leave it out for one per core")
-    files.make_folder(folder / RUNS, "the sweep")
-    record = _begin(planned, folder, wanted)
-    progress = _Progress(planned, folder, teller, wanted, _kept(planned.study, folder))
+    files.make_folder(folder / kept.RUNS, "the sweep")
+    record = kept.begin(folder, {**_asked(planned), "jobs": wanted})
+    earlier, cells = kept.runs(folder), {*planned.study.cells}
+    found = {key: one for key, one in earlier.items() if key[0] in cells}
+    progress = _Progress(planned, folder, teller, wanted, found)
     try:
         with interrupted_by_sigterm():
             progress.run()
@@ -263,10 +266,42 @@ def measure(planned: Planned, folder: Path, teller: Teller, *, jobs: int | None 
             "from there",
             number,
         ) from None
-    record["runs"] = [trial.as_entry(each, one) for each, one in progress.in_order()]
-    records.write(folder / RECORD, "sweep", record)
-    (folder / PARTIAL).unlink(missing_ok=True)
+    found = {**earlier, **progress.found}
+    study = _done(replace(planned.study, optimizers=tuple(record["study"]["optimizers"])), found)
+    record["study"] = records.as_plain(asdict(study))
+    record["runs"] = [trial.as_entry(each, one) for each, one in _in_order(study, found)]
+    kept.end(folder, record)
     return record
+
+
+def _asked(planned: Planned) -> dict[str, Any]:
+    """What a record says of a sweep, but for its runs."""
+    return {
+        "config": planned.config,
+        "study": records.as_plain(asdict(planned.study)),
+        "spaces": {name: space.space_of(name).as_dict() for name in planned.study.optimizers},
+    }
+
+
+def _done(study: Study, found: Mapping[tuple[Cell, Run], Finished]) -> Study:
+    """With those optimisers only that have nothing left to do: others may lie in the folder, interrupted."""
+    cells = {*study.cells}
+    known = moves(study, {key: one.outcome for key, one in found.items() if key[0] in cells})
+    unfinished = {cell[0] for cell, move in known.items() if move.verdict == "going on"}
+    return replace(study, optimizers=tuple(name for name in study.optimizers if name not in unfinished))
+
+
+def _in_order(study: Study, found: Mapping[tuple[Cell, Run], Finished]) -> list[tuple[Trial, Finished]]:
+    """The runs of a study, cell by cell, in the order in which they would have been done one after the other."""
+    stages: dict[str, int] = {"choose": 0, "confirm": 1, "report": 2}
+    cells = {cell: number for number, cell in enumerate(study.cells)}
+
+    def place(key: tuple[Cell, Run]) -> tuple[int, ...]:
+        cell, run = key
+        return cells[cell], run.steps, stages[run.stage], run.trial, run.seed
+
+    own = sorted((key for key in found if key[0] in cells), key=place)
+    return [(_trial(study, *key), found[key]) for key in own]
 
 
 @dataclass
@@ -302,17 +337,6 @@ class _Progress:
                 waiting = [each for each in self._waiting() if each not in running]
                 self._tell(done, waiting, running)
 
-    def in_order(self) -> list[tuple[Trial, Finished]]:
-        """All runs, cell by cell, in the order in which they would have been done one after the other."""
-        stages: dict[str, int] = {"choose": 0, "confirm": 1, "report": 2}
-        cells = {cell: number for number, cell in enumerate(self.planned.study.cells)}
-
-        def place(key: tuple[Cell, Run]) -> tuple[int, ...]:
-            cell, run = key
-            return cells[cell], run.steps, stages[run.stage], run.trial, run.seed
-
-        return [(_trial(self.planned.study, *key), self.found[key]) for key in sorted(self.found, key=place)]
-
     def _moves(self) -> dict[Cell, Move]:
         return moves(self.planned.study, {key: one.outcome for key, one in self.found.items()})
 
@@ -323,7 +347,7 @@ class _Progress:
 
     def _keep(self, done: Trial, what: Finished) -> None:
         self.found[(done.optimizer, done.batch), done.run] = what
-        records.write(self.folder / RUNS / f"{done.name}.json", "sweep-run", trial.as_entry(done, what))
+        records.write(self.folder / kept.RUNS / f"{done.name}.json", "sweep-run", trial.as_entry(done, what))
 
     def _tell(self, done: Trial, waiting: Sequence[Trial], running: set[Trial]) -> None:
         study = self.planned.study
@@ -368,46 +392,3 @@ def _cost_ahead(study: Study, cell: Cell, move: Move) -> float:
         return study.seeds * steps * (batch + _STEP_COST_SAMPLES)
     higher = [number * budget for budget, number in zip(climbed.budgets, climbed.kept, strict=True) if budget > steps]
     return (sum(higher) + 2 * study.seeds * study.budgets[-1]) * (batch + _STEP_COST_SAMPLES)
-
-
-def _begin(planned: Planned, folder: Path, jobs: int) -> dict[str, Any]:
-    """A record without runs; one that lies there has to be of the same sweep."""
-    study = planned.study
-    fresh: dict[str, Any] = {
-        "environment": records.environment(),
-        "config": planned.config,
-        "study": records.as_plain(asdict(study)),
-        "spaces": {name: space.space_of(name).as_dict() for name in study.optimizers},
-        "jobs": jobs,
-    }
-    for path in (folder / PARTIAL, folder / RECORD):
-        if not path.exists():
-            continue
-        found = records.read(path, "sweep")
-        for name in ("study", "config", "spaces"):
-            difference = records.difference(found.get(name), fresh[name], name)
-            if difference:
-                raise UsageError(
-                    f"{folder} holds another sweep: {difference}; name another folder, or remove {path.name} and "
-                    f"{RUNS} in it"
-                )
-        records.check_mixable([found, fresh], names=[str(path), "this run"])
-        return {name: found[name] for name in fresh}
-    if any((folder / RUNS).iterdir()):
-        raise UsageError(f"{folder / RUNS} holds runs of a sweep that is not known; name another folder, or remove it")
-    records.write(folder / PARTIAL, "sweep", fresh)
-    return fresh
-
-
-def _kept(study: Study, folder: Path) -> dict[tuple[Cell, Run], Finished]:
-    """The runs whose files lie in the folder."""
-    found = {}
-    for path in sorted((folder / RUNS).glob("*.json")):
-        values = records.read(path, "sweep-run")
-        try:
-            cell, run, finished = trial.read_entry(values)
-        except (KeyError, TypeError, ValueError) as error:
-            raise UsageError(f"{path} is not a run of a sweep ({error}); remove it, and it is run again") from None
-        if cell in study.cells:
-            found[cell, run] = finished
-    return found
