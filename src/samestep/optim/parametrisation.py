@@ -42,7 +42,7 @@ Role = Literal["fixed", "input", "hidden", "output"]
 Law = Literal["sgd", "adam", "muon"]
 
 _LAWS: Mapping[Law, frozenset[str]] = {
-    "sgd": frozenset({"asgd", "sgd", "schedulefreesgd"}),
+    "sgd": frozenset({"asgd", "nesterov", "sgd", "schedulefreesgd"}),
     "adam": frozenset(
         {"adabelief", "adagrad", "adam", "adamax", "adamw", "adan", "ademamix", "laprop", "lion", "nadam", "radam",
          "rmsprop", "rprop", "schedulefreeadamw", "yogi"}

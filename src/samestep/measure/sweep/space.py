@@ -51,6 +51,7 @@ class Space:
 _COUPLED: Range = (1e-6, 1e-2)
 _DECOUPLED: Range = (1e-4, 1.0)
 _ADAM = Space(lr=(1e-4, 1e-1), weight_decay=_COUPLED)
+_SGD = Space(lr=(1e-3, 1e1), weight_decay=_COUPLED, one_minus_momentum=(1e-3, 1.0))
 _GENERAL = Space(lr=(1e-5, 1.0), weight_decay=_COUPLED)
 
 _SPACES: Mapping[str, Space] = {
@@ -66,9 +67,10 @@ _SPACES: Mapping[str, Space] = {
     "lars": Space(lr=(1e-3, 3e1), weight_decay=_COUPLED, one_minus_momentum=(1e-3, 1.0)),
     "muon": Space(lr=(1e-3, 3e-1), weight_decay=_DECOUPLED, one_minus_momentum=(1e-2, 1.0)),
     "nadam": _ADAM,
+    "nesterov": _SGD,
     "radam": _ADAM,
     "rmsprop": Space(lr=(1e-5, 1e-1), weight_decay=_COUPLED, one_minus_momentum=(1e-2, 1.0)),
-    "sgd": Space(lr=(1e-3, 1e1), weight_decay=_COUPLED, one_minus_momentum=(1e-3, 1.0)),
+    "sgd": _SGD,
     "shampoo": Space(lr=(1e-4, 1.0), weight_decay=_COUPLED),
     "soap": Space(lr=(1e-4, 1e-1), weight_decay=_DECOUPLED),
 }
