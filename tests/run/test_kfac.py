@@ -172,6 +172,9 @@ def test_products_are_those_of_the_dense_gauss_newton_matrix(monkeypatch: pytest
         ({"clip_norm": 1.0}, "clip_norm=1.0 do not go together"),
         ({"sam_radius": 0.1}, "sam_radius=0.1 do not go together"),
         ({"precision": "bf16"}, "precision='bf16' do not go together"),
+        ({"base_batch": 8, "batch_rule": "linear"}, "batch_rule='linear' do not go together; its step has a length of"),
+        ({"base_batch": 8, "batch_rule": "sqrt"}, "batch_rule='sqrt' do not go together"),
+        ({"base_batch": 8, "batch_rule": "adascale"}, "batch_rule='adascale' do not go together"),
         ({"momentum": 0.9}, "'kfac' has no option 'momentum'"),
         ({"weight_decay": 0.1}, "'kfac' has no option 'weight_decay'"),
     ],
@@ -180,6 +183,12 @@ def test_what_does_not_go_with_it_is_said_in_one_line(settings: dict[str, Any], 
     with pytest.raises(UsageError, match=reason) as caught:
         run(helpers.Mlp, **{"workers": 1, **settings})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("rule", [None, "auto", "none"])
+def test_a_base_batch_leaves_the_step_as_long_as_it_is(rule: str | None) -> None:
+    plain, based = run(helpers.Mlp, workers=1), run(helpers.Mlp, workers=1, base_batch=8, batch_rule=rule)
+    assert based.record.weights_sha256 == plain.record.weights_sha256
 
 
 def test_what_is_known_less_well_is_said_in_one_line() -> None:
