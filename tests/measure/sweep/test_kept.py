@@ -20,6 +20,7 @@ class Instant:
     """In the place of the pool: a run has ended as soon as it is started; `done` are all there were."""
 
     done: ClassVar[list[Trial]] = []
+    has_luck: ClassVar[bool] = True
 
     def __init__(self, subject: Subject, size: int, threads: int) -> None:
         self._left: list[Trial] = []
@@ -43,12 +44,16 @@ class Instant:
     def wait(self) -> tuple[Trial, Finished]:
         trial = self._left.pop(0)
         self.done.append(trial)
-        outcome = Outcome(reached_step=trial.run.steps, best=0.1)
+        outcome = Outcome(reached_step=trial.run.steps, best=0.1) if self.has_luck else Outcome(best=0.9)
         return trial, Finished(outcome=outcome, num_steps=trial.run.steps, num_samples=trial.run.steps, step_s=0.01)
 
 
 class Quiet:
-    def line(self, text: str) -> None: ...
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
 
     def phase(self, text: str, done: int, total: int, left_s: float | None) -> None: ...
 
@@ -137,6 +142,18 @@ def test_another_machine_is_refused_with_a_way_out_for_a_sweep(tmp_path: Path) -
     records.write(tmp_path / kept.RECORD, "sweep", {k: v for k, v in record.items() if k not in ("format", "kind")})
     with pytest.raises(UsageError, match=r"cores is 99 in one .* name another folder with --out for a new one$"):
         measured(tmp_path, "sgd")
+
+
+def test_one_of_something_is_no_more_than_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Instant, "has_luck", False)
+    wishes = study.Wishes(
+        batches=(256,), optimizers=("sgd",), goal="val_error<=0.6", trials=1, seeds=1, first_steps=1, most_steps=1
+    )
+    plan = study.plan(lambda: catalog.build("digits-mlp", width=16), NumericSettings(width=16), wishes)
+    teller = Quiet()
+    found = result.analyse(study.measure(plan, tmp_path, teller, jobs=1))
+    assert teller.lines == ["digits-mlp: 1 cell of 1 trial to error <= 0.6, budgets 1 to 1 step, 1 run side by side"]
+    assert found.shortcomings == ("sgd at 256: error <= 0.6 was never reached in 1 step; the best was 0.9 (1 trial)",)
 
 
 def test_every_deciding_part_is_there() -> None:

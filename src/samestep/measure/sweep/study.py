@@ -14,7 +14,7 @@ from samestep.host import files, records
 from samestep.host.cores import num_cores
 from samestep.measure.interleave import interrupted_by_sigterm
 from samestep.measure.scale import Teller
-from samestep.measure.sweep import halving, kept, parts, space, target, trial
+from samestep.measure.sweep import halving, kept, parts, space, target, trial, words
 from samestep.measure.sweep.halving import Ladder, Move, Run
 from samestep.measure.sweep.parts import Parts
 from samestep.measure.sweep.pool import Pool
@@ -262,8 +262,8 @@ def measure(planned: Planned, folder: Path, teller: Teller, *, jobs: int | None 
     except KeyboardInterrupt as error:
         number = error.signum if isinstance(error, Interrupted) else signal.SIGINT
         raise Interrupted(
-            f"stopped by {signal.Signals(number).name}; {len(progress.found)} runs are kept, the same command goes on "
-            "from there",
+            f"stopped by {signal.Signals(number).name}; kept: {words.count(len(progress.found), 'run')}; the same "
+            "command goes on from there",
             number,
         ) from None
     found = {**earlier, **progress.found}
@@ -321,9 +321,10 @@ class _Progress:
         if not waiting:
             return
         self.teller.line(
-            f"{study.workload}: {len(study.cells)} cells of {study.trials} trials to {study.target}, budgets "
-            f"{study.budgets[0]} to {study.budgets[-1]} steps, {self.size} runs side by side"
-            + (f"; {len(self.found)} runs were kept before" if self.found else "")
+            f"{study.workload}: {words.count(len(study.cells), 'cell')} of {words.count(study.trials, 'trial')} to "
+            f"{study.target}, budgets {study.budgets[0]} to {words.count(study.budgets[-1], 'step')}, "
+            f"{words.count(self.size, 'run')} side by side"
+            + (f"; kept before: {words.count(len(self.found), 'run')}" if self.found else "")
         )
         threads = self.planned.config["threads_per_worker"] or 1
         with Pool(self.planned.subject, self.size, threads) as pool:
@@ -357,8 +358,9 @@ class _Progress:
         cost = sum(_cost_of(cell, run) for cell, run in self.found)
         core_s = sum(one.wall_s for one in self.found.values())
         num_over = sum(move.verdict != "going on" for move in known.values())
+        last = f"{done.optimizer} at {done.batch}, {words.count(done.run.steps, 'step')}"
         self.teller.phase(
-            f"{len(self.found)} runs, last {done.optimizer} at {done.batch}, {done.run.steps} steps; cells done",
+            f"{words.count(len(self.found), 'run')}, last {last}; cells done",
             num_over,
             len(known),
             core_s * rest / cost / self.size,
