@@ -54,6 +54,45 @@ class Attentive(nn.Module):
         return scores
 
 
+class Series(nn.Module):
+    """A convolution over four places of three numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv1d(3, 6, 3, padding=1)
+        self.out = nn.Linear(24, helpers.NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.out(self.convolution(x.view(-1, 3, 4)).tanh().flatten(1))
+        return scores
+
+
+class Gated(nn.Module):
+    """A GRU over three rows of four numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(4, 8, batch_first=True)
+        self.out = nn.Linear(8, helpers.NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.out(self.gru(x.view(-1, 3, 4))[0][:, -1])
+        return scores
+
+
+class Looked(nn.Module):
+    """An embedding of three signs for each number, both trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(3, 4)
+        self.out = nn.Linear(48, helpers.NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.out(self.table((x > -0.5).long() + (x > 0.5).long()).flatten(1))
+        return scores
+
+
 def run(build: Any, steps: int = 5, **settings: Any) -> Result:
     return train(helpers.workload(build, evaluation=helpers.samples(20)), steps=steps, **{**SETTINGS, **settings})
 
@@ -64,6 +103,7 @@ def run(build: Any, steps: int = 5, **settings: Any) -> Result:
     [
         pytest.param(helpers.Mlp, 2),
         pytest.param(helpers.Cnn, 3, marks=pytest.mark.soak),
+        pytest.param(Series, 2),
         pytest.param(Recurrent, 2, marks=pytest.mark.soak),
         pytest.param(Attentive, 3, marks=pytest.mark.soak),
     ],
@@ -75,7 +115,7 @@ def test_the_same_bits_on_any_number_of_workers(build: Any, workers: int) -> Non
     assert run(build, workers=1, seed=4).record.weights_sha256 != one.record.weights_sha256
 
 
-@pytest.mark.parametrize("build", [helpers.Mlp, helpers.Cnn, Recurrent, Attentive])
+@pytest.mark.parametrize("build", [helpers.Mlp, helpers.Cnn, Recurrent, Attentive, Series, Gated, Looked])
 def test_it_learns_on_layers_of_every_kind(build: Any) -> None:
     losses = [step.loss for step in run(build, steps=12, workers=1, global_batch=75, microbatch=15).record.steps]
     assert losses[-1] < 0.9 * losses[0]
