@@ -47,6 +47,20 @@ def test_rounds_that_depend_on_what_they_find(call: Call) -> None:
     assert lines[1] == "a step: 64 samples in 8 microbatches of at most 8, 3 to 8 rounds"
 
 
+def test_the_memory_of_factors(call: Call) -> None:
+    """Of digits-mlp with width 16: 65² + 16², then layers of 17² + 16² and 17² + 10², in single precision."""
+    words = (*WORDS, "--width", "16", "--optimizer", "kfac", "--workers", "1", "--print-plan")
+    answer = json.loads(call(*words, "--json").stdout)
+    sides = [(65, 16), (17, 16), (17, 10)]
+    least = 4 * sum(a * a + b * b for a, b in sides)
+    assert least <= answer["factors_bytes"] < least + 6 * 64 + 4096, "on boundaries"
+    assert answer["inverses_bytes"] == 3 * answer["factors_bytes"]
+    lines = call(*words).stdout.splitlines()
+    megabytes = f"{answer['factors_bytes'] / 2**20:.3g} MB"
+    assert lines[2].startswith(f"factors: {megabytes}; their inverses ")
+    assert json.loads(call(*WORDS, "--workers", "1", "--print-plan", "--json").stdout)["factors_bytes"] is None
+
+
 def test_the_share_of_every_stage(call: Call) -> None:
     words = (*WORDS, "--workers", "2", "--stages", "2", "--cut", "3", "--print-plan")
     assert any(line.startswith("parameters by stage: ") for line in call(*words).stdout.splitlines())

@@ -26,6 +26,10 @@ def print_outline(found: Outline) -> None:
     if found.num_rounds < found.most_rounds:
         rounds = f"{found.num_rounds} to {rounds}"
     print(f"a step: {min(found.global_batch, found.num_samples):,} samples{grows} in {micro}, {rounds}")
+    if found.factors_bytes is not None and found.inverses_bytes is not None:
+        print(
+            f"factors: {_in_mb(found.factors_bytes)}; their inverses {_in_mb(found.inverses_bytes)}, over all workers"
+        )
     for line in found.lines:
         print(line)
     if found.replicas is not None:
@@ -114,6 +118,14 @@ def _range(found: Range) -> str:
 
 def _slice(segment: Segment) -> str:
     return f"{segment.start:,}-{segment.stop - 1:,}" if segment.place is None else segment.place.spec.name
+
+
+def _in_mb(num_bytes: int) -> str:
+    """
+    >>> _in_mb(300_000), _in_mb(300_000_000)
+    ('0.286 MB', '286 MB')
+    """
+    return f"{num_bytes / 2**20:,.3g} MB" if num_bytes < 2**30 else f"{num_bytes / 2**20:,.0f} MB"
 
 
 def _plural(number: int, word: str) -> str:

@@ -14,6 +14,7 @@ from samestep.engine.solo import Solo
 from samestep.engine.survey import Layer, survey
 from samestep.errors import NonFiniteError
 from samestep.host.cores import num_cores
+from samestep.optim.kfac.rule import DAMPINGS
 from samestep.plan.allotment import Allotment, allot
 from samestep.plan.layout import Segment
 from samestep.plan.pipeline import team_of
@@ -41,6 +42,8 @@ class Outline:
         num_rounds: Maps over the microbatches, each with its sum, in a step; at least so many.
         most_rounds: At most.
         num_elements: Of the flat vector, padding included.
+        factors_bytes: Of the curvature's factors, kept once; None where the optimiser has none.
+        inverses_bytes: Of their inverses, over all workers together.
         cores: That the run may use.
         helpers: Threads beside each worker's training thread.
         backprop: How weight gradients are computed.
@@ -67,6 +70,8 @@ class Outline:
     num_rounds: int
     most_rounds: int
     num_elements: int
+    factors_bytes: int | None
+    inverses_bytes: int | None
     cores: int
     helpers: int
     backprop: Backprop
@@ -116,6 +121,7 @@ def outline(workload: Workload, settings: Settings, choices: Choices) -> Outline
     world_size = world_size_of(settings, config, job)
     helpers = num_helpers(job, world_size)
     one = job if job.local is None else replica_job(job, 0)  # what a worker runs at a time
+    factors = None if job.curvature is None else job.curvature.factors.num_elements * job.torch_dtype.itemsize
     return Outline(
         workload=workload.name,
         num_steps=job.num_steps,
@@ -129,6 +135,8 @@ def outline(workload: Workload, settings: Settings, choices: Choices) -> Outline
         num_rounds=job.rule.num_rounds,
         most_rounds=job.rule.most_rounds,
         num_elements=job.num_elements,
+        factors_bytes=factors,
+        inverses_bytes=None if factors is None else len(DAMPINGS) * factors,
         cores=num_cores(),
         helpers=helpers,
         backprop=config.backprop,
