@@ -27,9 +27,8 @@ def print_outline(found: Outline) -> None:
         rounds = f"{found.num_rounds} to {rounds}"
     print(f"a step: {min(found.global_batch, found.num_samples):,} samples{grows} in {micro}, {rounds}")
     if found.factors_bytes is not None and found.inverses_bytes is not None:
-        print(
-            f"factors: {_in_mb(found.factors_bytes)}; their inverses {_in_mb(found.inverses_bytes)}, over all workers"
-        )
+        inverses = f"their inverses {_in_mb(found.inverses_bytes)}, over all workers"
+        print(f"factors: {_in_mb(found.factors_bytes)}; {inverses}")
     for line in found.lines:
         print(line)
     if found.replicas is not None:

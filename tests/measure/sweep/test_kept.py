@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 import pytest
 
-from samestep.errors import UsageError
+from samestep.errors import Interrupted, UsageError
 from samestep.host import provenance, records
 from samestep.measure.sweep import kept, result, study
 from samestep.measure.sweep.halving import Outcome
@@ -159,3 +159,19 @@ def test_one_of_something_is_no_more_than_one(tmp_path: Path, monkeypatch: pytes
 def test_every_deciding_part_is_there() -> None:
     root = Path(provenance.__file__).parents[1]
     assert all((root / part).exists() for part in kept.DECIDING)
+
+
+def test_what_is_kept_is_what_lies_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal comes between the end of a run and its file."""
+    write, written = records.write, []
+
+    def stopped_at_the_third(path: Path, kind: str, body: Any) -> None:
+        if kind == "sweep-run":
+            written.append(path)
+            if len(written) == 3:
+                raise KeyboardInterrupt
+        write(path, kind, body)
+
+    monkeypatch.setattr(records, "write", stopped_at_the_third)
+    with pytest.raises(Interrupted, match=r"^stopped by SIGINT; kept: 2 runs; the same command goes on from there$"):
+        measured(tmp_path, "sgd")

@@ -261,8 +261,9 @@ def measure(planned: Planned, folder: Path, teller: Teller, *, jobs: int | None 
             progress.run()
     except KeyboardInterrupt as error:
         number = error.signum if isinstance(error, Interrupted) else signal.SIGINT
+        num_kept = sum(cell in cells for cell, _ in kept.runs(folder))  # it may have come while a file was written
         raise Interrupted(
-            f"stopped by {signal.Signals(number).name}; kept: {words.count(len(progress.found), 'run')}; the same "
+            f"stopped by {signal.Signals(number).name}; kept: {words.count(num_kept, 'run')}; the same "
             "command goes on from there",
             number,
         ) from None
