@@ -47,6 +47,20 @@ def test_rounds_that_depend_on_what_they_find(call: Call) -> None:
     assert lines[1] == "a step: 64 samples in 8 microbatches of at most 8, 3 to 8 rounds"
 
 
+def test_the_memory_of_factors(call: Call) -> None:
+    """Of digits-mlp with width 16: 65² + 16², then layers of 17² + 16² and 17² + 10², in single precision."""
+    words = (*WORDS, "--width", "16", "--optimizer", "kfac", "--workers", "1", "--print-plan")
+    answer = json.loads(call(*words, "--json").stdout)
+    sides = [(65, 16), (17, 16), (17, 10)]
+    least = 4 * sum(a * a + b * b for a, b in sides)
+    assert least <= answer["factors_bytes"] < least + 6 * 64 + 4096, "on boundaries"
+    assert answer["inverses_bytes"] == 3 * answer["factors_bytes"]
+    lines = call(*words).stdout.splitlines()
+    megabytes = f"{answer['factors_bytes'] / 2**20:.3g} MB"
+    assert lines[2].startswith(f"factors: {megabytes}; their inverses ")
+    assert json.loads(call(*WORDS, "--workers", "1", "--print-plan", "--json").stdout)["factors_bytes"] is None
+
+
 def test_the_share_of_every_stage(call: Call) -> None:
     words = (*WORDS, "--workers", "2", "--stages", "2", "--cut", "3", "--print-plan")
     lines = call(*words).stdout.splitlines()
@@ -61,3 +75,13 @@ def test_what_could_not_be_trained_is_one_line(call: Call) -> None:
     finished = call(*WORDS, "--workers", "9", "--print-plan")
     assert finished.code == 2
     assert finished.complaint.startswith("workers=9 is more than the 8 microbatches of a step")
+
+
+def test_a_batch_of_all_samples_and_one_of_more(call: Call) -> None:
+    words = ("train", "digits-mlp", "--steps", "6", "--workers", "2", "--print-plan")
+    more, full = (call(*words, "--global-batch", batch).stdout.splitlines() for batch in ("99999", "full"))
+    assert more[1] == full[1] == "a step: 1,618 samples in 8 microbatches of at most 203, 1 round"
+    assert more[2] == (
+        "global_batch 99,999 is more than the 1,618 training samples: every step is a whole epoch of them"
+    )
+    assert not any("is more than" in line for line in full)

@@ -107,11 +107,11 @@ def test_a_killed_sweep_goes_on_to_the_same_result(quiet_command: Command, call:
     stopped = command.wait(process, MOST_S)
     assert stopped.code == 130
     number = len(kept(command.folder / "killed"))
-    assert stopped.complaint == f"stopped by SIGINT; {number} runs are kept, the same command goes on from there"
+    assert stopped.complaint == f"stopped by SIGINT; kept: {number} runs; the same command goes on from there"
     assert not (command.folder / "killed" / "sweep.json").exists()
     finished = call(*SWEEP, "--out", "killed")
     assert finished.code == 0, finished.stderr
-    assert f"; {number} runs were kept before" in finished.stderr
+    assert f"; kept before: {number} runs" in finished.stderr
     assert runs_in(command.folder / "killed") == expected
     assert finished.stdout.splitlines()[-1] == f"page: {Path('killed', 'report.html')}"
     assert not (command.folder / "killed" / "sweep.part.json").exists()

@@ -161,9 +161,9 @@ def test_our_own_sources_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     folders: list[Path] = []
     digest_of = provenance.digest_of
 
-    def counted(folder: Path) -> str | None:
+    def counted(folder: Path, parts: tuple[str, ...]) -> str | None:
         folders.append(folder)
-        return digest_of(folder)
+        return digest_of(folder, parts)
 
     monkeypatch.setattr(provenance, "digest_of", counted)
     provenance.source_sha256.cache_clear()
@@ -291,3 +291,15 @@ class Lazy(ModuleType):
 
 def test_what_is_installed_is_not_the_users() -> None:
     assert provenance.code_sha256([np.zeros, partial(np.zeros, 3), partial, provenance.versions, 7, len]) is None
+
+
+def test_the_digest_of_some_parts_is_that_of_their_files(tmp_path: Path) -> None:
+    for name in ("a/one.py", "b/two.py", "three.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    whole, some = provenance.digest_of(tmp_path), provenance.digest_of(tmp_path, ("a", "three.py"))
+    (tmp_path / "b/two.py").write_text("other")
+    assert provenance.digest_of(tmp_path) != whole
+    assert provenance.digest_of(tmp_path, ("a", "three.py")) == some != whole
+    (tmp_path / "three.py").write_text("other")
+    assert provenance.digest_of(tmp_path, ("a", "three.py")) != some

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from samestep.data.columns import Dataset, Rows, Samples
+from samestep.measure.sweep.space import space_of
 from samestep.optim import build, catalog, state
 from samestep.optim.lars import LARS
 from samestep.run.prepare import Choices
@@ -266,3 +267,11 @@ def test_lars_follows_its_formula_with_momentum_and_decay() -> None:
 def test_lars_refuses_what_is_out_of_range(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="Invalid"):
         LARS([nn.Parameter(torch.zeros(1))], **options)
+
+
+def test_nesterov_is_sgd_with_nesterovs_momentum() -> None:
+    (plan,) = build.parts(helpers.Mlp(), "nesterov", lr=0.1)
+    optimizer = build.build(plan, [{"params": [nn.Parameter(torch.zeros(2))]}])
+    options = optimizer.param_groups[0]
+    assert (options["lr"], options["momentum"], options["nesterov"]) == (0.1, 0.9, True)
+    assert space_of("nesterov") == space_of("sgd")

@@ -54,6 +54,45 @@ class Attentive(nn.Module):
         return scores
 
 
+class Series(nn.Module):
+    """A convolution over four places of three numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv1d(3, 6, 3, padding=1)
+        self.out = nn.Linear(24, helpers.NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.out(self.convolution(x.view(-1, 3, 4)).tanh().flatten(1))
+        return scores
+
+
+class Gated(nn.Module):
+    """A GRU over three rows of four numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(4, 8, batch_first=True)
+        self.out = nn.Linear(8, helpers.NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.out(self.gru(x.view(-1, 3, 4))[0][:, -1])
+        return scores
+
+
+class Looked(nn.Module):
+    """An embedding of three signs for each number, both trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(3, 4)
+        self.out = nn.Linear(48, helpers.NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.out(self.table((x > -0.5).long() + (x > 0.5).long()).flatten(1))
+        return scores
+
+
 def run(build: Any, steps: int = 5, **settings: Any) -> Result:
     return train(helpers.workload(build, evaluation=helpers.samples(20)), steps=steps, **{**SETTINGS, **settings})
 
@@ -64,6 +103,7 @@ def run(build: Any, steps: int = 5, **settings: Any) -> Result:
     [
         pytest.param(helpers.Mlp, 2),
         pytest.param(helpers.Cnn, 3, marks=pytest.mark.soak),
+        pytest.param(Series, 2),
         pytest.param(Recurrent, 2, marks=pytest.mark.soak),
         pytest.param(Attentive, 3, marks=pytest.mark.soak),
     ],
@@ -75,7 +115,7 @@ def test_the_same_bits_on_any_number_of_workers(build: Any, workers: int) -> Non
     assert run(build, workers=1, seed=4).record.weights_sha256 != one.record.weights_sha256
 
 
-@pytest.mark.parametrize("build", [helpers.Mlp, helpers.Cnn, Recurrent, Attentive])
+@pytest.mark.parametrize("build", [helpers.Mlp, helpers.Cnn, Recurrent, Attentive, Series, Gated, Looked])
 def test_it_learns_on_layers_of_every_kind(build: Any) -> None:
     losses = [step.loss for step in run(build, steps=12, workers=1, global_batch=75, microbatch=15).record.steps]
     assert losses[-1] < 0.9 * losses[0]
@@ -172,6 +212,9 @@ def test_products_are_those_of_the_dense_gauss_newton_matrix(monkeypatch: pytest
         ({"clip_norm": 1.0}, "clip_norm=1.0 do not go together"),
         ({"sam_radius": 0.1}, "sam_radius=0.1 do not go together"),
         ({"precision": "bf16"}, "precision='bf16' do not go together"),
+        ({"base_batch": 8, "batch_rule": "linear"}, "batch_rule='linear' do not go together; its step has a length of"),
+        ({"base_batch": 8, "batch_rule": "sqrt"}, "batch_rule='sqrt' do not go together"),
+        ({"base_batch": 8, "batch_rule": "adascale"}, "batch_rule='adascale' do not go together"),
         ({"momentum": 0.9}, "'kfac' has no option 'momentum'"),
         ({"weight_decay": 0.1}, "'kfac' has no option 'weight_decay'"),
     ],
@@ -180,6 +223,12 @@ def test_what_does_not_go_with_it_is_said_in_one_line(settings: dict[str, Any], 
     with pytest.raises(UsageError, match=reason) as caught:
         run(helpers.Mlp, **{"workers": 1, **settings})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("rule", [None, "auto", "none"])
+def test_a_base_batch_leaves_the_step_as_long_as_it_is(rule: str | None) -> None:
+    plain, based = run(helpers.Mlp, workers=1), run(helpers.Mlp, workers=1, base_batch=8, batch_rule=rule)
+    assert based.record.weights_sha256 == plain.record.weights_sha256
 
 
 def test_what_is_known_less_well_is_said_in_one_line() -> None:

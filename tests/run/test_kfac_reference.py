@@ -95,26 +95,41 @@ def coefficients(matrix: Any, slopes: Any, loss: Any) -> Any:
     return found
 
 
+def rows_of(job: Job, step: int) -> tuple[Tensor, Tensor]:
+    parts = helpers.microbatches(job, step)
+    return torch.cat([inputs[0] for inputs, _ in parts]), torch.cat([target for _, target in parts])
+
+
+def tried_on(job: Job, step: int) -> int:
+    """Below the full batch a later step's samples, of which there must be as many as usual."""
+    batches = job.batches
+    if batches.global_batch >= batches.num_samples:
+        return step
+    return step + 1 if batches.num_samples_of(step + 1) == batches.global_batch else step + 2
+
+
+def loss(flat: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    return functional.cross_entropy(answer(flat, x), y)
+
+
 def steps(flat: Tensor, job: Job, drawn: list[Tensor], dampings: tuple[float, ...]) -> tuple[Tensor, list[float]]:
-    """The parameters after some steps at the full batch, and the loss before each."""
-    previous, running, losses = torch.zeros_like(flat), list[Tensor](), list[float]()
+    """The parameters after some steps, and the loss before each."""
+    previous, running, losses, targets = torch.zeros_like(flat), list[Tensor](), list[float](), torch.cat(drawn)
     for step in range(NUM_STEPS):
-        parts = helpers.microbatches(job, step)
-        x, y = torch.cat([inputs[0] for inputs, _ in parts]), torch.cat([target for _, target in parts])
-        own = torch.cat(drawn[step * len(parts) : (step + 1) * len(parts)])
-
-        def loss(values: Tensor, x: Tensor = x, y: Tensor = y) -> Tensor:
-            return functional.cross_entropy(answer(values, x), y)
-
-        gradient = torch.func.grad(loss)(flat)
+        x, y = rows_of(job, step)
+        own, targets = targets[: len(x)], targets[len(x) :]
+        gradient = torch.func.grad(loss)(flat, x, y)
         fresh = factors(flat, x, own)
-        running = [0.6 * old + 0.4 * new for old, new in zip(running or fresh, fresh, strict=True)]
+        share = 0.4 * len(x) / min(job.batches.global_batch, job.batches.num_samples)
+        running = [(1 - share) * old + share * new for old, new in zip(running or fresh, fresh, strict=True)]
         span = torch.stack([*(direction(gradient, running, each) for each in dampings), previous])
-        matrix, slopes = (span @ gauss_newton(flat, x) @ span.T).numpy(), (span @ gradient).numpy()
-        losses.append(float(loss(flat)))
+        losses.append(float(loss(flat, x, y)))
+        tried = rows_of(job, tried_on(job, step))
+        matrix = (span @ gauss_newton(flat, tried[0]) @ span.T).numpy()
+        slopes = (span @ torch.func.grad(loss)(flat, *tried)).numpy()
 
-        def along(values: Any, flat: Tensor = flat, span: Tensor = span, loss: Any = loss) -> float:
-            return float(loss(flat + torch.from_numpy(values) @ span))
+        def along(values: Any, flat: Tensor = flat, span: Tensor = span, tried: Any = tried) -> float:
+            return float(loss(flat + torch.from_numpy(values) @ span, *tried))
 
         previous = torch.from_numpy(coefficients(matrix, slopes, along)) @ span
         flat = flat + previous
@@ -126,7 +141,8 @@ def flat_of(named: dict[str, Tensor]) -> Tensor:
     return torch.cat([layer.detach().reshape(-1) for layer in layers])
 
 
-def test_steps_are_those_of_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("global_batch", [75, 25, 30])  # all samples; a third; with an epoch's short last batch
+def test_steps_are_those_of_the_papers(monkeypatch: pytest.MonkeyPatch, global_batch: int) -> None:
     drawn = list[Tensor]()
 
     def kept(*arguments: Any) -> Tensor:
@@ -136,7 +152,7 @@ def test_steps_are_those_of_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("samestep.engine.curvature.sampled_targets", kept)
     work = helpers.workload(network, train=helpers.samples(dtype=torch.float64))
     plan = helpers.prepared(
-        work, optimizer="kfac", momentum=None, steps=NUM_STEPS, global_batch=75, microbatch=20, seed=5
+        work, optimizer="kfac", momentum=None, steps=NUM_STEPS, global_batch=global_batch, microbatch=10, seed=5
     )
     start = flat_of(dict(helpers.initial(plan).named_parameters()))
     ran = helpers.run(plan)

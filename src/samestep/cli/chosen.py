@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from samestep.data.settings import DataSettings
 from samestep.errors import UsageError
+from samestep.run import sizes
 from samestep.run.config import NumericSettings, Settings, resolve
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ def _lines(network: Network, built: Workload, settings: NumericSettings) -> Iter
     """What was chosen beside the data, a line each; what a person has said of it is taken as said."""
     yield f"network: {network.model}, width {network.width}, depth {network.depth}"
     yield f"loss: {_word(built.loss)}; evaluated by {', '.join(built.metrics)}"
-    config = resolve(Settings(**{name: getattr(settings, name) for name in vars(settings)}), built.recipe)
+    _, known = sizes.settled(built, Settings(**vars(settings)))
+    config = resolve(known, built.recipe)
     rate = "its own" if config.lr is None else f"{config.lr:g}"
     length = f"{config.steps:,} steps" if config.steps is not None else f"{config.epochs:g} epochs"
     yield (

@@ -19,14 +19,19 @@ def print_outline(found: Outline) -> None:
     print(
         f"{found.workload}: {found.num_steps:,} steps, {_plural(workers, 'worker')} on {_plural(found.cores, 'core')}"
     )
-    micro = f"{found.num_microbatches} microbatches of at most {found.microbatch}"
+    micro = f"{_plural(found.num_microbatches, 'microbatch')} of at most {found.microbatch}"
     grows = "" if found.max_batch is None else f" at first, and up to {found.max_batch:,},"
     if found.replicas is not None:
         micro = f"microbatches of at most {found.microbatch}, shared by {_plural(found.replicas, 'replica')}"
     rounds = _plural(found.most_rounds, "round")
     if found.num_rounds < found.most_rounds:
         rounds = f"{found.num_rounds} to {rounds}"
-    print(f"a step: {found.global_batch:,} samples{grows} in {micro}, {rounds}")
+    print(f"a step: {min(found.global_batch, found.num_samples):,} samples{grows} in {micro}, {rounds}")
+    if found.factors_bytes is not None and found.inverses_bytes is not None:
+        inverses = f"their inverses {_in_mb(found.inverses_bytes)}, over all workers"
+        print(f"factors: {_in_mb(found.factors_bytes)}; {inverses}")
+    for line in found.lines:
+        print(line)
     if found.replicas is not None:
         print(f"replicas meet every {_plural(found.period, 'step')}; samples below are of such a period")
     parts = "microbatches" if found.replicas is None else "replicas"
@@ -120,5 +125,13 @@ def _slice(segment: Segment) -> str:
     return f"{segment.start:,}-{segment.stop - 1:,}" if segment.place is None else segment.place.spec.name
 
 
+def _in_mb(num_bytes: int) -> str:
+    """
+    >>> _in_mb(300_000), _in_mb(300_000_000)
+    ('0.286 MB', '286 MB')
+    """
+    return f"{num_bytes / 2**20:,.3g} MB" if num_bytes < 2**30 else f"{num_bytes / 2**20:,.0f} MB"
+
+
 def _plural(number: int, word: str) -> str:
-    return f"{number:,} {word}" + ("" if number == 1 else "s")
+    return f"{number:,} {word}" + ("" if number == 1 else "es" if word.endswith("ch") else "s")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samestep.cli import tables
+from samestep.measure.sweep.words import count
 
 if TYPE_CHECKING:
     from samestep.measure.stats import Estimate
@@ -29,7 +30,7 @@ def show(findings: Findings, page: Path) -> None:
     """A sweep's tables, its sentences, and what is missing."""
     study = findings.record["study"]
     seeds = "one fresh seed" if study["seeds"] == 1 else f"medians over {study['seeds']} fresh seeds"
-    print(f"{study['workload']} to {study['target']}: {seeds} of the best of {study['trials']} settings")
+    print(f"{study['workload']} to {study['target']}: {seeds} of the best of {count(study['trials'], 'setting')}")
     table = tables.new("optimiser", "batch", "steps", "samples", "serial depth", "step ms", "time s", "reached")
     for curve in findings.curves:
         for cell in curve.cells:
@@ -49,7 +50,8 @@ def show(findings: Findings, page: Path) -> None:
     for curve in findings.curves:
         for cell in curve.cells:
             if cell.steps is not None:
-                print(f"settings: {cell.optimizer} at {cell.batch}: {cell.point.text()}; budget {cell.budget} steps")
+                budget = count(cell.budget, "step")
+                print(f"settings: {cell.optimizer} at {cell.batch}: {cell.point.text()}; budget {budget}")
     print(f"page: {page}")
 
 
@@ -67,7 +69,9 @@ def _with_interval(found: Estimate | None) -> str:
     >>> _with_interval(None)
     '-'
     """
-    return "-" if found is None else f"{found.value:,.0f} {found.interval(0)}"
+    if found is None:
+        return "-"
+    return f"{found.value:,.0f} {found.interval(0)}" if found.is_known else f"{found.value:,.0f}"
 
 
 def _value(found: Estimate | None) -> str:

@@ -25,6 +25,7 @@ from samestep.cli.app import (
     print_json,
 )
 from samestep.errors import UsageError
+from samestep.run import sizes
 from samestep.run.config import NumericSettings
 from samestep.run.toml import as_toml
 
@@ -102,6 +103,7 @@ def train(
                 if work.network is not None and settings.out is not None and result.is_first:
                     work.network.save(settings.out)
     if print_config:
+        built, settings = sizes.settled(built, settings)
         print(as_toml(resolve(settings, built.recipe).as_dict()))
     elif print_plan:
         print_json(planned.as_dict()) if json else plans.print_outline(planned)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,8 +12,29 @@ from torch import Tensor, nn
 
 from samestep.optim.kfac.units import Unit
 
-Seen = dict[str, list[tuple[Tensor, Tensor]]]
-"""By module: inputs and outputs of each of its calls."""
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a module.
+
+    Args:
+        rows: What each application of its weight took in, shape (applications, inputs).
+        output: What it gave.
+        has_channels_first: Whether its outputs lie in dimension 1, as a convolution's do, not in the last one.
+    """
+
+    rows: Tensor
+    output: Tensor
+    has_channels_first: bool
+
+    def sent(self, gradient: Tensor) -> Tensor:
+        """The gradient of the outputs, an application a row."""
+        moved = gradient.movedim(1, -1) if self.has_channels_first else gradient
+        return moved.reshape(-1, moved.shape[-1])
+
+
+Seen = dict[str, list[Call]]
+"""By module, each of its calls."""
 
 
 @contextmanager
@@ -26,7 +48,8 @@ def watched(model: nn.Module, units: Sequence[Unit]) -> Iterator[Seen]:
         calls = seen[unit.module] = []
 
         def after(module: nn.Module, arguments: Any, output: Tensor, calls: Any = calls) -> None:
-            calls.append((_rows(module, arguments[0].detach()), output))
+            is_convolution = isinstance(module, nn.Conv1d | nn.Conv2d)
+            calls.append(Call(_rows(module, arguments[0].detach()), output, is_convolution))
 
         handles.append(model.get_submodule(unit.module).register_forward_hook(after))
     try:
@@ -50,7 +73,7 @@ def collect(
         weight: What its mean loss divides by.
     """
     alone = [unit.weight for unit in units if unit.kind != "linear"]
-    outputs = [output for calls in seen.values() for _, output in calls]
+    outputs = [call.output for calls in seen.values() for call in calls]
     found = torch.autograd.grad(loss, [*outputs, *(leaves[name] for name in alone)], allow_unused=True)
     gradients = iter(found[: len(outputs)])
     own = dict(zip(alone, found[len(outputs) :], strict=True))
@@ -58,7 +81,7 @@ def collect(
     result: list[Tensor] = []
     for unit in units:
         if unit.kind == "linear":
-            calls = [(rows, output, next(gradients)) for rows, output in seen[unit.module]]
+            calls = [(call, next(gradients)) for call in seen[unit.module]]
             result += _linear(unit, calls, num_samples, scale, loss.dtype)
             continue
         gradient = own[unit.weight]
@@ -73,31 +96,42 @@ def collect(
 
 
 def _linear(
-    unit: Unit, calls: Sequence[tuple[Tensor, Tensor, Tensor | None]], num_samples: int, scale: float,
-    dtype: torch.dtype,
-) -> list[Tensor]:  # fmt: skip
+    unit: Unit, calls: Sequence[tuple[Call, Tensor | None]], num_samples: int, scale: float, dtype: torch.dtype
+) -> list[Tensor]:
     """A summed over calls and places with the weight of a sample; G summed over all of them."""
     inputs, outputs = (torch.zeros(shape, dtype=dtype) for shape in unit.shapes)
-    num_rows = sum(len(rows) for rows, _, _ in calls)
-    for rows, output, gradient in calls:
+    num_rows = sum(len(call.rows) for call, _ in calls)
+    for call, gradient in calls:
         if gradient is None:
             continue
-        given = rows
+        given = call.rows
         if unit.bias is not None:
-            given = torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
+            given = torch.cat([given, given.new_ones(len(given), 1)], dim=1)
         inputs += (given.T @ given).mul_(num_samples / num_rows)
-        moved = gradient.movedim(1, -1) if output.dim() == 4 else gradient
-        sent = moved.reshape(-1, unit.num_outputs)
+        sent = call.sent(gradient)
         outputs += (sent.T @ sent).mul_(scale)
     return [inputs, outputs]
 
 
 def _rows(module: nn.Module, values: Tensor) -> Tensor:
     """What each application of the weight took in: shape (applications, inputs)."""
-    if isinstance(module, nn.Conv2d):
-        assert not isinstance(module.padding, str)
-        patches = nn.functional.unfold(
-            values, module.kernel_size, dilation=module.dilation, padding=module.padding, stride=module.stride
-        )
-        return patches.movedim(1, -1).reshape(-1, patches.shape[1])
-    return values.reshape(-1, values.shape[-1])
+    if not isinstance(module, nn.Conv1d | nn.Conv2d):
+        return values.reshape(-1, values.shape[-1])
+    assert not isinstance(module.padding, str)
+    patches = nn.functional.unfold(
+        values.unsqueeze(2) if isinstance(module, nn.Conv1d) else values,
+        _with_height(module.kernel_size, 1),
+        dilation=_with_height(module.dilation, 1),
+        padding=_with_height(module.padding, 0),
+        stride=_with_height(module.stride, 1),
+    )
+    return patches.movedim(1, -1).reshape(-1, patches.shape[1])
+
+
+def _with_height(sizes: tuple[int, ...], height: int) -> tuple[int, ...]:
+    """Of pictures as they are; a series is a picture of height 1.
+
+    >>> _with_height((3,), 1), _with_height((3, 2), 1)
+    ((1, 3), (3, 2))
+    """
+    return sizes if len(sizes) == 2 else (height, *sizes)

@@ -63,21 +63,30 @@ def versions() -> dict[str, str | None]:
 
 
 @cache
-def source_sha256() -> str | None:
-    """The digest of samestep's own sources, read once per process; None where they are not files on a disk."""
-    return digest_of(Path(__file__).resolve().parent.parent)
+def source_sha256(parts: tuple[str, ...] = ("",)) -> str | None:
+    """The digest of samestep's own sources, read once per process; None where they are not files on a disk.
+
+    Args:
+        parts: Folders and files of the package that count; all of it by default.
+    """
+    return digest_of(Path(__file__).resolve().parent.parent, parts)
 
 
-def digest_of(folder: Path) -> str | None:
+def digest_of(folder: Path, parts: Iterable[str] = ("",)) -> str | None:
     """SHA-256 over the Python files in a folder and below; where the folder lies does not count.
 
     In order of their names in the folder, each file gives its name, a zero byte and the SHA-256 of its content; line
     ends count as "\\n", however a checkout has written them.
 
+    Args:
+        folder: Where the files are.
+        parts: Which folders and files of it count.
+
     Returns:
         None where there is no Python file.
     """
-    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.py") if path.is_file()}
+    paths = [path for part in parts for path in (*(folder / part).rglob("*.py"), folder / part)]
+    found = {path.relative_to(folder).as_posix(): path for path in paths if path.is_file()}
     total = hashlib.sha256()
     for name in sorted(found):
         content = found[name].read_bytes().replace(b"\r\n", b"\n")

@@ -100,7 +100,13 @@ def comparable(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_mixable(records: Sequence[Mapping[str, Any]], *, names: Sequence[str] = ()) -> None:
+def check_mixable(
+    records: Sequence[Mapping[str, Any]],
+    *,
+    names: Sequence[str] = (),
+    without: Sequence[str] = (),
+    way_out: str = "measure both again in one place, or leave one out",
+) -> None:
     """Refuse to mix records of different machines, versions, sources or settings of threads.
 
     What no record tells does not keep them apart; what only some tell does.
@@ -108,6 +114,8 @@ def check_mixable(records: Sequence[Mapping[str, Any]], *, names: Sequence[str] 
     Args:
         records: As `read` gives them.
         names: What messages call each of them, for example the files' paths; default: their numbers.
+        without: Fields of `comparable` that may differ.
+        way_out: What can be done about a difference.
 
     Raises:
         UsageError: With the first field that differs, and both values.
@@ -121,12 +129,13 @@ def check_mixable(records: Sequence[Mapping[str, Any]], *, names: Sequence[str] 
             )
     told = [comparable(record) for record in records]
     for name, other in zip(called[1:], told[1:], strict=True):
-        field = next((field for field, value in told[0].items() if other[field] != value), None)
+        compared = [field for field in other if field not in without]
+        field = next((field for field in compared if told[0][field] != other[field]), None)
         if field is not None:
             raise UsageError(
                 f"{called[0]} and {name} cannot be mixed: {field} is {_text(told[0][field])} in one and "
                 f"{_text(other[field])} in the other; only numbers of one machine, version and setting of threads "
-                "can be compared: measure both again in one place, or leave one out"
+                f"can be compared: {way_out}"
             )
 
 

@@ -21,7 +21,7 @@ from samestep.measure.remembered import Memory, key
 from samestep.measure.running import Program, Running
 from samestep.measure.scale import Teller
 from samestep.measure.slots import Deal, ProgramError, Slot
-from samestep.run import curvature, syncing
+from samestep.run import curvature, sizes, syncing
 from samestep.run.config import Config, NumericSettings, Settings, resolve
 from samestep.run.prepare import Choices, prepare
 from samestep.run.ways import check_cpu
@@ -80,11 +80,12 @@ def choose(
                 f"{name}={getattr(settings, name)!r} is set, and parallel='auto' tries stages itself; leave out one of "
                 "them"
             )
-    workload = build()
+    workload, settings = sizes.settled(build(), settings)
     config = resolve(settings, workload.recipe)
     check_cpu(config, "parallel='auto'")
     syncing.refuse(config, "parallel='auto'", "it measures steps in which all workers meet")
     prepared = prepare(workload, config, choices, has_callbacks=False)
+    config = prepared.config
     offered = candidates(
         cores=num_cores(),
         num_microbatches=prepared.job.batches.num_microbatches,

@@ -41,6 +41,11 @@ class Estimate:
     low: float
     high: float
 
+    @property
+    def is_known(self) -> bool:
+        """Whether anything is known of the interval."""
+        return self.low > 0 or math.isfinite(self.high)
+
     def text(self, digits: int = 3) -> str:
         """Value and interval with so many decimals; "?" stands for a bound that is not known."""
         return f"{self.value:.{digits}f} {self.interval(digits)}"

@@ -139,7 +139,7 @@ _ENTRIES = (
           source="Dozat, Incorporating Nesterov Momentum into Adam, 2016"),
     Entry(name="nesterov", origin="torch.optim:SGD", rule="linear", decays_by_rate=True,
           options={"momentum": 0.9, "nesterov": True},
-          source="Nesterov, A method of solving a convex programming problem with convergence rate O(1/k^2), 1983"),
+          source="Sutskever et al., On the importance of initialization and momentum in deep learning, 2013"),
     Entry(name="novograd", origin="pytorch_optimizer:NovoGrad", kind="whole tensor", options=_NO_DECAY,
           source="Ginsburg et al., Stochastic Gradient Methods with Layer-wise Adaptive Moments, 2019"),
     Entry(name="radam", origin="torch.optim:RAdam",

@@ -63,16 +63,25 @@ def in_words(num_microbatches: int) -> str:
     return f"{num_microbatches} microbatch{'' if num_microbatches == 1 else 'es'}"
 
 
-def check_world_size(world_size: int, num_microbatches: int) -> None:
+def check_world_size(world_size: int, num_microbatches: int, *, is_all_data: bool = False) -> None:
     """Refuse more workers than there are microbatches to hand out."""
     if world_size < 1:
         raise UsageError(f"workers={world_size} is below 1; take a number from 1 to {num_microbatches}, or 'auto'")
     if world_size > num_microbatches:
         raise UsageError(
             f"workers={world_size} is more than the {in_words(num_microbatches)} of a step, and a worker computes "
-            f"whole microbatches; take workers={num_microbatches}{' or less' if num_microbatches > 1 else ''}, a "
-            "smaller microbatch, or a larger global_batch"
+            f"whole microbatches; take workers={num_microbatches}{' or less' if num_microbatches > 1 else ''}, "
+            f"{more_microbatches(is_all_data)}"
         )
+
+
+def more_microbatches(is_all_data: bool) -> str:
+    """What gives a step more of them; of all data there is no larger batch.
+
+    >>> more_microbatches(True)
+    'or a smaller microbatch'
+    """
+    return "or a smaller microbatch" if is_all_data else "a smaller microbatch, or a larger global_batch"
 
 
 @dataclass(frozen=True, kw_only=True)

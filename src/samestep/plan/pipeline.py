@@ -13,7 +13,7 @@ from math import inf
 
 from samestep.errors import UsageError
 from samestep.plan import schedules
-from samestep.plan.layout import in_words
+from samestep.plan.layout import in_words, more_microbatches
 from samestep.plan.schedules import Schedule
 
 
@@ -200,7 +200,7 @@ def ranges(edges: Sequence[int], num_links: int) -> tuple[tuple[int, int], ...]:
     return tuple(pairwise((0, *edges, num_links)))
 
 
-def check_team(num_workers: int, num_stages: int, num_microbatches: int) -> None:
+def check_team(num_workers: int, num_stages: int, num_microbatches: int, *, is_all_data: bool = False) -> None:
     """Refuse workers that do not make whole replicas, or more replicas than there are microbatches.
 
     Raises:
@@ -216,6 +216,6 @@ def check_team(num_workers: int, num_stages: int, num_microbatches: int) -> None
     if num_workers // num_stages > num_microbatches:
         raise UsageError(
             f"workers={num_workers} with stages={num_stages} are {num_workers // num_stages} replicas, and a step has "
-            f"{in_words(num_microbatches)}; take workers={num_microbatches * num_stages} or less, a smaller "
-            "microbatch, or a larger global_batch"
+            f"{in_words(num_microbatches)}; take workers={num_microbatches * num_stages} or less, "
+            f"{more_microbatches(is_all_data)}"
         )

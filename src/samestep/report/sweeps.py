@@ -101,7 +101,7 @@ def _figures(curves: Sequence[Found]) -> list[Figure]:
     return [
         _figure(
             "Steps to the target",
-            "Bars are 95 % intervals over fresh seeds. Both axes are logarithmic.",
+            "Bars are 95 % intervals over fresh seeds, where there are three or more. Both axes are logarithmic.",
             [*fitted, *_perfect(curves)],
             _measured(curves, lambda cell: cell.steps, "step"),
         ),
@@ -134,7 +134,7 @@ def _mark(optimizer: str, batch: int, found: Estimate, noun: str) -> Mark:
         y=found.value,
         low=found.low if is_bounded else None,
         high=found.high if is_bounded else None,
-        tip=f"{text.clean(optimizer)} at {batch:,}: {text.estimate(found)} {noun}s",
+        tip=f"{text.clean(optimizer)} at {batch:,}: {_estimate(found)} {noun}s",
     )
 
 
@@ -215,14 +215,27 @@ def _cells(curves: Sequence[Found]) -> Table:
 
 
 def _row(cell: CellResult) -> list[str]:
-    counts = [text.UNKNOWN if each is None else text.estimate(each) for each in (cell.steps, cell.samples, cell.depth)]
+    counts = [_estimate(each) for each in (cell.steps, cell.samples, cell.depth)]
     return [
         f"{text.clean(cell.optimizer)}, {cell.batch:,}",
         *counts,
-        text.UNKNOWN if cell.time_s is None else text.estimated_duration(cell.time_s),
+        _duration(cell.time_s),
         text.duration(cell.step_s),
         f"{cell.num_reached} of {text.count(len(cell.values), 'seed')}" if cell.values else cell.verdict,
     ]
+
+
+def _estimate(found: Estimate | None) -> str:
+    """A number, and its interval where anything is known of it."""
+    if found is None:
+        return text.UNKNOWN
+    return text.estimate(found) if found.is_known else text.estimate(found).split(" ", 1)[0]
+
+
+def _duration(found: Estimate | None) -> str:
+    if found is None or not found.is_known:
+        return text.duration(None if found is None else found.value)
+    return text.estimated_duration(found)
 
 
 def _bends(curves: Sequence[Found]) -> Table:

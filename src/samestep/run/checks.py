@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from samestep.errors import UsageError
-from samestep.optim import adascale, doubling
+from samestep.optim import adascale, catalog, doubling
 from samestep.run import syncing, ways
 
 if TYPE_CHECKING:
@@ -42,11 +42,21 @@ def check(config: Config) -> None:
         raise UsageError(f"checkpoint_every_s={config.checkpoint_every_s:g} is not positive")
     if config.resume and config.checkpoint is None:
         raise UsageError("resume needs the folder to resume from: name it with checkpoint")
+    _check_rule(config)
     ways.check(config)
     syncing.check(config)
     adascale.check(**{name: getattr(config, name) for name in adascale.CHECKED}, global_batch=config.first_batch)
     if config.is_batch_growing:
         doubling.check(**{name: getattr(config, name) for name in doubling.CHECKED}, initial_batch=config.first_batch)
+
+
+def _check_rule(config: Config) -> None:
+    """Refuse to make a step longer that was found to be the best."""
+    if config.batch_rule not in ("auto", "none") and catalog.entry(config.optimizer).has_rounds:
+        raise UsageError(
+            f"optimizer={config.optimizer!r} and batch_rule={config.batch_rule!r} do not go together; its step has a "
+            "length of its own for every batch: leave batch_rule out, or take none"
+        )
 
 
 def at_least(name: str, value: int, smallest: int) -> None:

@@ -15,13 +15,13 @@ from samestep.optim.catalog import RuleName
 from samestep.optim.rules import BatchChange, Rates
 from samestep.plan.batch import LastBatch, default_microbatch
 from samestep.plan.schedules import Schedule
-from samestep.run import syncing
+from samestep.run import sizes, syncing
 from samestep.run.checks import at_least, check
 from samestep.run.defaults import DEFAULT_EPOCHS, DEFAULTS, OF_GROWTH, OPTIMIZER_RECIPE
 from samestep.run.types import check_types
 
 Workers = int | Literal["auto"]
-GlobalBatch = int | Literal["auto"]
+GlobalBatch = int | Literal["auto", "full"]
 LrSchedule = Literal["constant", "linear", "cosine"]
 BatchRule = Literal["auto", "linear", "sqrt", "adascale", "none"]
 Precision = Literal["fp32", "bf16"]
@@ -39,7 +39,7 @@ class NumericSettings:
     """Settings that decide the bits of the result. None: the workload's recipe decides, then the default."""
 
     global_batch: GlobalBatch | None = None
-    """Samples per optimiser step, over all workers; or auto: it doubles while the critical batch is larger."""
+    """Samples per optimiser step, over all workers; full: all; auto: it doubles while the critical batch is larger."""
 
     initial_batch: int | None = None
     """The first global batch, where it is auto; default: the workload's. Steps are counted in this one."""
@@ -48,7 +48,7 @@ class NumericSettings:
     """No global batch is larger, where it is auto; default: the training set."""
 
     microbatch: int | None = None
-    """Samples in one forward and backward; default: an eighth of the global batch."""
+    """Samples in one forward and backward; default: an eighth of the global batch, or of the data where it has more."""
 
     epochs: float | None = None
     """How often the training data are gone through."""
@@ -274,6 +274,7 @@ class Config:
     out: Path | None
     log: str | None
     profile: Path | None
+    is_microbatch_default: bool = False
 
     def __post_init__(self) -> None:
         check(self)
@@ -287,7 +288,7 @@ class Config:
     def first_batch(self) -> int:
         """The global batch, or the first one where it grows."""
         batch = self.initial_batch if self.global_batch == "auto" else self.global_batch
-        assert batch is not None, "filled by resolve"
+        assert isinstance(batch, int), "filled by resolve"
         return batch
 
     def fixed_batch(self, why: str) -> int:
@@ -336,7 +337,8 @@ class Config:
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values for JSON and TOML."""
-        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+        values = {name: value for name, value in asdict(self).items() if name != "is_microbatch_default"}
+        return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
 
 
 def resolve(settings: Settings, recipe: Mapping[str, Any]) -> Config:
@@ -378,9 +380,11 @@ def resolve(settings: Settings, recipe: Mapping[str, Any]) -> Config:
     if values["steps"] is None and values["epochs"] is None:
         values["epochs"] = DEFAULT_EPOCHS
     first = values["initial_batch" if values["global_batch"] == "auto" else "global_batch"]
+    sizes.check_known(first)
     at_least("global_batch", first, 1)
     syncing.fill(values, given)
-    if values["microbatch"] is None:
+    is_default = values["microbatch"] is None
+    if is_default:
         values["microbatch"] = default_microbatch(first)
     at_least("microbatch", values["microbatch"], 1)
     if values["chunks"] is None:
@@ -390,7 +394,7 @@ def resolve(settings: Settings, recipe: Mapping[str, Any]) -> Config:
         at_least("stages", values["stages"], 1)
         num_replicas = min(most // values["stages"], values["replicas"] or -(-first // values["microbatch"]))
         values["workers"] = max(1, num_replicas) * values["stages"]
-    return Config(**values)
+    return Config(**values, is_microbatch_default=is_default)
 
 
 def _with_batches(given: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:

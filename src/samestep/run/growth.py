@@ -30,7 +30,7 @@ def outlook(job: Job) -> str:
     batches = job.batches
     micro = f"in microbatches of {batches.microbatch}"
     if job.doubling is None:
-        return f"{job.num_steps} steps of {batches.global_batch} samples {micro}"
+        return f"{job.num_steps} steps of {min(batches.global_batch, batches.num_samples)} samples {micro}"
     return (
         f"{batches.samples_before(job.num_steps):,} samples in steps of {batches.global_batch:,}, up to "
         f"{job.plans[-1].global_batch:,} as the critical batch grows, {micro}"

@@ -14,10 +14,12 @@ from samestep.engine.solo import Solo
 from samestep.engine.survey import Layer, survey
 from samestep.errors import NonFiniteError
 from samestep.host.cores import num_cores
+from samestep.optim.kfac.rule import DAMPINGS
 from samestep.plan.allotment import Allotment, allot
 from samestep.plan.layout import Segment
 from samestep.plan.pipeline import team_of
 from samestep.plan.schedules import Schedule
+from samestep.run import sizes
 from samestep.run.config import Backprop, Settings, resolve
 from samestep.run.prepare import Choices, prepare, world_size_of
 from samestep.run.workload import Workload
@@ -31,6 +33,7 @@ class Outline:
         workload: Its name.
         num_steps: Optimiser steps.
         steps_per_epoch: Of these.
+        num_samples: Of an epoch.
         global_batch: Samples of a step; of the first ones, where it grows.
         max_batch: Of the last ones, at most; None where it does not grow.
         microbatch: Samples in one forward and backward.
@@ -39,6 +42,8 @@ class Outline:
         num_rounds: Maps over the microbatches, each with its sum, in a step; at least so many.
         most_rounds: At most.
         num_elements: Of the flat vector, padding included.
+        factors_bytes: Of the curvature's factors, kept once; None where the optimiser has none.
+        inverses_bytes: Of their inverses, over all workers together.
         cores: That the run may use.
         helpers: Threads beside each worker's training thread.
         backprop: How weight gradients are computed.
@@ -50,12 +55,14 @@ class Outline:
         stage_times: Shares of the measured seconds, which the cut balances, by stage; likewise.
         allotments: What each worker does.
         device: What the network is on, where the data are, and which passes are graphs or why not; None on the CPU.
+        lines: What a run would say at its beginning.
         layers: Under concurrent back-propagation: which layers run how; None otherwise.
     """
 
     workload: str
     num_steps: int
     steps_per_epoch: int
+    num_samples: int
     global_batch: int
     max_batch: int | None
     microbatch: int
@@ -64,6 +71,8 @@ class Outline:
     num_rounds: int
     most_rounds: int
     num_elements: int
+    factors_bytes: int | None
+    inverses_bytes: int | None
     cores: int
     helpers: int
     backprop: Backprop
@@ -75,6 +84,7 @@ class Outline:
     stage_times: tuple[float, ...]
     allotments: tuple[Allotment, ...]
     device: dict[str, Any] | None
+    lines: tuple[str, ...]
     layers: tuple[Layer, ...] | None
 
     def as_dict(self) -> dict[str, Any]:
@@ -106,16 +116,19 @@ def outline(workload: Workload, settings: Settings, choices: Choices) -> Outline
         UsageError: Something cannot be done as asked.
         DataError: The data cannot be used.
     """
+    workload, settings = sizes.settled(workload, settings)
     config = resolve(settings, workload.recipe)
     prepared = prepare(workload, config, choices, has_callbacks=False)
     job = prepared.job
     world_size = world_size_of(settings, config, job)
     helpers = num_helpers(job, world_size)
     one = job if job.local is None else replica_job(job, 0)  # what a worker runs at a time
+    factors = None if job.curvature is None else job.curvature.factors.num_elements * job.torch_dtype.itemsize
     return Outline(
         workload=workload.name,
         num_steps=job.num_steps,
         steps_per_epoch=job.batches.steps_per_epoch,
+        num_samples=job.batches.num_samples,
         global_batch=job.batches.global_batch,
         max_batch=None if job.doubling is None else job.plans[-1].global_batch,
         microbatch=job.batches.microbatch,
@@ -124,6 +137,8 @@ def outline(workload: Workload, settings: Settings, choices: Choices) -> Outline
         num_rounds=job.rule.num_rounds,
         most_rounds=job.rule.most_rounds,
         num_elements=job.num_elements,
+        factors_bytes=factors,
+        inverses_bytes=None if factors is None else len(DAMPINGS) * factors,
         cores=num_cores(),
         helpers=helpers,
         backprop=config.backprop,
@@ -137,6 +152,7 @@ def outline(workload: Workload, settings: Settings, choices: Choices) -> Outline
             job.batches, job.update.layout, team_of(world_size, config.stages), job.stages, num_hands=helpers + 1
         ),
         device=_tried(job, prepared.image),
+        lines=prepared.lines,
         layers=survey(one, prepared.image) if job.is_backprop_concurrent else None,
     )
 

@@ -30,7 +30,7 @@ from samestep.plan.layout import check_world_size
 from samestep.plan.local import check_workers
 from samestep.plan.order import Order
 from samestep.plan.pipeline import check_team
-from samestep.run import curvature, identity, local, networks, weights
+from samestep.run import curvature, identity, local, networks, sizes, weights
 from samestep.run.config import Config, Settings
 from samestep.run.evaluate import judge_for, parse_target
 from samestep.run.workload import Target, Workload
@@ -68,13 +68,15 @@ class Prepared:
         job: The job.
         image: The state before the first step.
         numerics: By field name; computed when asked for, since it reads all data.
-        lines: What was done to learning rates and initial values, and what a person should know of the stages, in
-            words.
+        config: The configuration, with what the data decide of it.
+        lines: What was done to learning rates and initial values, what a person should know of the stages, and what
+            else is to be said, in words.
     """
 
     job: Job
     image: Image
     numerics: Callable[[], dict[str, Any]]
+    config: Config
     lines: tuple[str, ...] = ()
 
 
@@ -88,6 +90,7 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
     kind = choices.device or config.device
     of_device = opening.open_device(kind).numerics()
     data = _load(workload)
+    config = sizes.fitted(config, data.train.num_samples)
     switches = numerics.read(config.threads_per_worker)
     with numerics.applied(switches), randomness.preserved():
         model, scaled = networks.network(workload, config)
@@ -99,12 +102,7 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
     loss = _weighted(workload.loss, data.train, config, dtype)
     parts = networks.parts(model, config, scaled, optimizer=choices.optimizer, groups=choices.parameter_groups)
     update = state.plan_update(parts, dict(parameters), is_channels_last=config.channels_last)
-    batches = BatchPlan(
-        num_samples=data.train.num_samples,
-        global_batch=config.first_batch,
-        microbatch=config.microbatch,
-        last_batch=config.last_batch,
-    )
+    batches = sizes.plan(config, data.train.num_samples)
     is_curved = choices.optimizer is None and config.optimizer == "kfac"
     summed = losses.summed(loss, is_late=kind != "cpu" or config.compile != "off")
     curved = curvature.plan(model, config, batches, summed) if is_curved else None
@@ -140,8 +138,8 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
     job = local.localised(job, config)
     decided_by = partial(identity.numerics, job, loss, choices.lr_schedule, config, scaled, of_device)
     scales = scaled.lines(model) if scaled else []
-    lines = (*config.rate_lines, *scales, *curvature.lines(job, config, workload), *said)
-    return Prepared(job, _first_image(job), decided_by, lines)
+    lines = (*sizes.lines(batches), *config.rate_lines, *scales, *curvature.lines(job, config, workload), *said)
+    return Prepared(job, _first_image(job), decided_by, config, lines)
 
 
 def _staged(job: Job, config: Config) -> tuple[Job, list[str]]:
@@ -173,14 +171,15 @@ def world_size_of(settings: Settings, config: Config, job: Job) -> int:
         UsageError: There are fewer microbatches than workers were asked for, or stages do not fit the workers.
     """
     num_microbatches = job.batches.num_microbatches
+    is_all = job.batches.global_batch >= job.batches.num_samples
     if settings.workers in (None, "auto"):
         return min(config.workers, num_microbatches * config.stages)
     if job.local is not None:
         check_workers(config.workers, num_microbatches)
     elif config.stages == 1:
-        check_world_size(config.workers, num_microbatches)
+        check_world_size(config.workers, num_microbatches, is_all_data=is_all)
     else:
-        check_team(config.workers, config.stages, num_microbatches)
+        check_team(config.workers, config.stages, num_microbatches, is_all_data=is_all)
     return config.workers
 
 

@@ -28,7 +28,7 @@ from samestep.host.cores import num_cores
 from samestep.optim.build import ParameterGroups
 from samestep.optim.doubling import Growth
 from samestep.optim.schedules import Schedule
-from samestep.run import checkpoint, critical_batch, final, growth, profile, ranks, stopping, usage, weights
+from samestep.run import checkpoint, critical_batch, final, growth, profile, ranks, sizes, stopping, usage, weights
 from samestep.run.config import Config, Settings, resolve
 from samestep.run.given import given
 from samestep.run.loggers.build import build as build_loggers
@@ -101,6 +101,7 @@ def run(
         others = met
         if others is not None:
             settings = others.placed(settings)
+        workload, settings = sizes.settled(workload, settings)
         config = resolve(settings, workload.recipe)
         if others is not None:
             config = others.own_part(config)
@@ -119,6 +120,7 @@ def run(
         elif others is None:
             members = stack.enter_context(started(config.workers, config.threads_per_worker))
         prepared = prepare(workload, config, choices, has_callbacks=bool(callbacks))
+        config = prepared.config
         world_size = world_size_of(settings, config, prepared.job)
         if crew is not None:
             crew.resize(world_size if world_size > 1 else 0)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samestep.errors import UsageError
 from samestep.measure.sweep.forecast import StepTime, fit_step_time
 
 
+@settings(deadline=None)  # the first call imports scipy
 @given(fixed=st.floats(0, 1.0), sample=st.floats(1e-8, 1e-1))
 def test_both_costs_are_found(fixed: float, sample: float) -> None:
     found = fit_step_time({batch: fixed + batch * sample for batch in (64, 256, 8192)})
@@ -36,6 +37,14 @@ def test_more_workers_are_never_slower_and_never_better_than_dividing(
     assert alone == pytest.approx(0.001 + 0.0001 * batch)
     assert many <= some + 1e-12
     assert some >= 0.001 + 0.0001 * batch / workers - 1e-12
+
+
+@given(batch=st.integers(1, 5000), workers=st.integers(1, 40))
+def test_what_is_shared_is_divided_as_the_samples_are(batch: int, workers: int) -> None:
+    alone, shared = (StepTime(fixed_s=0.2, sample_s=1e-5, is_all_divided=flag) for flag in (False, True))
+    assert shared.on(1, batch) == pytest.approx(alone.on(1, batch))
+    share = (alone.on(workers, batch) - 0.2) / (alone.on(1, batch) - 0.2)
+    assert shared.on(workers, batch) == pytest.approx(share * alone.on(1, batch))
 
 
 def test_nothing_to_fit() -> None:

@@ -126,6 +126,45 @@ def test_predictions_take_the_fastest_batch(findings: Findings) -> None:
     assert batches == sorted(batches), "more workers take larger batches"
 
 
+def only(record: dict[str, Any], num_seeds: int, optimizer: str = "adamw") -> dict[str, Any]:
+    """The record of one optimiser with fewer seeds; and under another name."""
+    body = copy.deepcopy(record)
+    body["study"] |= {"optimizers": [optimizer], "seeds": num_seeds}
+    body["runs"] = [{**run, "optimizer": optimizer} for run in body["runs"] if run["optimizer"] == "adamw"]
+    fresh = [run["seed"] for run in body["runs"] if run["stage"] != "choose"]
+    moved = {**{seed: seed for seed in fresh if seed <= num_seeds}}
+    moved |= {6 + number: 1 + num_seeds + number for number in range(num_seeds)}
+    kept = [run for run in body["runs"] if run["stage"] == "choose" or run["seed"] in moved]
+    body["runs"] = [{**run, "seed": 0 if run["stage"] == "choose" else moved[run["seed"]]} for run in kept]
+    return body
+
+
+def test_the_fixed_part_of_a_step_with_rounds_is_shared_by_workers(record: dict[str, Any]) -> None:
+    (plain,), (curved,) = (analyse(only(record, 5, name)).curves for name in ("adamw", "kfac"))
+    assert plain.step_time is not None and curved.step_time is not None
+    assert (plain.step_time.is_all_divided, curved.step_time.is_all_divided) == (False, True)
+    assert curved.predictions[0] == plain.predictions[0]
+    assert curved.predictions[1].time_s == pytest.approx(min(
+        one.steps.value * (0.001 + 1e-5 * one.batch) / 2 for one in curved.cells if one.steps is not None
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize(("num_seeds", "is_known"), [(1, False), (2, False), (3, True), (5, True)])
+def test_an_interval_takes_three_seeds_and_stays_within_the_budget(
+    record: dict[str, Any], num_seeds: int, is_known: bool
+) -> None:
+    body = only(record, num_seeds)
+    for number, run in enumerate(run for run in body["runs"] if run["stage"] == "report"):
+        run["reached_step"] = run["steps"] if number % 2 else 1 + number
+    (found,) = analyse(body).curves
+    reached = [one for one in found.cells if one.steps is not None]
+    assert reached
+    for one in reached:
+        for estimate, factor in ((one.steps, 1), (one.samples, one.batch), (one.depth, 1)):
+            assert estimate is not None and estimate.is_known == is_known
+            assert not is_known or factor <= estimate.low <= estimate.value <= estimate.high <= factor * one.budget
+
+
 def test_sentences(findings: Findings) -> None:
     first, second = findings.sentences
     assert first.startswith("adamw: fewest steps ")

@@ -100,7 +100,12 @@ def test_searching_averaging_moves_no_other_setting() -> None:
 
 
 def test_kfac_has_one_setting_its_own() -> None:
-    for has_label_smoothing, smoothing in ((False, 0.0), (True, 0.1)):
-        (point,) = points(space_of("kfac"), 16, has_label_smoothing=has_label_smoothing, has_averaging=True, seed=3)
-        assert (point.lr, point.weight_decay, point.momentum, point.averaging) == (1.0, None, None, None)
-        assert (point.label_smoothing, {point.decay(share) for share in (0.0, 0.5, 1.0)}) == (smoothing, {1.0})
+    (point,) = points(space_of("kfac"), 16, has_label_smoothing=True, has_averaging=True, seed=3)
+    assert (point.lr, point.weight_decay, point.momentum, point.averaging) == (1.0, None, None, None)
+    assert {point.decay(share) for share in (0.0, 0.5, 1.0)} == {1.0}
+
+
+def test_what_is_not_tuned_has_the_usual_label_smoothing_where_it_is_open_to_all() -> None:
+    for is_open, amount in ((True, 0.1), (False, 0.0)):
+        (point,) = points(space_of("kfac"), 16, has_label_smoothing=is_open, seed=3)
+        assert point.label_smoothing == amount

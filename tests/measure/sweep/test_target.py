@@ -42,6 +42,12 @@ def test_a_loss_of_at_least_something_is_refused() -> None:
         parse_goal("val_loss>=0.3")
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "f1"])
+def test_an_accuracy_of_at_most_something_is_refused(metric: str) -> None:
+    with pytest.raises(UsageError, match=rf"asks for a {metric} of at most 0.5; write {metric}>=0.5"):
+        parse_goal(f"val_{metric}<=0.5")
+
+
 def test_the_error_comes_from_the_accuracy() -> None:
     goal = parse_goal("val_error<=0.25")
     found = metrics_for(goal, {"accuracy": accuracy}, "net")

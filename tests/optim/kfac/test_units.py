@@ -17,6 +17,7 @@ class Mixed(nn.Module):
         super().__init__()
         self.table = nn.Embedding(7, 4)
         self.picture = nn.Conv2d(2, 3, 3)
+        self.series = nn.Conv1d(2, 3, 4)
         self.groups = nn.Conv2d(2, 4, 3, groups=2)
         self.norm = nn.LayerNorm(4)
         self.lstm = nn.LSTM(4, 5)
@@ -34,6 +35,7 @@ def test_every_parameter_is_in_one_unit() -> None:
     assert sorted(names) == sorted(name for name, value in model.named_parameters() if value.requires_grad)
     kinds = {unit.weight: (unit.kind, unit.num_inputs, unit.num_outputs) for unit in found}
     assert kinds["picture.weight"] == ("linear", 2 * 9 + 1, 3)
+    assert kinds["series.weight"] == ("linear", 2 * 4 + 1, 3)
     assert kinds["out.weight"] == ("linear", 4, 7)
     assert kinds["table.weight"] == ("matrix", 4, 7)  # used twice
     assert kinds["groups.weight"] == ("matrix", 9, 4)

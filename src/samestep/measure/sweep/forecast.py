@@ -18,13 +18,16 @@ class StepTime:
     Args:
         fixed_s: What every step costs, whatever it holds: the optimiser, and what surrounds a step.
         sample_s: What every sample costs.
+        is_all_divided: Whether workers share what is fixed, too. With rounds of its own an optimiser takes a fixed
+            number of rows through the network besides, as many of every microbatch, and shares its inverses out.
     """
 
     fixed_s: float
     sample_s: float
+    is_all_divided: bool = False
 
     def on(self, workers: int, batch: int, microbatch: int | None = None) -> float:
-        """Seconds a step on so many workers: every worker does its microbatches, the fixed part stays.
+        """Seconds a step on so many workers: every worker does its microbatches; the fixed part stays, or is shared.
 
         Nothing is added for what workers exchange or take from each other (caches, memory), so it is a lower bound.
 
@@ -37,20 +40,25 @@ class StepTime:
             >>> time = StepTime(fixed_s=0.001, sample_s=0.0001)
             >>> [round(time.on(workers, 256), 4) for workers in (1, 2, 8, 100)]
             [0.0266, 0.0138, 0.0042, 0.0042]
+            >>> shared = StepTime(fixed_s=0.001, sample_s=0.0001, is_all_divided=True)
+            >>> [round(shared.on(workers, 256), 4) for workers in (1, 2, 8, 100)]
+            [0.0266, 0.0133, 0.0033, 0.0033]
         """
         size = min(microbatch or default_microbatch(batch), batch)
         num_microbatches = -(-batch // size)
         longest = min(batch, size * -(-num_microbatches // min(workers, num_microbatches)))
-        return self.fixed_s + longest * self.sample_s
+        fixed_s = self.fixed_s * longest / batch if self.is_all_divided else self.fixed_s
+        return fixed_s + longest * self.sample_s
 
 
-def fit_step_time(step_s: Mapping[int, float]) -> StepTime:
+def fit_step_time(step_s: Mapping[int, float], *, is_all_divided: bool = False) -> StepTime:
     """Both costs from the measured time of a step at several batches; neither is below 0.
 
     Least squares of predicted / measured - 1. From one batch alone there is no telling them apart: all is per sample.
 
     Args:
         step_s: Batch → seconds a step on one worker.
+        is_all_divided: As in `StepTime`.
 
     Raises:
         UsageError: Nothing was measured.
@@ -68,7 +76,7 @@ def fit_step_time(step_s: Mapping[int, float]) -> StepTime:
         raise UsageError("no step was timed: a forecast needs at least one batch")
     batches, times = np.array(list(step_s), dtype=np.float64), np.array(list(step_s.values()), dtype=np.float64)
     if len(step_s) == 1:
-        return StepTime(fixed_s=0.0, sample_s=float(times[0] / batches[0]))
+        return StepTime(fixed_s=0.0, sample_s=float(times[0] / batches[0]), is_all_divided=is_all_divided)
     # columns of like size, for the solver
     (fixed, sample), _ = nnls(np.stack([1e-3 / times, 1e-6 * batches / times], axis=1), np.ones(len(times)))
-    return StepTime(fixed_s=1e-3 * float(fixed), sample_s=1e-6 * float(sample))
+    return StepTime(fixed_s=1e-3 * float(fixed), sample_s=1e-6 * float(sample), is_all_divided=is_all_divided)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,17 @@ import numpy as np
 from samestep.errors import UsageError
 from samestep.measure import stats
 from samestep.measure.stats import Estimate
-from samestep.measure.sweep import critical, forecast, halving, target
+from samestep.measure.sweep import critical, forecast, halving, target, words
 from samestep.measure.sweep.critical import Fit
 from samestep.measure.sweep.forecast import StepTime
 from samestep.measure.sweep.halving import Ladder, Run, Verdict
 from samestep.measure.sweep.space import Decay, Point
 from samestep.measure.sweep.trial import Cell, Finished, read_entry
+from samestep.optim import catalog
 from samestep.run.workload import Target
+
+FEWEST_SEEDS = 3
+"""Fewer have no interval: Student's of two values reaches from nothing to many times the budget."""
 
 WORKERS = (1, 2, 4, 8)
 """For these many workers a time is predicted."""
@@ -191,7 +195,10 @@ def _cell(
     failures = [one.outcome.failure for one in found.values() if one.outcome.failure is not None]
 
     def to_target(factors: Sequence[float]) -> Estimate | None:
-        return _median([n * factor for n, factor in zip(steps, factors, strict=True)]) if is_reached else None
+        if not is_reached:
+            return None
+        values = [n * factor for n, factor in zip(steps, factors, strict=True)]
+        return _median(values, min(factors), (move.steps or 0) * max(factors))
 
     return CellResult(
         optimizer=cell[0],
@@ -239,17 +246,34 @@ def _or_never(step: int | None) -> float:
     return math.inf if step is None else float(step)
 
 
-def _median(values: Sequence[float]) -> Estimate:
-    """The median over seeds; where one of them never reached the target, its interval has no upper bound."""
-    if all(map(math.isfinite, values)):
-        return stats.median(values)
-    return Estimate(value=float(np.median(values)), low=min(values), high=math.inf)
+def _median(values: Sequence[float], least: float, most: float) -> Estimate:
+    """The median over seeds, and its interval where there are enough of them.
+
+    Where one of them never reached the target, the interval has no upper bound; otherwise none was above the budget.
+
+    Args:
+        values: One a seed.
+        least: Of one step.
+        most: Of as many steps as the budget has.
+
+    Example:
+        >>> _median([3.0, 4.0], 1.0, 8.0).is_known
+        False
+        >>> _median([1.0, 3.0, 7.0], 1.0, 8.0).text(0)
+        '3 [1, 8]'
+    """
+    if len(values) < FEWEST_SEEDS:
+        return Estimate(value=float(np.median(values)), low=0.0, high=math.inf)
+    if not all(map(math.isfinite, values)):
+        return Estimate(value=float(np.median(values)), low=min(values), high=math.inf)
+    found = stats.median(values)
+    return replace(found, low=max(found.low, least), high=min(found.high, most))
 
 
 def _curve(optimizer: str, cells: Sequence[CellResult], microbatch: int | None) -> Curve:
     reached = {one.batch: one.steps.value for one in cells if one.steps is not None}
     times = {one.batch: one.step_s for one in cells if one.step_s}
-    step_time = forecast.fit_step_time(times) if times else None
+    step_time = forecast.fit_step_time(times, is_all_divided=_has_rounds(optimizer)) if times else None
     return Curve(
         optimizer=optimizer,
         cells=tuple(cells),
@@ -259,6 +283,11 @@ def _curve(optimizer: str, cells: Sequence[CellResult], microbatch: int | None) 
         step_time=step_time,
         predictions=_predictions(reached, step_time, microbatch) if step_time else (),
     )
+
+
+def _has_rounds(optimizer: str) -> bool:
+    """Whether it finds its step in rounds of its own; of one that is not known here it is not known either."""
+    return optimizer in catalog.names() and catalog.entry(optimizer).has_rounds
 
 
 def _predictions(reached: Mapping[int, float], step_time: StepTime, microbatch: int | None) -> tuple[Prediction, ...]:
@@ -298,8 +327,8 @@ def _shortcomings(one: CellResult, goal: Target) -> list[str]:
         of_seeds = f" by {one.num_reached} of {len(one.values)} fresh seeds only" if one.values else ""
         how = f"reached{of_seeds}" if one.values else "never reached"
         said.append(
-            f"{where}: {target.goal_text(goal)} was {how} in {one.budget} steps; the best was {best} "
-            f"({one.num_trials} trials)"
+            f"{where}: {target.goal_text(goal)} was {how} in {words.count(one.budget, 'step')}; the best was {best} "
+            f"({words.count(one.num_trials, 'trial')})"
         )
     if one.edge and one.verdict == "reached":
         said.append(
@@ -307,6 +336,5 @@ def _shortcomings(one: CellResult, goal: Target) -> list[str]:
             "one may lie beyond"
         )
     if one.num_failed:
-        runs = "1 run" if one.num_failed == 1 else f"{one.num_failed} runs"
-        said.append(f"{where}: {runs} failed, the first with: {one.failure}")
+        said.append(f"{where}: {words.count(one.num_failed, 'run')} failed, the first with: {one.failure}")
     return said

@@ -16,7 +16,8 @@ _DECAYS_UNTIL: Range = (0.5, 1.0)
 _DECAYS_TO: Range = (1e-3, 1.0)
 _MOST_SMOOTHING = 0.2
 _USUAL_SMOOTHING = 0.1
-"""For who is not tuned, where label smoothing is open to all (Szegedy et al., 2016)."""
+"""Where it is open to all and nothing is tuned (Szegedy et al., Rethinking the Inception Architecture, 2015)."""
+
 _AVERAGED: Range = (0.02, 0.5)
 
 
@@ -155,7 +156,7 @@ def points(
     Args:
         space: The bounds.
         num_trials: How many; a power of two covers the space most evenly. One, where nothing is tuned.
-        has_label_smoothing: Label smoothing is searched between 0 and 0.2; where nothing is tuned, it is 0.1.
+        has_label_smoothing: Label smoothing is searched between 0 and 0.2; it is 0.1 where nothing is tuned.
         has_averaging: The share of the steps that weights are averaged over is searched between 2 % and 50 %.
         seed: Of the scrambling.
 
@@ -175,7 +176,8 @@ def points(
     if num_trials < 1:
         raise UsageError(f"trials={num_trials} is below 1: nothing would be tried; take 16, or at least 1")
     if not space.is_tuned:
-        own, smoothing = Decay(until=1.0, to=1.0), _USUAL_SMOOTHING if has_label_smoothing else 0.0
+        own = Decay(until=1.0, to=1.0)
+        smoothing = _USUAL_SMOOTHING if has_label_smoothing else 0.0
         return (Point(lr=space.lr[1], weight_decay=None, momentum=None, label_smoothing=smoothing, decay=own),)
     # All dimensions are always drawn, so that what is searched besides does not move the other settings.
     rows = qmc.Sobol(d=6, scramble=True, seed=seed % 2**32).random_base2(math.ceil(math.log2(num_trials)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from samestep.host import files, records
 from samestep.host.cores import num_cores
 from samestep.measure.interleave import interrupted_by_sigterm
 from samestep.measure.scale import Teller
-from samestep.measure.sweep import halving, parts, space, target, trial
+from samestep.measure.sweep import halving, kept, parts, space, target, trial, words
 from samestep.measure.sweep.halving import Ladder, Move, Run
 from samestep.measure.sweep.parts import Parts
 from samestep.measure.sweep.pool import Pool
@@ -25,7 +25,8 @@ from samestep.run.config import NumericSettings, Settings, resolve
 from samestep.run.prepare import Choices, prepare
 from samestep.run.workload import Workload
 
-RECORD, PARTIAL, RUNS = "sweep.json", "sweep.part.json", "runs"
+RECORD = kept.RECORD
+"""Name of the file in the folder."""
 
 _FIRST_STEPS = 8
 
@@ -218,7 +219,7 @@ def _rehearsed(workload: Workload, divided: Parts, subject: Subject, study: Stud
         resolved = resolve(settings, made.recipe)
         if cell[1] == study.batches[0]:
             prepare(made, resolved, Choices(), has_callbacks=False)
-            config = resolved.as_dict()
+            config = resolve(replace(settings, optimizer=None), made.recipe).as_dict()  # whichever optimisers there are
     own = (
         *trial.SEARCHED,
         *("microbatch", "workers", "until", "evaluate_every", "out", "log", "profile", "checkpoint", "noise_scale"),
@@ -250,23 +251,58 @@ def measure(planned: Planned, folder: Path, teller: Teller, *, jobs: int | None 
     wanted = jobs if jobs is not None else max(1, num_cores() // (planned.config["threads_per_worker"] or 1))
     if wanted < 1:
         raise UsageError(f"jobs={jobs} is below 1: nothing would be trained; leave it out for one per core")
-    files.make_folder(folder / RUNS, "the sweep")
-    record = _begin(planned, folder, wanted)
-    progress = _Progress(planned, folder, teller, wanted, _kept(planned.study, folder))
+    files.make_folder(folder / kept.RUNS, "the sweep")
+    record = kept.begin(folder, {**_asked(planned), "jobs": wanted})
+    earlier, cells = kept.runs(folder), {*planned.study.cells}
+    found = {key: one for key, one in earlier.items() if key[0] in cells}
+    progress = _Progress(planned, folder, teller, wanted, found)
     try:
         with interrupted_by_sigterm():
             progress.run()
     except KeyboardInterrupt as error:
         number = error.signum if isinstance(error, Interrupted) else signal.SIGINT
+        num_kept = sum(cell in cells for cell, _ in kept.runs(folder))  # it may have come while a file was written
         raise Interrupted(
-            f"stopped by {signal.Signals(number).name}; {len(progress.found)} runs are kept, the same command goes on "
-            "from there",
+            f"stopped by {signal.Signals(number).name}; kept: {words.count(num_kept, 'run')}; the same "
+            "command goes on from there",
             number,
         ) from None
-    record["runs"] = [trial.as_entry(each, one) for each, one in progress.in_order()]
-    records.write(folder / RECORD, "sweep", record)
-    (folder / PARTIAL).unlink(missing_ok=True)
+    found = {**earlier, **progress.found}
+    study = _done(replace(planned.study, optimizers=tuple(record["study"]["optimizers"])), found)
+    record["study"] = records.as_plain(asdict(study))
+    record["runs"] = [trial.as_entry(each, one) for each, one in _in_order(study, found)]
+    kept.end(folder, record)
     return record
+
+
+def _asked(planned: Planned) -> dict[str, Any]:
+    """What a record says of a sweep, but for its runs."""
+    return {
+        "config": planned.config,
+        "study": records.as_plain(asdict(planned.study)),
+        "spaces": {name: space.space_of(name).as_dict() for name in planned.study.optimizers},
+    }
+
+
+def _done(study: Study, found: Mapping[tuple[Cell, Run], Finished]) -> Study:
+    """With those optimisers only that have nothing left to do: others may lie in the folder, interrupted."""
+    cells = {*study.cells}
+    known = moves(study, {key: one.outcome for key, one in found.items() if key[0] in cells})
+    unfinished = {cell[0] for cell, move in known.items() if move.verdict == "going on"}
+    return replace(study, optimizers=tuple(name for name in study.optimizers if name not in unfinished))
+
+
+def _in_order(study: Study, found: Mapping[tuple[Cell, Run], Finished]) -> list[tuple[Trial, Finished]]:
+    """The runs of a study, cell by cell, in the order in which they would have been done one after the other."""
+    stages: dict[str, int] = {"choose": 0, "confirm": 1, "report": 2}
+    cells = {cell: number for number, cell in enumerate(study.cells)}
+
+    def place(key: tuple[Cell, Run]) -> tuple[int, ...]:
+        cell, run = key
+        return cells[cell], run.steps, stages[run.stage], run.trial, run.seed
+
+    own = sorted((key for key in found if key[0] in cells), key=place)
+    return [(_trial(study, *key), found[key]) for key in own]
 
 
 @dataclass
@@ -286,9 +322,10 @@ class _Progress:
         if not waiting:
             return
         self.teller.line(
-            f"{study.workload}: {len(study.cells)} cells of {study.trials} trials to {study.target}, budgets "
-            f"{study.budgets[0]} to {study.budgets[-1]} steps, {self.size} runs side by side"
-            + (f"; {len(self.found)} runs were kept before" if self.found else "")
+            f"{study.workload}: {words.count(len(study.cells), 'cell')} of {words.count(study.trials, 'trial')} to "
+            f"{study.target}, budgets {study.budgets[0]} to {words.count(study.budgets[-1], 'step')}, "
+            f"{words.count(self.size, 'run')} side by side"
+            + (f"; kept before: {words.count(len(self.found), 'run')}" if self.found else "")
         )
         threads = self.planned.config["threads_per_worker"] or 1
         with Pool(self.planned.subject, self.size, threads) as pool:
@@ -302,17 +339,6 @@ class _Progress:
                 waiting = [each for each in self._waiting() if each not in running]
                 self._tell(done, waiting, running)
 
-    def in_order(self) -> list[tuple[Trial, Finished]]:
-        """All runs, cell by cell, in the order in which they would have been done one after the other."""
-        stages: dict[str, int] = {"choose": 0, "confirm": 1, "report": 2}
-        cells = {cell: number for number, cell in enumerate(self.planned.study.cells)}
-
-        def place(key: tuple[Cell, Run]) -> tuple[int, ...]:
-            cell, run = key
-            return cells[cell], run.steps, stages[run.stage], run.trial, run.seed
-
-        return [(_trial(self.planned.study, *key), self.found[key]) for key in sorted(self.found, key=place)]
-
     def _moves(self) -> dict[Cell, Move]:
         return moves(self.planned.study, {key: one.outcome for key, one in self.found.items()})
 
@@ -323,7 +349,7 @@ class _Progress:
 
     def _keep(self, done: Trial, what: Finished) -> None:
         self.found[(done.optimizer, done.batch), done.run] = what
-        records.write(self.folder / RUNS / f"{done.name}.json", "sweep-run", trial.as_entry(done, what))
+        records.write(self.folder / kept.RUNS / f"{done.name}.json", "sweep-run", trial.as_entry(done, what))
 
     def _tell(self, done: Trial, waiting: Sequence[Trial], running: set[Trial]) -> None:
         study = self.planned.study
@@ -333,8 +359,9 @@ class _Progress:
         cost = sum(_cost_of(cell, run) for cell, run in self.found)
         core_s = sum(one.wall_s for one in self.found.values())
         num_over = sum(move.verdict != "going on" for move in known.values())
+        last = f"{done.optimizer} at {done.batch}, {words.count(done.run.steps, 'step')}"
         self.teller.phase(
-            f"{len(self.found)} runs, last {done.optimizer} at {done.batch}, {done.run.steps} steps; cells done",
+            f"{words.count(len(self.found), 'run')}, last {last}; cells done",
             num_over,
             len(known),
             core_s * rest / cost / self.size,
@@ -368,46 +395,3 @@ def _cost_ahead(study: Study, cell: Cell, move: Move) -> float:
         return study.seeds * steps * (batch + _STEP_COST_SAMPLES)
     higher = [number * budget for budget, number in zip(climbed.budgets, climbed.kept, strict=True) if budget > steps]
     return (sum(higher) + 2 * study.seeds * study.budgets[-1]) * (batch + _STEP_COST_SAMPLES)
-
-
-def _begin(planned: Planned, folder: Path, jobs: int) -> dict[str, Any]:
-    """A record without runs; one that lies there has to be of the same sweep."""
-    study = planned.study
-    fresh: dict[str, Any] = {
-        "environment": records.environment(),
-        "config": planned.config,
-        "study": records.as_plain(asdict(study)),
-        "spaces": {name: space.space_of(name).as_dict() for name in study.optimizers},
-        "jobs": jobs,
-    }
-    for path in (folder / PARTIAL, folder / RECORD):
-        if not path.exists():
-            continue
-        found = records.read(path, "sweep")
-        for name in ("study", "config", "spaces"):
-            difference = records.difference(found.get(name), fresh[name], name)
-            if difference:
-                raise UsageError(
-                    f"{folder} holds another sweep: {difference}; name another folder, or remove {path.name} and "
-                    f"{RUNS} in it"
-                )
-        records.check_mixable([found, fresh], names=[str(path), "this run"])
-        return {name: found[name] for name in fresh}
-    if any((folder / RUNS).iterdir()):
-        raise UsageError(f"{folder / RUNS} holds runs of a sweep that is not known; name another folder, or remove it")
-    records.write(folder / PARTIAL, "sweep", fresh)
-    return fresh
-
-
-def _kept(study: Study, folder: Path) -> dict[tuple[Cell, Run], Finished]:
-    """The runs whose files lie in the folder."""
-    found = {}
-    for path in sorted((folder / RUNS).glob("*.json")):
-        values = records.read(path, "sweep-run")
-        try:
-            cell, run, finished = trial.read_entry(values)
-        except (KeyError, TypeError, ValueError) as error:
-            raise UsageError(f"{path} is not a run of a sweep ({error}); remove it, and it is run again") from None
-        if cell in study.cells:
-            found[cell, run] = finished
-    return found

@@ -14,6 +14,7 @@ from samestep.run.workload import Metric, Target
 
 _FORM = re.compile(r"\s*(?:val_)?([A-Za-z][A-Za-z0-9_.-]*)\s*(<=|>=)\s*(\S+)\s*")
 _LOWER_IS_BETTER = ("loss", "error", "mae", "mse", "rmse")
+_HIGHER_IS_BETTER = ("accuracy", "f1", "auc", "precision", "recall", "r2")
 ERROR = "error"
 """The share of wrong answers, 1 - accuracy: known for every workload that has an accuracy."""
 
@@ -24,7 +25,8 @@ def parse_goal(text: str) -> Target:
     The metric is always read on held-out samples; ``val_`` before its name says so, and may be left out.
 
     Raises:
-        UsageError: It has another form, or asks for a loss or an error of at least something.
+        UsageError: It has another form, or asks for a loss or an error of at least something, or for an accuracy of
+            at most something.
 
     Example:
         >>> parse_goal("val_error<=0.10")
@@ -44,6 +46,8 @@ def parse_goal(text: str) -> Target:
     metric, comparison = found[1], found[2]
     if metric in _LOWER_IS_BETTER and comparison == ">=":
         raise UsageError(f"target {text!r} asks for a {metric} of at least {value:g}; write {metric}<={value:g}")
+    if metric in _HIGHER_IS_BETTER and comparison == "<=":
+        raise UsageError(f"target {text!r} asks for a {metric} of at most {value:g}; write {metric}>={value:g}")
     return Target(metric=metric, value=value, mode="min" if comparison == "<=" else "max")
 
 

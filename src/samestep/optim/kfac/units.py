@@ -1,7 +1,7 @@
 """What of a network has which curvature: its *units*, and where their factors lie in one flat vector.
 
-* linear (Linear, Conv2d): weight and bias together, ``A ⊗ G`` from the layer's inputs and the gradients of its outputs
-  (Martens and Grosse 2015; Grosse and Martens 2016 for convolutions).
+* linear (Linear, Conv1d, Conv2d): weight and bias together, ``A ⊗ G`` from the layer's inputs and the gradients of its
+  outputs (Martens and Grosse 2015; Grosse and Martens 2016 for convolutions).
 * matrix (embeddings, LSTM and GRU, attention's projections): ``A ⊗ G`` from a microbatch's sampled gradient S alone.
   The labels are the network's own, so the rows' gradients are independent with mean 0, and E[S Sᵀ] = tr(A) G,
   E[Sᵀ S] = tr(G) A.
@@ -68,7 +68,7 @@ def units_of(model: nn.Module) -> tuple[Unit, ...]:
     names = {id(parameter): name for name, parameter in model.named_parameters() if parameter.requires_grad}
     found: list[Unit] = []
     for path, module in model.named_modules():
-        if not isinstance(module, nn.Linear | nn.Conv2d) or not _is_linear(module):
+        if not isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d) or not _is_linear(module):
             continue
         weight, bias = module.weight, module.bias
         if id(weight) not in names or uses[id(weight)] > 1:
@@ -87,11 +87,11 @@ def units_of(model: nn.Module) -> tuple[Unit, ...]:
     return tuple(found)
 
 
-def _is_linear(module: nn.Linear | nn.Conv2d) -> bool:
+def _is_linear(module: nn.Linear | nn.Conv1d | nn.Conv2d) -> bool:
     """Whether hooks see what its weight is multiplied with."""
-    if not isinstance(module, nn.Conv2d):
+    if isinstance(module, nn.Linear):
         return type(module) is nn.Linear
-    is_plain = type(module) is nn.Conv2d and module.groups == 1
+    is_plain = type(module) in (nn.Conv1d, nn.Conv2d) and module.groups == 1
     return is_plain and module.padding_mode == "zeros" and not isinstance(module.padding, str)
 
 
