@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -179,6 +180,35 @@ def test_a_file_that_one_rank_has_not_ends_all_at_once(ranks: Ranks, tmp_path: P
     assert codes == [2, 2]
     assert len(lines) == 1
     assert re.match(r"rank 1 \(\S+, process \d+\): there is no file .*/none\.py", lines[0])
+
+
+APART = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+"""Of a rank that is a machine of its own."""
+
+
+def test_a_state_of_other_settings_on_the_second_machine_is_told(ranks: Ranks, tmp_path: Path) -> None:
+    state = ["--resume", "--checkpoint", str(tmp_path / "1")]
+    command = [*one_rank.TRAIN, f"{NETS}:short", "--workers", "1", *state]
+    subprocess.run(command, capture_output=True, check=True, timeout=LIMIT_S)
+    words = [f"{NETS}:short", "--resume", "--lr", "0.02"]
+    ranks.start([[*words, "--checkpoint", str(tmp_path / str(rank))] for rank in range(2)], [APART] * 2)
+    codes, lines = ranks.complaints()
+    assert codes == [2, 2]
+    assert len(lines) == 1
+    assert re.match(r"rank 1 \(\S+, process \d+\): \S+/1/step-000000012\.json is of a run with optimizer=", lines[0])
+
+
+def test_a_checkpoint_that_cannot_be_written_on_the_second_machine_is_told(ranks: Ranks, tmp_path: Path) -> None:
+    folders = [tmp_path / str(rank) for rank in range(2)]
+    words = [[SLEEPY, "--checkpoint", str(folder), "--checkpoint-every-s", "0.05"] for folder in folders]
+    ranks.start(words, [APART] * 2)
+    ranks.wait_for("after step 20")
+    shutil.rmtree(folders[1])
+    folders[1].touch()
+    codes, lines = ranks.complaints()
+    assert codes == [1, 2]
+    assert len(lines) == 1
+    assert re.search(r"/1/step-\d+\.\w+ cannot be written", lines[0])
 
 
 @pytest.mark.soak

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -151,13 +151,16 @@ def owned(folder: Path, ranks: Ranks | None) -> Iterator[bool]:
     Raises:
         StateError: Another run has it.
     """
-    try:
-        with checkpoint.owned(folder):
-            yield True
-    except StateError:
-        if ranks is None or ranks.is_first:
-            raise
-        yield False
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(checkpoint.owned(folder))
+        except StateError:
+            if ranks is None or ranks.is_first:
+                raise
+            is_ours = False
+        else:
+            is_ours = True
+        yield is_ours  # what the block raises passes
 
 
 def with_snapshots(job: Job, config: Config) -> Job:
