@@ -14,13 +14,13 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any, NoReturn
 
 from torch import distributed
 
 from samestep import torch_private
 from samestep.engine.group import cards
+from samestep.engine.group import store as stores
 from samestep.engine.group.board import Board
 from samestep.engine.group.cards import Card
 from samestep.engine.group.place import Place
@@ -29,11 +29,13 @@ from samestep.errors import SamestepError, ToldElsewhere, UsageError, WorkerErro
 
 _TICK_S = 0.02
 _STORE_TIMEOUT_S = 10.0
-"""For a single question to the store."""
+"""For a single question to the store; never longer than for the others."""
 _HEARING_S = 10.0
 """How long a rank that cannot begin waits for the cards of those before it, which may have to speak in its place."""
 _SPEAKING_S = 1.0
 _OPEN = "samestep/open"
+_PAST: set[tuple[int, str]] = set()
+"""Meetings that ranks of this process have been in: the next run's must not be taken for one that has failed."""
 
 
 class Meeting:
@@ -53,7 +55,8 @@ class Meeting:
     """
 
     def __init__(self, place: Place, store: Any, deadline_s: float) -> None:
-        self.place, self.board, self.deadline_s = place, Board(store, _STORE_TIMEOUT_S), deadline_s
+        self.place, self.deadline_s = place, deadline_s
+        self.board = Board(store, min(_STORE_TIMEOUT_S, deadline_s))
         self.name = ""
         self.is_settled = False
         self.cards: list[Card] = []
@@ -81,6 +84,7 @@ class Meeting:
         self._own = replace(self._own, **said)
         try:
             self.cards = self._open() if self.place.rank == 0 else self._join()
+            _PAST.add((self.place.rank, self.name))
         except SamestepError:
             raise
         except (distributed.DistStoreError, RuntimeError) as error:
@@ -112,6 +116,7 @@ class Meeting:
         self._own = replace(self._own, error=str(own))
         try:
             may_speak = self._may_speak()
+            _PAST.add((self.place.rank, self.name))
         except (distributed.DistStoreError, RuntimeError):
             may_speak = True
         if may_speak:
@@ -191,6 +196,8 @@ class Meeting:
         if not self.board.check([_OPEN]):
             return None
         name = self.board.get(_OPEN).decode()
+        if (self.place.rank, name) in _PAST:
+            return None
         if name != self.name:
             self.name = name
             self.board.set(self._key(self.place.rank), cards.as_text([self._own]))
@@ -253,7 +260,7 @@ class Meeting:
 def connect(
     place: Place, deadline_s: float, listening: socket.socket | None = None, *, reach_s: float | None = None
 ) -> Meeting:
-    """Reach the store, or be its host: it listens on the address that was named and on no other.
+    """Reach the store, or be its host.
 
     Where these ranks have torch's default process group already, its store is there (and the port taken): a part of it.
 
@@ -266,29 +273,10 @@ def connect(
     Raises:
         UsageError: The address is not this machine's, the port is taken, or nobody answers there.
     """
-    where = f"{place.host}:{place.port}"
-    reach_s = deadline_s if reach_s is None else reach_s
     if listening is None and _are_grouped(place):
         return Meeting(place, torch_private.store_below(torch_private.default_store(), "samestep"), deadline_s)
-    handle = None
-    if place.hosts_store:
-        handle = (listening or listen(place.host, place.port)).detach()
-    try:
-        store = distributed.TCPStore(  # type: ignore[attr-defined]
-            place.host,
-            place.port,
-            is_master=place.hosts_store,
-            timeout=timedelta(seconds=reach_s),
-            wait_for_workers=False,
-            master_listen_fd=handle,
-        )
-    except (distributed.DistError, RuntimeError) as error:
-        raise UsageError(
-            f"rank {place.rank}: nobody answers at {where} within {reach_s:g} s ({_first_line(error)}); is this the "
-            "address of the machine with rank 0, and the port open?"
-        ) from None
-    store.set_timeout(timedelta(seconds=_STORE_TIMEOUT_S))
-    return Meeting(place, store, deadline_s)
+    reach_s = deadline_s if reach_s is None else reach_s
+    return Meeting(place, stores.reach(place, reach_s, min(_STORE_TIMEOUT_S, deadline_s), listening), deadline_s)
 
 
 def _are_grouped(place: Place) -> bool:
@@ -296,23 +284,6 @@ def _are_grouped(place: Place) -> bool:
     if torch_private.default_store() is None:
         return False
     return (distributed.get_rank(), distributed.get_world_size()) == (place.rank, place.world_size)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket on one address.
-
-    Raises:
-        UsageError: It cannot be had.
-    """
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=1024)
-    except OSError as error:
-        # create_server's own words repeat the address
-        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
-        raise UsageError(
-            f"rank 0 cannot listen on {host}:{port} ({reason}); name an address of this machine and a free port"
-        ) from None
 
 
 def own_address(place: Place) -> str:
