@@ -141,6 +141,17 @@ def test_ranks_that_were_not_started_alike(ranks: Ranks, other: list[str], text:
     assert lines[0].startswith(text)
 
 
+@pytest.mark.parametrize("bad", [[1], [0, 1]])
+def test_a_mistake_in_a_command_line_ends_all_at_once_and_is_told_once(ranks: Ranks, bad: list[int]) -> None:
+    ranks.start([["digits-mlp", *(["--no-such"] if rank in bad else [])] for rank in range(2)])
+    start = time.monotonic()
+    codes, lines = ranks.complaints()
+    assert time.monotonic() - start < 30
+    assert codes == [2, 2]
+    assert len(lines) == 1
+    assert re.fullmatch(rf"rank {bad[0]} \(\S+, process \d+\): unknown option --no-such; see .* --help", lines[0])
+
+
 @pytest.mark.soak
 def test_another_code_of_the_model_is_found(ranks: Ranks, tmp_path: Path) -> None:
     files = [tmp_path / "a.py", tmp_path / "b.py"]

@@ -15,6 +15,7 @@ from samestep.engine.group import meeting as meetings
 from samestep.engine.group.cards import Card
 from samestep.engine.group.meeting import Meeting
 from samestep.engine.group.place import Place
+from samestep.errors import ToldElsewhere
 from samestep.host import provenance
 from samestep.run import ranks
 from samestep.run.config import Settings, resolve
@@ -127,3 +128,19 @@ def test_a_named_deadline_is_also_that_of_the_first_connection(
     with ranks.told(Settings(deadline_s=named)):
         pass
     assert asked == [limits]
+
+
+def test_who_is_stopped_before_the_ranks_meet_tells_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "a", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(meetings, "connect", lambda place, deadline_s, *, reach_s: Meeting(place, None, deadline_s))
+    told = []
+
+    def fail(self: Meeting, error: BaseException) -> None:
+        told.append(type(error))
+        raise ToldElsewhere(2)
+
+    monkeypatch.setattr(Meeting, "fail", fail)
+    with pytest.raises(ToldElsewhere), ranks.told(Settings()):
+        raise KeyboardInterrupt
+    assert told == [KeyboardInterrupt]

@@ -87,8 +87,8 @@ def train(
         from samestep.run.prepare import Choices  # noqa: PLC0415
 
         torch_private.without_compiler_import()
-        check_asked(parallel, allow_threads=allow_threads, measure_again=measure_again)
         with ranks.told(settings) if is_run else nullcontext() as others:
+            check_asked(parallel, allow_threads=allow_threads, measure_again=measure_again)
             work = chosen.choose(workload, data, model, about, settings)
             built = work.build()
             choice = None

@@ -138,7 +138,7 @@ def told(settings: Settings, known: Ranks | None = None) -> Iterator[Ranks | Non
         if meeting.place.rank == 0:
             meeting.open()
         yield Ranks(meeting)
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
         if meeting.is_settled:
             raise
         meeting.fail(error)

@@ -21,7 +21,7 @@ from samestep.engine.group.meeting import Meeting
 from samestep.engine.group.parcels import Parcel, Route
 from samestep.engine.group.place import Place
 from samestep.engine.group.wire import PeerLost, Wire
-from samestep.errors import ToldElsewhere, UsageError, WorkerError
+from samestep.errors import Interrupted, ToldElsewhere, UsageError, WorkerError
 from tests.engine.group.two import PLACE, connected, together
 
 
@@ -46,6 +46,13 @@ def test_who_cannot_begin_says_why_and_the_other_ends(both: list[Meeting], troub
     assert str(found[troubled]).endswith("): no data")
     assert isinstance(found[1 - troubled], ToldElsewhere)
     assert found[1 - troubled].code == 2
+
+
+def test_who_is_stopped_before_it_begins_says_so_and_the_other_ends(both: list[Meeting]) -> None:
+    found = together(both[0].begin, lambda: both[1].fail(KeyboardInterrupt()))
+    assert isinstance(found[0], ToldElsewhere)
+    assert isinstance(found[1], Interrupted)
+    assert str(found[1]).endswith("): stopped before the first step")
 
 
 def test_where_both_cannot_begin_one_says_why(both: list[Meeting]) -> None:

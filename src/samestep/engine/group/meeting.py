@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import socket
 import time
 import traceback
@@ -25,7 +26,7 @@ from samestep.engine.group.board import Board
 from samestep.engine.group.cards import Card
 from samestep.engine.group.place import Place
 from samestep.engine.group.wire import Wire
-from samestep.errors import SamestepError, ToldElsewhere, UsageError, WorkerError
+from samestep.errors import Interrupted, SamestepError, ToldElsewhere, UsageError, WorkerError
 
 _TICK_S = 0.02
 _STORE_TIMEOUT_S = 10.0
@@ -104,7 +105,7 @@ class Meeting:
         self.name = f"samestep/{secrets.token_hex(8)}"
         self.board.set(_OPEN, self.name)
 
-    def fail(self, error: Exception | SystemExit) -> NoReturn:
+    def fail(self, error: Exception | SystemExit | KeyboardInterrupt) -> NoReturn:
         """This rank cannot begin: the first of all that cannot says why, the others end, too.
 
         Raises:
@@ -294,11 +295,13 @@ def own_address(place: Place) -> str:
         return str(probe.getsockname()[0])
 
 
-def _named(name: str, error: Exception | SystemExit) -> SamestepError:
+def _named(name: str, error: Exception | SystemExit | KeyboardInterrupt) -> SamestepError:
     """What went wrong, and where: our own kinds of errors stay what they are."""
     if isinstance(error, SamestepError):
         error.args = (f"{name}: {error}", *error.args[1:])
         return error
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted(f"{name}: stopped before the first step", signal.SIGINT)
     text = f"{name} cannot begin: {type(error).__name__}: {_first_line(error)}"
     found = WorkerError(text, "".join(traceback.format_exception(error)))
     found.__cause__ = error
