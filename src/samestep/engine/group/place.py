@@ -76,6 +76,12 @@ def from_environment(environment: Mapping[str, str]) -> Place | None:
     rank, world_size = number("RANK"), number("WORLD_SIZE")
     if not 0 <= rank < world_size:
         raise UsageError(f"RANK={rank} and WORLD_SIZE={world_size}: ranks count from 0 to {max(world_size - 1, 0)}")
+    local_rank, local_size = number("LOCAL_RANK", rank), number("LOCAL_WORLD_SIZE", world_size)
+    if not 0 <= local_rank < local_size <= world_size or local_rank > rank:
+        raise UsageError(
+            f"LOCAL_RANK={local_rank} and LOCAL_WORLD_SIZE={local_size} with RANK={rank} and WORLD_SIZE={world_size}: "
+            "the ranks of a machine count from 0 and are neighbours; leave both out where all are on one machine"
+        )
     port = number("MASTER_PORT")
     if not 1 <= port <= _LAST_PORT:
         raise UsageError(f"MASTER_PORT={port} in the environment: ports are numbers from 1 to {_LAST_PORT}")
@@ -83,8 +89,8 @@ def from_environment(environment: Mapping[str, str]) -> Place | None:
     return Place(
         rank=rank,
         world_size=world_size,
-        local_rank=number("LOCAL_RANK", rank),
-        local_size=number("LOCAL_WORLD_SIZE", world_size),
+        local_rank=local_rank,
+        local_size=local_size,
         host=environment["MASTER_ADDR"],
         port=port,
         hosts_store=rank == 0 and not has_agent,
