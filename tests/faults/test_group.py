@@ -17,7 +17,7 @@ import pytest
 
 from samestep.engine.group.store import listen
 from tests.faults import one_rank
-from tests.faults.nets import BROKEN
+from tests.faults.nets import BROKEN, LEAVING
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
 
@@ -300,6 +300,22 @@ def test_a_rank_that_dies_or_hangs_is_named(ranks: Ranks, number: int, deadline:
     line = err.splitlines()[-1]
     assert re.match(r"samestep: step \d+: the exchange of [a-z]+ ended after .* s without rank 1 \(", line)
     assert re.search(r"which gives no sign of life; its last was from [a-z ]+ of step \d+\. Here: rank 0 \(", line)
+
+
+@pytest.mark.parametrize(
+    ("how", "text"),
+    [
+        ("dies", r"samestep: step 0: the exchange of state to begin with ended .* without rank 1 \(\S+, process \d+\)"),
+        pytest.param("raises", "MemoryError: no room for the state", marks=pytest.mark.soak),
+    ],
+)
+def test_a_rank_that_is_lost_while_the_state_is_shipped_is_named_once(ranks: Ranks, how: str, text: str) -> None:
+    ranks.start([[f"{NETS}:leaving"]] * 3, [{LEAVING: how if rank == 1 else ""} for rank in range(3)])
+    ends = ranks.ends()
+    assert [code for code, *_ in ends] == [1, 3 if how == "dies" else 1, 1]
+    lines = [line for *_, err in ends for line in err.splitlines() if re.match(r"samestep: |\w*Error", line)]
+    assert len(lines) == 1
+    assert re.match(text, lines[0])
 
 
 @pytest.mark.soak

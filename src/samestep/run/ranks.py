@@ -114,7 +114,7 @@ class Ranks:
             WorkerError: A rank did not come.
         """
         self.meeting.begin(step=image.step, num_helpers=num_helpers(job, self.place.local_size), facts=facts)
-        group = Group(job, listener, self.meeting, self.meeting.connect(), self.members, marked, notice)
+        group = Group(job, listener, self.meeting, self.members, marked, notice)
         return (group, *group.agree(image, Image.empty(job), history))
 
 
