@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from samestep.errors import ToldElsewhere
 from samestep.host import provenance
 from samestep.run import ranks
 from samestep.run.config import Settings, resolve
+from samestep.run.ranks import Ranks
 from tests import helpers
 
 
@@ -144,3 +146,20 @@ def test_who_is_stopped_before_the_ranks_meet_tells_the_others(monkeypatch: pyte
     with pytest.raises(ToldElsewhere), ranks.told(Settings()):
         raise KeyboardInterrupt
     assert told == [KeyboardInterrupt]
+
+
+@pytest.mark.parametrize(
+    ("is_restarted", "checkpoint", "is_told"), [(True, None, True), (False, None, False), (True, Path("a"), False)]
+)
+def test_a_restart_without_checkpoints_begins_anew_and_says_so(
+    is_restarted: bool, checkpoint: Path | None, is_told: bool
+) -> None:
+    work = helpers.workload()
+    config = resolve(Settings(workers=1, steps=2, checkpoint=checkpoint), work.recipe)
+    place = Place(
+        rank=0, world_size=1, local_rank=0, local_size=1, host="a", port=1, hosts_store=True, is_restarted=is_restarted
+    )
+    prepared = helpers.prepared(work, steps=2)
+    found = ranks.readied(prepared, config, Ranks(Meeting(place, None, 5.0)))
+    told = found.lines[len(prepared.lines) :]
+    assert [line[:40] for line in told] == ["torchrun has started the ranks again, fr"] * is_told

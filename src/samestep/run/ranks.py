@@ -23,6 +23,7 @@ from samestep.run import checkpoint, weights
 from samestep.run.config import Config, Settings
 from samestep.run.defaults import DEADLINE_S
 from samestep.run.identity import code_digest, data_digest
+from samestep.run.prepare import Prepared
 from samestep.version import __version__
 
 _WITHOUT_CHECKPOINT_S = 30.0
@@ -163,11 +164,14 @@ def owned(folder: Path, ranks: Ranks | None) -> Iterator[bool]:
         yield is_ours  # what the block raises passes
 
 
-def with_snapshots(job: Job, config: Config) -> Job:
-    """The job, with snapshots as often as they are saved."""
-    return replace(
-        job, snapshot_every_s=config.checkpoint_every_s if config.checkpoint is not None else _WITHOUT_CHECKPOINT_S
-    )
+def readied(prepared: Prepared, config: Config, ranks: Ranks | None) -> Prepared:
+    """What is prepared, with snapshots as often as they are saved, and a line where a loss could not be made good."""
+    is_saved = config.checkpoint is not None
+    job = replace(prepared.job, snapshot_every_s=config.checkpoint_every_s if is_saved else _WITHOUT_CHECKPOINT_S)
+    lines = prepared.lines
+    if ranks is not None and ranks.place.is_restarted and not is_saved:
+        lines = (*lines, "torchrun has started the ranks again, from step 0: with --checkpoint they would go on")
+    return replace(prepared, job=job, lines=lines)
 
 
 def facts(job: Job, config: Config, numerics: Mapping[str, Any], start: Image) -> dict[str, str]:

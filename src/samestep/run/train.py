@@ -123,7 +123,7 @@ def run(
         if crew is not None:
             crew.resize(world_size if world_size > 1 else 0)
         if config.engine == "group":
-            prepared = replace(prepared, job=ranks.with_snapshots(prepared.job, config))
+            prepared = ranks.readied(prepared, config, others)
         if members is not None:
             members.keep(world_size)
             others = ranks.Ranks(members.meeting(prepared.job, config.deadline_s, config.machines), members)
