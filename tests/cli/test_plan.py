@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.cli.command import Finished
 
 Call = Callable[..., Finished]
@@ -59,3 +61,15 @@ def test_what_could_not_be_trained_is_one_line(call: Call) -> None:
     finished = call(*WORDS, "--workers", "9", "--print-plan")
     assert finished.code == 2
     assert finished.complaint.startswith("workers=9 is more than the 8 microbatches of a step")
+
+
+@pytest.mark.parametrize("what", ["--print-plan", "--print-config"])
+def test_of_several_ranks_the_first_prints(call: Call, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    outs = []
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        outs.append(call(*WORDS, what).stdout)
+    assert outs[0] != ""
+    assert outs[1] == ""

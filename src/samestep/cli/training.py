@@ -23,6 +23,7 @@ from samestep.cli.app import (
     app,
     fail,
     print_json,
+    speaks,
 )
 from samestep.errors import UsageError
 from samestep.run.config import NumericSettings
@@ -101,6 +102,8 @@ def train(
                 result = _run(built, settings, ahead, others)
                 if work.network is not None and settings.out is not None and result.is_first:
                     work.network.save(settings.out)
+    if not is_run and not speaks():
+        return 0
     if print_config:
         print(as_toml(resolve(settings, built.recipe).as_dict()))
     elif print_plan:
