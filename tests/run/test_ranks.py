@@ -24,10 +24,10 @@ from samestep.run.ranks import Ranks
 from tests import helpers
 
 
-def facts(work: Workload) -> dict[str, str]:
-    plan = helpers.prepared(work, steps=2)
-    config = resolve(Settings(workers=1, optimizer="sgd", momentum=0.0, steps=2), work.recipe)
-    return ranks.facts(plan.job, config, plan.numerics(), plan.image)
+def facts(work: Workload, lr: float = 0.1) -> dict[str, str]:
+    plan = helpers.prepared(work, steps=2, lr=lr)
+    config = resolve(Settings(workers=1, optimizer="sgd", momentum=0.0, steps=2, lr=lr), work.recipe)
+    return ranks.facts(work.name, plan.job, config, plan.numerics(), plan.image)
 
 
 def difference(*said: dict[str, str]) -> str | None:
@@ -45,6 +45,16 @@ def changed(samples: Samples) -> Samples:
 def test_ranks_that_were_started_alike_agree() -> None:
     work = helpers.workload(evaluation=helpers.samples(16))
     assert difference(facts(work), facts(work)) is None
+
+
+def test_what_a_person_gave_is_told_before_what_follows_from_it() -> None:
+    work = helpers.workload()
+    text = difference(facts(work), facts(work, lr=0.2))
+    assert text is not None
+    assert text.startswith("the ranks do not agree on lr: it is 0.1 on rank 0 (h) and 0.2 on rank 1 (h)")
+    text = difference(facts(work), facts(replace(work, name="another", loss=nn.CrossEntropyLoss(label_smoothing=0.1))))
+    assert text is not None
+    assert text.startswith(f"the ranks do not agree on workload: it is {work.name} on rank 0 (h) and another on rank 1")
 
 
 @pytest.mark.parametrize(("part", "name"), [("train", "data"), ("evaluation", "evaluation")])

@@ -174,21 +174,25 @@ def readied(prepared: Prepared, config: Config, ranks: Ranks | None) -> Prepared
     return replace(prepared, job=job, lines=lines)
 
 
-def facts(job: Job, config: Config, numerics: Mapping[str, Any], start: Image) -> dict[str, str]:
-    """What has to be the same on all ranks, in the order in which a difference is told.
+def facts(workload: str, job: Job, config: Config, numerics: Mapping[str, Any], start: Image) -> dict[str, str]:
+    """What has to be the same on all ranks, in the order in which a difference is told: what a person gave goes first.
 
     Args:
+        workload: Its name.
         job: What they do.
         config: As this rank understood it.
         numerics: What decides the bits.
         start: The state before the first step.
     """
     settings = {name: value for name, value in config.as_dict().items() if name not in _MAY_DIFFER}
+    others = {name: value for name, value in numerics.items() if name != "optimizer"}
     return {
         "torch_version": str(numerics.get("torch_version")),
         "the code of samestep": f"{__version__} {(provenance.source_sha256() or '')[:16]}",
-        **{name: str(value) for name, value in {**settings, **numerics}.items()},
+        "workload": workload,
+        **{name: str(value) for name, value in {**settings, **others}.items()},
         "the code of the model, loss, metrics and transforms": code_digest(job),
+        "the optimizer's options": str(numerics.get("optimizer")),
         "steps in all": str(job.num_steps),
         "callbacks": str(job.has_callbacks),
         "evaluation": str(job.evaluation and (data_digest(job.evaluation.samples), job.evaluation.every_steps)),

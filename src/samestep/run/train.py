@@ -215,7 +215,7 @@ class Session:
         """Make the engine; returns the state that it begins with."""
         job = self.prepared.job
         if self.others is not None:
-            facts = ranks.facts(job, self.config, self._numerics, self.prepared.image)
+            facts = ranks.facts(self.workload.name, job, self.config, self._numerics, self.prepared.image)
             self._engine, image, history = self.others.begin(
                 job, image, self._history(image), facts, self, self._mark, self.notice
             )

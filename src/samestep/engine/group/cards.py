@@ -10,6 +10,10 @@ from typing import Any
 
 from samestep.plan.machines import Machines, single
 
+_LONGEST = 60
+_BEFORE = 20
+"""Of a long text that differs somewhere, so many characters are shown, and so many of them before the difference."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
@@ -78,7 +82,8 @@ def difference(cards: Sequence[Card]) -> str | None:
         return None
     first = known[0]
     other = next(card for card in known if card.facts.get(differing[0]) != first.facts.get(differing[0]))
-    values = [f"{_short(card.facts.get(differing[0]))} on rank {card.rank} ({card.host})" for card in (first, other)]
+    texts = _short(*(str(card.facts.get(differing[0])) for card in (first, other)))
+    values = [f"{t} on rank {card.rank} ({card.host})" for t, card in zip(texts, (first, other), strict=True)]
     more = f" (nor on {', '.join(differing[1:4])})" if len(differing) > 1 else ""
     return f"the ranks do not agree on {differing[0]}: it is {values[0]} and {values[1]}{more}. Start all of them alike"
 
@@ -100,6 +105,20 @@ def newest(cards: Sequence[Card]) -> Card:
     return max(cards, key=lambda card: (card.step, -card.rank))
 
 
-def _short(value: str | None) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _short(one: str, other: str) -> list[str]:
+    """Two texts, cut to where they differ.
+
+    >>> _short("a" * 90, "a" * 80 + "b")
+    ['...aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa', '...aaaaaaaaaaaaaaaaaaaab']
+    """
+    pairs = zip(one, other, strict=False)
+    same = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+    start = max(same - _BEFORE, 0)
+    return [_cut(text, start) for text in (one, other)]
+
+
+def _cut(text: str, start: int) -> str:
+    if len(text) <= _LONGEST:
+        return text
+    shown = text[start : start + _LONGEST]
+    return ("..." if start else "") + shown + ("..." if start + _LONGEST < len(text) else "")
