@@ -23,6 +23,9 @@ from samestep.run.config import Settings, resolve
 from samestep.run.ranks import Ranks
 from tests import helpers
 
+MACHINES = [("a", 0), ("a", 0), ("a", 2), ("b", 3)]
+"""Host and first rank of the machine of four ranks."""
+
 
 def facts(work: Workload, lr: float = 0.1) -> dict[str, str]:
     plan = helpers.prepared(work, steps=2, lr=lr)
@@ -173,3 +176,13 @@ def test_a_restart_without_checkpoints_begins_anew_and_says_so(
     found = ranks.readied(prepared, config, Ranks(Meeting(place, None, 5.0)))
     told = found.lines[len(prepared.lines) :]
     assert [line[:40] for line in told] == ["torchrun has started the ranks again, fr"] * is_told
+
+
+def test_the_memory_of_a_run_is_that_of_all_ranks_of_the_machine() -> None:
+    place = Place(rank=1, world_size=4, local_rank=1, local_size=2, host="a", port=1, hosts_store=False)
+    meeting = Meeting(place, None, 5.0)
+    assert Ranks(meeting).pids_beside() == [], "nobody has met"
+    meeting.cards = [
+        Card(rank=n, nonce="", host=host, pid=n + 10, first=first) for n, (host, first) in enumerate(MACHINES)
+    ]
+    assert Ranks(meeting).pids_beside() == [10]

@@ -57,6 +57,17 @@ class Ranks:
         """Whether this rank speaks to the person, and writes the run's record."""
         return self.place.rank == 0
 
+    def pids_beside(self) -> list[int]:
+        """The processes of the other ranks on this machine, once they have met."""
+        if self.members is not None:
+            return [process.pid for process in self.members.processes]
+        own = next((card for card in self.meeting.cards if card.rank == self.place.rank), None)
+        return [
+            card.pid
+            for card in self.meeting.cards
+            if own is not None and card is not own and (card.host, card.first) == (own.host, own.first)
+        ]
+
     def placed(self, settings: Settings) -> Settings:
         """Settings with as many workers as there are ranks.
 

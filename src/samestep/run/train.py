@@ -366,9 +366,9 @@ class Session:
             self.record.peak_memory_bytes = max(seen, self.record.peak_memory_bytes or 0)
 
     def _pids(self) -> list[int]:
-        """The processes that this one has started."""
-        if self.others is not None and self.others.members is not None:
-            return [process.pid for process in self.others.members.processes]
+        """The run's other processes on this machine."""
+        if self.others is not None:
+            return self.others.pids_beside()
         return [worker.pid for worker in self._crew.workers] if self._crew else []
 
     def _tell_critical_batch(self) -> None:
