@@ -131,6 +131,30 @@ def test_who_does_not_answer_in_time_is_named(both: list[Meeting]) -> None:
     assert 0.2 < caught.value.waited_s < 3.0
 
 
+def test_a_rank_whose_name_means_the_loopback_listens_where_the_others_reach_it(
+    both: list[Meeting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 1 is elsewhere: rank 0 has the store, and its own name is an address that nobody else can use."""
+    found: list[str] = []
+
+    def gloo(store: Any, rank: int, world_size: int, *, address: str, timeout_s: float) -> None:
+        found.append(f"{rank} {address} {timeout_s:g}")
+
+    seen = {"127.0.0.1": "127.0.0.1", "192.0.2.2": "192.0.2.1"}
+    monkeypatch.setattr(meetings, "own_address", lambda host, port: seen[host])
+    monkeypatch.setattr(torch_private, "gloo", gloo)
+    together(both[0].begin, lambda: both[1].begin(address="192.0.2.2"))
+    assert all(isinstance(wire, Wire) for wire in together(*(m.connect for m in both)))
+    assert sorted(found) == ["0 192.0.2.1 1", "1 192.0.2.2 1"]
+
+
+def test_who_does_not_come_to_connect_is_named(both: list[Meeting]) -> None:
+    together(*(m.begin for m in both))
+    both[0].deadline_s = 0.2
+    with pytest.raises(WorkerError, match=r"^rank 1 \(\S+, process \d+\) did not come to connect within 0\.2 s$"):
+        both[0].connect()
+
+
 def test_a_port_that_is_taken_and_an_address_of_others() -> None:
     with stores.listen("127.0.0.1", 0) as taken, pytest.raises(UsageError, match=r"cannot listen on 127\.0\.0\.1:"):
         stores.listen("127.0.0.1", taken.getsockname()[1])

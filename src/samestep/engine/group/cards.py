@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from ipaddress import ip_address
 from itertools import groupby
 from typing import Any
 
@@ -28,6 +29,7 @@ class Card:
         step: Of the newest state that it has; -1 where it has none.
         num_helpers: Threads that it has for helpers.
         first: The first rank of its machine, as far as it knows.
+        address: By which it reaches the store; "" where it does not know.
         facts: What must be the same on all ranks, by name; empty where a rank got its job from another one.
     """
 
@@ -39,6 +41,7 @@ class Card:
     step: int = -1
     num_helpers: int = 0
     first: int = -1
+    address: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -98,6 +101,24 @@ def machines_of(cards: Sequence[Card]) -> Machines:
     if any(group[0].first != group[0].rank for group in groups):
         return single(len(cards))
     return Machines(tuple((group[0].rank, group[-1].rank + 1) for group in groups))
+
+
+def towards(own: Card, cards: Sequence[Card]) -> str | None:
+    """Whom a rank has to look at for the address by which others reach it; None where its own is that.
+
+    A machine's own name often means its loopback interface there, and the machine everywhere else.
+
+    >>> cards = [Card(rank=0, nonce="", host="a", pid=1, address=a) for a in ("127.0.1.1", "10.0.0.2")]
+    >>> towards(cards[0], cards), towards(cards[1], cards)
+    ('10.0.0.2', None)
+    """
+    if not _is_loopback(own.address):
+        return None
+    return next((card.address for card in cards if card.address and not _is_loopback(card.address)), None)
+
+
+def _is_loopback(address: str) -> bool:
+    return bool(address) and ip_address(address.partition("%")[0]).is_loopback
 
 
 def newest(cards: Sequence[Card]) -> Card:

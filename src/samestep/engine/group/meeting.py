@@ -14,6 +14,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -34,6 +35,8 @@ _STORE_TIMEOUT_S = 10.0
 _HEARING_S = 10.0
 """How long a rank that cannot begin waits for the cards of those before it, which may have to speak in its place."""
 _SPEAKING_S = 1.0
+_CONNECTING_S = 60.0
+"""Longest time for connections between ranks that are all there."""
 _OPEN = "samestep/open"
 _PAST: set[tuple[int, str]] = set()
 """Meetings that ranks of this process have been in: the next run's must not be taken for one that has failed."""
@@ -82,6 +85,8 @@ class Meeting:
             ToldElsewhere: Another rank says why the run cannot begin.
         """
         self.is_settled = True
+        with suppress(OSError):  # the name of a store that is reached otherwise may mean nothing here
+            self._own = replace(self._own, address=own_address(self.place.host, self.place.port))
         self._own = replace(self._own, **said)
         try:
             self.cards = self._open() if self.place.rank == 0 else self._join()
@@ -147,18 +152,44 @@ class Meeting:
         place = self.place
         if place.world_size == 1:
             return Wire(None, 0, 1, self.deadline_s)
-        store = torch_private.store_below(self.board.store, f"{self.name}/gloo")
-        address = own_address(place)
         try:
-            group = torch_private.gloo(
-                store, place.rank, place.world_size, address=address, timeout_s=min(self.deadline_s, 60.0)
-            )
+            self._wait_for_all()
+        except SamestepError:
+            raise
+        except (distributed.DistStoreError, RuntimeError) as error:
+            raise self._lost_store(error) from None
+        store = torch_private.store_below(self.board.store, f"{self.name}/gloo")
+        address = self._address()
+        # All are there, so that it need not wait for them; it tries five times.
+        timeout_s = max(min(self.deadline_s, _CONNECTING_S) / 5, 1.0)
+        try:
+            group = torch_private.gloo(store, place.rank, place.world_size, address=address, timeout_s=timeout_s)
         except RuntimeError as error:
             raise WorkerError(
                 f"{self._own.name} listens on {address} and cannot connect to all other ranks: {_first_line(error)}. "
                 "Every rank must be able to open connections to every other one, on any port"
             ) from None
         return Wire(group, place.rank, place.world_size, self.deadline_s)
+
+    def _wait_for_all(self) -> None:
+        """Until all ranks are about to connect."""
+        until = time.monotonic() + self.deadline_s
+        self.board.set(self._ready(self.place.rank), "")
+        others = [rank for rank in range(self.place.world_size) if rank != self.place.rank]
+        while not self.board.check([self._ready(rank) for rank in others]):
+            self.check()
+            if time.monotonic() > until:
+                missing = [card.name for card in self.cards if not self.board.check([self._ready(card.rank)])]
+                raise WorkerError(f"{' and '.join(missing)} did not come to connect within {self.deadline_s:g} s")
+            time.sleep(_TICK_S)
+
+    def _address(self) -> str:
+        """By which the others reach this rank."""
+        other = cards.towards(self._own, self.cards)
+        return self._own.address if other is None else own_address(other, self.place.port)
+
+    def _ready(self, rank: int) -> str:
+        return f"{self.name}/ready/{rank}"
 
     def _open(self) -> list[Card]:
         if not self.name:
@@ -287,9 +318,9 @@ def _are_grouped(place: Place) -> bool:
     return (distributed.get_rank(), distributed.get_world_size()) == (place.rank, place.world_size)
 
 
-def own_address(place: Place) -> str:
-    """This machine's address on the way to where the ranks meet."""
-    family, kind, protocol, _, address = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_DGRAM)[0]
+def own_address(host: str, port: int) -> str:
+    """This machine's address on the way to another one, or to where the ranks meet."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind, protocol) as probe:
         probe.connect(address)  # nothing is sent
         return str(probe.getsockname()[0])
