@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import struct
 import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -144,3 +147,17 @@ def store_below(store: Any, prefix: str) -> Any:
     from torch import distributed  # noqa: PLC0415 (only where there are several ranks)
 
     return distributed.PrefixStore(prefix, store)  # type: ignore[attr-defined]
+
+
+def is_store(connection: socket.socket) -> bool:
+    """Whether who answers on a new connection is a TCPStore; its client prints pages where another program is.
+
+    Raises:
+        OSError: Nobody answers, or the connection breaks.
+    """
+    validate, magic, ping, nonce = 0, 0x3C85F7CE, 13, os.getpid()
+    connection.sendall(struct.pack("=BIBI", validate, magic, ping, nonce))
+    wanted, found = struct.pack("=I", nonce), b""
+    while len(found) < len(wanted) and (data := connection.recv(len(wanted) - len(found))):
+        found += data
+    return found == wanted

@@ -215,3 +215,23 @@ for number, cell in enumerate(cells):
     def test_interactive_interpreter(self, command: Command) -> None:
         process = command.run("-c", SCRIPT + TRAIN, program=(sys.executable,))
         assert process.stdout == "the script runs\n1\ntorch.Size([64, 2])\n", process.stderr
+
+
+@pytest.mark.parametrize("command", ["verify", "scale", "sweep", "demo"])
+def test_a_command_that_starts_processes_refuses_to_be_ranks(
+    call: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    more = {
+        "scale": ["--out", "a"],
+        "sweep": ["--out", "a", "--batches", "8", "--optimizers", "sgd", "--target", "x<=1"],
+    }
+    words = [command, *([] if command == "demo" else ["digits-mlp"]), *more.get(command, [])]
+    for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RANK", "0")
+    first = call(*words)
+    monkeypatch.setenv("RANK", "1")
+    second = call(*words)
+    assert (first.code, first.stdout) == (2, "")
+    assert first.stderr.startswith(f"samestep: {command} starts the processes that it needs itself, and 2 ranks were")
+    assert (second.code, second.stdout, second.stderr) == (0, "", "")

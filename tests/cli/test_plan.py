@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.cli.command import Finished
 
 Call = Callable[..., Finished]
@@ -85,3 +87,15 @@ def test_a_batch_of_all_samples_and_one_of_more(call: Call) -> None:
         "global_batch 99,999 is more than the 1,618 training samples: every step is a whole epoch of them"
     )
     assert not any("is more than" in line for line in full)
+
+
+@pytest.mark.parametrize("what", ["--print-plan", "--print-config"])
+def test_of_several_ranks_the_first_prints(call: Call, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    outs = []
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        outs.append(call(*WORDS, what).stdout)
+    assert outs[0] != ""
+    assert outs[1] == ""

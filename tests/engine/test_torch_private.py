@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import threading
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, distributed, nn
-from torch._C._distributed_c10d import HashStore
+from torch._C._distributed_c10d import HashStore, TCPStore
 from torch.overrides import TorchFunctionMode
 
 from samestep import torch_private
@@ -172,6 +173,21 @@ def test_optimisers_are_built_without_torchs_compiler() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout == "False True\n", done.stderr
+
+
+def test_a_store_is_told_from_another_program() -> None:
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    with socket.create_connection(("127.0.0.1", store.port), timeout=10) as connection:
+        assert torch_private.is_store(connection)
+    near, far = socket.socketpair()
+    with near, far:
+        far.sendall(b"HTTP/1.1 400 Bad Request")
+        assert not torch_private.is_store(near)
+    near, far = socket.socketpair()
+    with near:
+        far.shutdown(socket.SHUT_WR)
+        with far:
+            assert not torch_private.is_store(near)
 
 
 def test_the_store_of_the_default_process_group_is_found() -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from samestep import Dataset, Rows, Samples, Workload
+from samestep.engine.group import shipping
 from samestep.run.metrics import accuracy
 
 STALL = "TEST_STALL"
@@ -115,6 +116,23 @@ def broken() -> Workload:
 
     raises("function")
     return replace(short(), model=model, data=data)
+
+
+LEAVING = "TEST_LEAVING"
+"""How a rank ends while the state to begin with is shipped: "dies", or "raises"; empty: not at all."""
+
+
+def leaving() -> Workload:
+    """A dozen steps, of which a rank that leaves sees none."""
+
+    def leave(*arguments: object) -> Any:
+        if os.environ[LEAVING] == "dies":
+            os._exit(3)
+        raise MemoryError("no room for the state")
+
+    if os.environ.get(LEAVING):
+        shipping.ship_newest = leave  # type: ignore[assignment]
+    return short()
 
 
 def short() -> Workload:

@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from samestep.engine.group.meeting import listen
+from samestep.engine.group.store import listen
 from tests.faults import one_rank
-from tests.faults.nets import BROKEN
+from tests.faults.nets import BROKEN, LEAVING
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
 
@@ -140,6 +140,17 @@ def test_ranks_that_were_not_started_alike(ranks: Ranks, other: list[str], text:
     assert lines[0].startswith(text)
 
 
+@pytest.mark.parametrize("bad", [[1], [0, 1]])
+def test_a_mistake_in_a_command_line_ends_all_at_once_and_is_told_once(ranks: Ranks, bad: list[int]) -> None:
+    ranks.start([["digits-mlp", *(["--no-such"] if rank in bad else [])] for rank in range(2)])
+    start = time.monotonic()
+    codes, lines = ranks.complaints()
+    assert time.monotonic() - start < 30
+    assert codes == [2, 2]
+    assert len(lines) == 1
+    assert re.fullmatch(rf"rank {bad[0]} \(\S+, process \d+\): unknown option --no-such; see .* --help", lines[0])
+
+
 @pytest.mark.soak
 def test_another_code_of_the_model_is_found(ranks: Ranks, tmp_path: Path) -> None:
     files = [tmp_path / "a.py", tmp_path / "b.py"]
@@ -179,6 +190,34 @@ def test_a_file_that_one_rank_has_not_ends_all_at_once(ranks: Ranks, tmp_path: P
     assert codes == [2, 2]
     assert len(lines) == 1
     assert re.match(r"rank 1 \(\S+, process \d+\): there is no file .*/none\.py", lines[0])
+
+
+APART = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+"""Of a rank that is a machine of its own."""
+
+
+def test_a_state_of_other_settings_on_the_second_machine_is_told(ranks: Ranks, tmp_path: Path) -> None:
+    state = ["--resume", "--checkpoint", str(tmp_path / "1")]
+    command = [*one_rank.TRAIN, f"{NETS}:short", "--workers", "1", *state]
+    subprocess.run(command, capture_output=True, check=True, timeout=LIMIT_S)
+    words = [f"{NETS}:short", "--resume", "--lr", "0.02"]
+    ranks.start([[*words, "--checkpoint", str(tmp_path / str(rank))] for rank in range(2)], [APART] * 2)
+    codes, lines = ranks.complaints()
+    assert codes == [2, 2]
+    assert len(lines) == 1
+    assert re.match(r"rank 1 \(\S+, process \d+\): \S+/1/step-000000012\.json is of a run with optimizer=", lines[0])
+
+
+def test_a_checkpoint_that_cannot_be_written_on_the_second_machine_is_told(ranks: Ranks, tmp_path: Path) -> None:
+    folders = [tmp_path / str(rank) for rank in range(2)]
+    words = [[SLEEPY, "--checkpoint", str(folder), "--checkpoint-every-s", "0.05"] for folder in folders]
+    ranks.start(words, [APART] * 2)
+    ranks.wait_for("after step 20")
+    folders[1].rename(tmp_path / "moved")
+    codes, lines = ranks.complaints()
+    assert codes == [1, 2]
+    assert len(lines) == 1
+    assert re.search(r"/1/step-\d+\.\w+ cannot be written", lines[0])
 
 
 @pytest.mark.soak
@@ -227,9 +266,11 @@ def test_a_rank_that_does_not_come_is_named(ranks: Ranks) -> None:
 @pytest.mark.soak
 def test_a_wrong_address(ranks: Ranks) -> None:
     ranks.start([["digits-mlp", "--deadline-s", "2"]], [{"RANK": "1", "WORLD_SIZE": "2"}])
-    codes, lines = ranks.complaints()
-    assert codes == [2]
-    assert "nobody answers at 127.0.0.1" in lines[0]
+    start = time.monotonic()
+    ((code, _, err),) = ranks.ends()
+    assert time.monotonic() - start < 12  # most of it is the start of the program
+    assert code == 2
+    assert re.fullmatch(r"samestep: rank 1: nobody answers at 127\.0\.0\.1:\d+ within 2 s \(.*\n", err)
 
 
 @pytest.mark.soak
@@ -257,6 +298,34 @@ def test_a_rank_that_dies_or_hangs_is_named(ranks: Ranks, number: int, deadline:
     line = err.splitlines()[-1]
     assert re.match(r"samestep: step \d+: the exchange of [a-z]+ ended after .* s without rank 1 \(", line)
     assert re.search(r"which gives no sign of life; its last was from [a-z ]+ of step \d+\. Here: rank 0 \(", line)
+
+
+@pytest.mark.parametrize(
+    ("how", "text"),
+    [
+        ("dies", r"samestep: step 0: the exchange of state to begin with ended .* without rank 1 \(\S+, process \d+\)"),
+        pytest.param("raises", "MemoryError: no room for the state", marks=pytest.mark.soak),
+    ],
+)
+def test_a_rank_that_is_lost_while_the_state_is_shipped_is_named_once(ranks: Ranks, how: str, text: str) -> None:
+    ranks.start([[f"{NETS}:leaving"]] * 3, [{LEAVING: how if rank == 1 else ""} for rank in range(3)])
+    ends = ranks.ends()
+    assert [code for code, *_ in ends] == [1, 3 if how == "dies" else 1, 1]
+    lines = [line for *_, err in ends for line in err.splitlines() if re.match(r"samestep: |\w*Error", line)]
+    assert len(lines) == 1
+    assert re.match(text, lines[0])
+
+
+@pytest.mark.soak
+def test_a_host_of_the_store_that_hangs_is_named_soon(ranks: Ranks) -> None:
+    """Nobody answers for the store either: each question to it waits no longer than for a rank."""
+    ranks.start([[SLEEPY, "--deadline-s", "2"]] * 2)
+    ranks.wait_for("after step 20")
+    ranks.started[0].send_signal(signal.SIGSTOP)
+    start = time.monotonic()
+    _, err = ranks.started[1].communicate(timeout=LIMIT_S)
+    assert time.monotonic() - start < 9
+    assert re.fullmatch(r"samestep: step \d+: the exchange of [a-z]+ ended after .* s without rank 0 \(.*\n", err)
 
 
 @pytest.mark.soak
@@ -352,7 +421,7 @@ def test_from_python_every_rank_gets_the_model(ranks: Ranks, tmp_path: Path, bef
     """Also within torch's default process group, whose store has the port: as Ray starts a training function."""
     (tmp_path / "script.py").write_text(
         f"import samestep, torch\nfrom samestep.workloads import catalog\n{before}\n"
-        f"for seed in {(1, 0) if before else (0,)}:\n"
+        "for seed in (1, 0):\n"
         "    result = samestep.train(catalog.build('digits-mlp'), steps=20, seed=seed)\n"
         "print(result.is_first, len(result.record.steps), samestep.digest(result.model))\n"
     )

@@ -300,6 +300,22 @@ def test_gradients_in_parts_travel_when_they_are_complete() -> None:
     assert found.record.sent_bytes is not None and "early contributions" not in found.record.sent_bytes
 
 
+def test_a_model_without_buffers_that_has_evaluated_is_resumed(tmp_path: Path) -> None:
+    """Of its state, the arrays without elements are not in the file."""
+    work = partial(helpers.workload, helpers.Mlp, evaluation=helpers.samples(20))
+    settings: dict[str, Any] = {**COMMON, "steps": 40, "evaluate_every": 2}
+    wanted = train(work(), **settings, workers=1)
+    way: dict[str, Any] = {"workers": 2, "engine": "group", "checkpoint": tmp_path, "checkpoint_every_s": 0.001}
+    train(work(), **settings, **way)
+    headers = sorted(tmp_path.glob("step-*.json"))
+    headers[-1].unlink()  # the next one goes on from the one before
+    found = train(work(), **settings, **way, resume=True)
+    assert 0 < found.record.first_step < 40
+    assert found.record.weights_sha256 == wanted.record.weights_sha256
+    assert found.best_state is not None and wanted.best_state is not None
+    assert all(torch.equal(found.best_state[name], values) for name, values in wanted.best_state.items())
+
+
 class _Broken(nn.Module):
     def __init__(self) -> None:
         super().__init__()

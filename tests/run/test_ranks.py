@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,16 +16,21 @@ from samestep.engine.group import meeting as meetings
 from samestep.engine.group.cards import Card
 from samestep.engine.group.meeting import Meeting
 from samestep.engine.group.place import Place
+from samestep.errors import ToldElsewhere
 from samestep.host import provenance
 from samestep.run import ranks
 from samestep.run.config import Settings, resolve
+from samestep.run.ranks import Ranks
 from tests import helpers
 
+MACHINES = [("a", 0), ("a", 0), ("a", 2), ("b", 3)]
+"""Host and first rank of the machine of four ranks."""
 
-def facts(work: Workload) -> dict[str, str]:
-    plan = helpers.prepared(work, steps=2)
-    config = resolve(Settings(workers=1, optimizer="sgd", momentum=0.0, steps=2), work.recipe)
-    return ranks.facts(plan.job, config, plan.numerics(), plan.image)
+
+def facts(work: Workload, lr: float = 0.1) -> dict[str, str]:
+    plan = helpers.prepared(work, steps=2, lr=lr)
+    config = resolve(Settings(workers=1, optimizer="sgd", momentum=0.0, steps=2, lr=lr), work.recipe)
+    return ranks.facts(work.name, plan.job, config, plan.numerics(), plan.image)
 
 
 def difference(*said: dict[str, str]) -> str | None:
@@ -42,6 +48,16 @@ def changed(samples: Samples) -> Samples:
 def test_ranks_that_were_started_alike_agree() -> None:
     work = helpers.workload(evaluation=helpers.samples(16))
     assert difference(facts(work), facts(work)) is None
+
+
+def test_what_a_person_gave_is_told_before_what_follows_from_it() -> None:
+    work = helpers.workload()
+    text = difference(facts(work), facts(work, lr=0.2))
+    assert text is not None
+    assert text.startswith("the ranks do not agree on lr: it is 0.1 on rank 0 (h) and 0.2 on rank 1 (h)")
+    text = difference(facts(work), facts(replace(work, name="another", loss=nn.CrossEntropyLoss(label_smoothing=0.1))))
+    assert text is not None
+    assert text.startswith(f"the ranks do not agree on workload: it is {work.name} on rank 0 (h) and another on rank 1")
 
 
 @pytest.mark.parametrize(("part", "name"), [("train", "data"), ("evaluation", "evaluation")])
@@ -127,3 +143,46 @@ def test_a_named_deadline_is_also_that_of_the_first_connection(
     with ranks.told(Settings(deadline_s=named)):
         pass
     assert asked == [limits]
+
+
+def test_who_is_stopped_before_the_ranks_meet_tells_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "a", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(meetings, "connect", lambda place, deadline_s, *, reach_s: Meeting(place, None, deadline_s))
+    told = []
+
+    def fail(self: Meeting, error: BaseException) -> None:
+        told.append(type(error))
+        raise ToldElsewhere(2)
+
+    monkeypatch.setattr(Meeting, "fail", fail)
+    with pytest.raises(ToldElsewhere), ranks.told(Settings()):
+        raise KeyboardInterrupt
+    assert told == [KeyboardInterrupt]
+
+
+@pytest.mark.parametrize(
+    ("is_restarted", "checkpoint", "is_told"), [(True, None, True), (False, None, False), (True, Path("a"), False)]
+)
+def test_a_restart_without_checkpoints_begins_anew_and_says_so(
+    is_restarted: bool, checkpoint: Path | None, is_told: bool
+) -> None:
+    work = helpers.workload()
+    config = resolve(Settings(workers=1, steps=2, checkpoint=checkpoint), work.recipe)
+    place = Place(
+        rank=0, world_size=1, local_rank=0, local_size=1, host="a", port=1, hosts_store=True, is_restarted=is_restarted
+    )
+    prepared = helpers.prepared(work, steps=2)
+    found = ranks.readied(prepared, config, Ranks(Meeting(place, None, 5.0)))
+    told = found.lines[len(prepared.lines) :]
+    assert [line[:40] for line in told] == ["torchrun has started the ranks again, fr"] * is_told
+
+
+def test_the_memory_of_a_run_is_that_of_all_ranks_of_the_machine() -> None:
+    place = Place(rank=1, world_size=4, local_rank=1, local_size=2, host="a", port=1, hosts_store=False)
+    meeting = Meeting(place, None, 5.0)
+    assert Ranks(meeting).pids_beside() == [], "nobody has met"
+    meeting.cards = [
+        Card(rank=n, nonce="", host=host, pid=n + 10, first=first) for n, (host, first) in enumerate(MACHINES)
+    ]
+    assert Ranks(meeting).pids_beside() == [10]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from cyclopts import App, Parameter
 
 from samestep.cli import chosen, flags
 from samestep.data.settings import DataSettings
+from samestep.engine.group.place import from_environment
+from samestep.errors import ToldElsewhere, UsageError
 from samestep.run.config import NumericSettings, Settings
 from samestep.version import __version__
 
@@ -50,6 +53,30 @@ DataSource = Annotated[str | None, Parameter(help="A file, folder, archive or pa
 ModelOf = Annotated[chosen.Model | None, Parameter(help="The network for --data; default: what suits it.")]
 ConfigFile = Annotated[Path | None, Parameter(help="TOML file with the same names; flags win.")]
 Json = Annotated[bool, Parameter(negative=(), converter=None, help="Print one JSON object on stdout, nothing else.")]
+
+
+def speaks() -> bool:
+    """Whether this process answers the person: of ranks that torchrun has started, the first one does."""
+    place = from_environment(os.environ)
+    return place is None or place.rank == 0
+
+
+def refuse_ranks(command: str) -> None:
+    """A command that starts its own processes is not for ranks.
+
+    Raises:
+        UsageError: It was started as several ranks; on the first of them.
+        ToldElsewhere: On the others, which end as if nothing were wrong: torchrun would not let the first one speak.
+    """
+    place = from_environment(os.environ)
+    if place is None:
+        return
+    if place.rank:
+        raise ToldElsewhere(0)
+    raise UsageError(
+        f"{command} starts the processes that it needs itself, and {place.world_size} ranks were started (RANK and "
+        "WORLD_SIZE are set); start it without torchrun, once"
+    )
 
 
 def print_json(values: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from samestep.cli.app import (
     ModelOf,
     app,
     print_json,
+    refuse_ranks,
 )
 
 
@@ -49,6 +50,7 @@ def verify(
 
     Exits with 1 where a number of workers gives other bits, or a peer differs by more than rounding.
     """
+    refuse_ranks("verify")
     from samestep import torch_private  # noqa: PLC0415
     from samestep.measure.verify import default_workers  # noqa: PLC0415
     from samestep.measure.verify import verify as run_verify  # noqa: PLC0415
@@ -89,6 +91,7 @@ def scale(
     json: Json = False,
 ) -> int:
     """Measure whether parallel training pays: against the best single process, the machine's roof and one worker."""
+    refuse_ranks("scale")
     from samestep.cli.teller import Teller  # noqa: PLC0415
     from samestep.measure import scale as study_of  # noqa: PLC0415
     from samestep.report import page  # noqa: PLC0415
@@ -134,6 +137,7 @@ def sweep(
     json: Json = False,
 ) -> int:
     """Measure steps to a target against the batch, with tuned settings for every optimiser and batch."""
+    refuse_ranks("sweep")
     from samestep import torch_private  # noqa: PLC0415
     from samestep.cli import sweeps  # noqa: PLC0415
     from samestep.cli.teller import Teller  # noqa: PLC0415
@@ -167,6 +171,7 @@ def sweep(
 @app.command
 def demo(*, out: Annotated[Path, Parameter(help="Folder for the records and the page.")] = Path("runs/demo")) -> int:
     """Train on the embedded digits: plain torch, one worker, one worker per core; compare, and write a page."""
+    refuse_ranks("demo")
     from samestep.demo import WORKLOAD, demonstrate  # noqa: PLC0415
     from samestep.run.progress import for_stderr  # noqa: PLC0415
     from samestep.workloads import catalog  # noqa: PLC0415

@@ -42,7 +42,7 @@ def print_summary(summary: dict[str, Any], out: Path | None) -> None:
         "steps": f"{summary['steps']:,} ({summary['samples']:,} samples)",
         "time": f"{summary['wall_s']:.1f} s" + (f", {rate:,.0f} samples/s" if rate else ""),
         "waiting for data": "-" if waiting is None else f"{waiting:.1%} of a step, on the slowest worker",
-        "memory": f"{memory / 2**20:,.0f} MB, all processes together" if memory else "-",
+        "memory": f"{memory / 2**20:,.0f} MB, all processes on this machine together" if memory else "-",
         "train loss": as_text(summary["train_loss"]),
         "evaluation": as_text(summary["eval"]),
         "critical batch": (summary["critical_batch"] or "-").removeprefix("critical batch "),

@@ -23,6 +23,7 @@ from samestep.cli.app import (
     app,
     fail,
     print_json,
+    speaks,
 )
 from samestep.errors import UsageError
 from samestep.run import sizes
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from samestep.engine.crew import Crew
     from samestep.measure.candidates import Choice
     from samestep.run.config import Settings
+    from samestep.run.outline import Outline
     from samestep.run.ranks import Ranks
     from samestep.run.train import Result
     from samestep.run.workload import Workload
@@ -80,16 +82,14 @@ def train(
         started_ahead(settings) if is_run and parallel is None else nullcontext() as ahead,
     ):
         from samestep import torch_private  # noqa: PLC0415
-        from samestep.cli import plans  # noqa: PLC0415
         from samestep.measure.candidates import check_asked  # noqa: PLC0415
         from samestep.run import ranks  # noqa: PLC0415
-        from samestep.run.config import resolve  # noqa: PLC0415
         from samestep.run.outline import outline  # noqa: PLC0415
         from samestep.run.prepare import Choices  # noqa: PLC0415
 
         torch_private.without_compiler_import()
-        check_asked(parallel, allow_threads=allow_threads, measure_again=measure_again)
         with ranks.told(settings) if is_run else nullcontext() as others:
+            check_asked(parallel, allow_threads=allow_threads, measure_again=measure_again)
             work = chosen.choose(workload, data, model, about, settings)
             built = work.build()
             choice = None
@@ -102,14 +102,25 @@ def train(
                 result = _run(built, settings, ahead, others)
                 if work.network is not None and settings.out is not None and result.is_first:
                     work.network.save(settings.out)
-    if print_config:
-        built, settings = sizes.settled(built, settings)
-        print(as_toml(resolve(settings, built.recipe).as_dict()))
-    elif print_plan:
-        print_json(planned.as_dict()) if json else plans.print_outline(planned)
-    elif result.is_first:
-        _print_result(result, choice, settings.out, is_json=json)
+    if is_run:
+        if result.is_first:
+            _print_result(result, choice, settings.out, is_json=json)
+    elif speaks():
+        _print_planned(planned, is_json=json) if print_plan else _print_config(built, settings)
     return 0
+
+
+def _print_config(built: Workload, settings: Settings) -> None:
+    from samestep.run.config import resolve  # noqa: PLC0415
+
+    built, settings = sizes.settled(built, settings)
+    print(as_toml(resolve(settings, built.recipe).as_dict()))
+
+
+def _print_planned(planned: Outline, *, is_json: bool) -> None:
+    from samestep.cli import plans  # noqa: PLC0415
+
+    print_json(planned.as_dict()) if is_json else plans.print_outline(planned)
 
 
 def _run(built: Workload, settings: Settings, ahead: Crew | None, others: Ranks | None) -> Result:

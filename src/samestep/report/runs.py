@@ -254,7 +254,7 @@ def _table(runs: Sequence[Run]) -> Table:
         head=head,
         rows=[_row(run, metrics) for run in runs],
         note="Time: from the call to the end. Samples/s: without start-up, the first three steps, evaluations and "
-        "checkpoints. Memory: all processes together at their peak.",
+        "checkpoints. Memory: all processes on the machine of the record together, at their peak.",
     )
 
 

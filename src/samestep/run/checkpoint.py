@@ -18,7 +18,7 @@ import safetensors.torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from samestep.engine.job import Image
+from samestep.engine.job import MODEL_ARRAYS, Image
 from samestep.errors import StateError, UsageError
 from samestep.host.files import make_folder, write_atomically
 
@@ -169,7 +169,9 @@ def _header_hash(header: Mapping[str, Any]) -> str:
 
 def _image(step: int, arrays: Mapping[str, Tensor], empty: Image) -> Image:
     live = {name: arrays.get(f"live/{name}", values) for name, values in empty.arrays.items()}
-    best = {name.removeprefix("best/"): values for name, values in arrays.items() if name.startswith("best/")}
+    best: dict[str, Tensor] = {}
+    if any(name.startswith("best/") for name in arrays):  # those without elements were not written
+        best = {name: arrays.get(f"best/{name}", empty.arrays[name]) for name in MODEL_ARRAYS}
     for name, values in live.items():
         assert values.shape == empty.arrays[name].shape, name  # the numerics hold the model's shapes
     decided = empty.decided.clone()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from samestep.run import checkpoint, weights
 from samestep.run.config import Config, Settings
 from samestep.run.defaults import DEADLINE_S
 from samestep.run.identity import code_digest, data_digest
+from samestep.run.prepare import Prepared
 from samestep.version import __version__
 
 _WITHOUT_CHECKPOINT_S = 30.0
@@ -55,6 +56,17 @@ class Ranks:
     def is_first(self) -> bool:
         """Whether this rank speaks to the person, and writes the run's record."""
         return self.place.rank == 0
+
+    def pids_beside(self) -> list[int]:
+        """The processes of the other ranks on this machine, once they have met."""
+        if self.members is not None:
+            return [process.pid for process in self.members.processes]
+        own = next((card for card in self.meeting.cards if card.rank == self.place.rank), None)
+        return [
+            card.pid
+            for card in self.meeting.cards
+            if own is not None and card is not own and (card.host, card.first) == (own.host, own.first)
+        ]
 
     def placed(self, settings: Settings) -> Settings:
         """Settings with as many workers as there are ranks.
@@ -114,7 +126,7 @@ class Ranks:
             WorkerError: A rank did not come.
         """
         self.meeting.begin(step=image.step, num_helpers=num_helpers(job, self.place.local_size), facts=facts)
-        group = Group(job, listener, self.meeting, self.meeting.connect(), self.members, marked, notice)
+        group = Group(job, listener, self.meeting, self.members, marked, notice)
         return (group, *group.agree(image, Image.empty(job), history))
 
 
@@ -138,7 +150,7 @@ def told(settings: Settings, known: Ranks | None = None) -> Iterator[Ranks | Non
         if meeting.place.rank == 0:
             meeting.open()
         yield Ranks(meeting)
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
         if meeting.is_settled:
             raise
         meeting.fail(error)
@@ -151,37 +163,47 @@ def owned(folder: Path, ranks: Ranks | None) -> Iterator[bool]:
     Raises:
         StateError: Another run has it.
     """
-    try:
-        with checkpoint.owned(folder):
-            yield True
-    except StateError:
-        if ranks is None or ranks.is_first:
-            raise
-        yield False
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(checkpoint.owned(folder))
+        except StateError:
+            if ranks is None or ranks.is_first:
+                raise
+            is_ours = False
+        else:
+            is_ours = True
+        yield is_ours  # what the block raises passes
 
 
-def with_snapshots(job: Job, config: Config) -> Job:
-    """The job, with snapshots as often as they are saved."""
-    return replace(
-        job, snapshot_every_s=config.checkpoint_every_s if config.checkpoint is not None else _WITHOUT_CHECKPOINT_S
-    )
+def readied(prepared: Prepared, config: Config, ranks: Ranks | None) -> Prepared:
+    """What is prepared, with snapshots as often as they are saved, and a line where a loss could not be made good."""
+    is_saved = config.checkpoint is not None
+    job = replace(prepared.job, snapshot_every_s=config.checkpoint_every_s if is_saved else _WITHOUT_CHECKPOINT_S)
+    lines = prepared.lines
+    if ranks is not None and ranks.place.is_restarted and not is_saved:
+        lines = (*lines, "torchrun has started the ranks again, from step 0: with --checkpoint they would go on")
+    return replace(prepared, job=job, lines=lines)
 
 
-def facts(job: Job, config: Config, numerics: Mapping[str, Any], start: Image) -> dict[str, str]:
-    """What has to be the same on all ranks, in the order in which a difference is told.
+def facts(workload: str, job: Job, config: Config, numerics: Mapping[str, Any], start: Image) -> dict[str, str]:
+    """What has to be the same on all ranks, in the order in which a difference is told: what a person gave goes first.
 
     Args:
+        workload: Its name.
         job: What they do.
         config: As this rank understood it.
         numerics: What decides the bits.
         start: The state before the first step.
     """
     settings = {name: value for name, value in config.as_dict().items() if name not in _MAY_DIFFER}
+    others = {name: value for name, value in numerics.items() if name != "optimizer"}
     return {
         "torch_version": str(numerics.get("torch_version")),
         "the code of samestep": f"{__version__} {(provenance.source_sha256() or '')[:16]}",
-        **{name: str(value) for name, value in {**settings, **numerics}.items()},
+        "workload": workload,
+        **{name: str(value) for name, value in {**settings, **others}.items()},
         "the code of the model, loss, metrics and transforms": code_digest(job),
+        "the optimizer's options": str(numerics.get("optimizer")),
         "steps in all": str(job.num_steps),
         "callbacks": str(job.has_callbacks),
         "evaluation": str(job.evaluation and (data_digest(job.evaluation.samples), job.evaluation.every_steps)),

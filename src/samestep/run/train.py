@@ -125,7 +125,7 @@ def run(
         if crew is not None:
             crew.resize(world_size if world_size > 1 else 0)
         if config.engine == "group":
-            prepared = replace(prepared, job=ranks.with_snapshots(prepared.job, config))
+            prepared = ranks.readied(prepared, config, others)
         if members is not None:
             members.keep(world_size)
             others = ranks.Ranks(members.meeting(prepared.job, config.deadline_s, config.machines), members)
@@ -217,7 +217,7 @@ class Session:
         """Make the engine; returns the state that it begins with."""
         job = self.prepared.job
         if self.others is not None:
-            facts = ranks.facts(job, self.config, self._numerics, self.prepared.image)
+            facts = ranks.facts(self.workload.name, job, self.config, self._numerics, self.prepared.image)
             self._engine, image, history = self.others.begin(
                 job, image, self._history(image), facts, self, self._mark, self.notice
             )
@@ -368,9 +368,9 @@ class Session:
             self.record.peak_memory_bytes = max(seen, self.record.peak_memory_bytes or 0)
 
     def _pids(self) -> list[int]:
-        """The processes that this one has started."""
-        if self.others is not None and self.others.members is not None:
-            return [process.pid for process in self.others.members.processes]
+        """The run's other processes on this machine."""
+        if self.others is not None:
+            return self.others.pids_beside()
         return [worker.pid for worker in self._crew.workers] if self._crew else []
 
     def _tell_critical_batch(self) -> None:

@@ -1,4 +1,4 @@
-"""How much memory a run takes, all of its processes together."""
+"""How much memory a run takes on one machine, all of its processes there together."""
 
 from __future__ import annotations
 

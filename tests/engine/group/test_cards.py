@@ -51,6 +51,14 @@ def test_what_differs_is_told_with_both_values_and_both_hosts() -> None:
     )
 
 
+def test_long_texts_are_shown_where_they_differ() -> None:
+    texts = ["x" * 100 + f"lr: {rate}" + "y" * 100 for rate in ("0.1", "0.2")]
+    found = cards.difference([made(rank, facts={"options": text}) for rank, text in enumerate(texts)])
+    assert found is not None
+    for rate in ("0.1", "0.2"):
+        assert f"lr: {rate}" in found
+
+
 def test_a_fact_that_one_rank_does_not_have_differs() -> None:
     assert cards.difference([made(0, facts={"a": "1"}), made(1, facts={"a": "1", "b": "2"})]) is not None
 

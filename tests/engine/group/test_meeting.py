@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -12,12 +16,13 @@ import torch
 
 from samestep import torch_private
 from samestep.engine.group import meeting as meetings
+from samestep.engine.group import store as stores
 from samestep.engine.group.meeting import Meeting
 from samestep.engine.group.parcels import Parcel, Route
 from samestep.engine.group.place import Place
 from samestep.engine.group.wire import PeerLost, Wire
-from samestep.errors import ToldElsewhere, UsageError, WorkerError
-from tests.engine.group.two import connected, together
+from samestep.errors import Interrupted, ToldElsewhere, UsageError, WorkerError
+from tests.engine.group.two import PLACE, connected, together
 
 
 def test_all_get_the_cards_of_all(both: list[Meeting]) -> None:
@@ -41,6 +46,13 @@ def test_who_cannot_begin_says_why_and_the_other_ends(both: list[Meeting], troub
     assert str(found[troubled]).endswith("): no data")
     assert isinstance(found[1 - troubled], ToldElsewhere)
     assert found[1 - troubled].code == 2
+
+
+def test_who_is_stopped_before_it_begins_says_so_and_the_other_ends(both: list[Meeting]) -> None:
+    found = together(both[0].begin, lambda: both[1].fail(KeyboardInterrupt()))
+    assert isinstance(found[0], ToldElsewhere)
+    assert isinstance(found[1], Interrupted)
+    assert str(found[1]).endswith("): stopped before the first step")
 
 
 def test_where_both_cannot_begin_one_says_why(both: list[Meeting]) -> None:
@@ -82,6 +94,18 @@ def test_a_rank_that_cannot_begin_does_not_wait_for_a_slow_one_and_only_one_spea
     assert time.monotonic() - start < 3.0
 
 
+def test_a_failed_meeting_of_this_process_is_over(both: list[Meeting]) -> None:
+    together(*(lambda m=m: m.fail(UsageError("no data")) for m in both))
+    again = [Meeting(m.place, m.board.store, 5.0) for m in both]
+
+    def late() -> Any:
+        time.sleep(0.3)
+        return again[0].begin()
+
+    found = together(late, again[1].begin)
+    assert [[card.rank for card in each] for each in found] == [[0, 1], [0, 1]]
+
+
 def test_parcels_are_swapped_and_counted(both: list[Meeting]) -> None:
     wires = connected(both)
     mine = [torch.full((30_000,), float(rank)) for rank in range(2)]
@@ -107,19 +131,98 @@ def test_who_does_not_answer_in_time_is_named(both: list[Meeting]) -> None:
     assert 0.2 < caught.value.waited_s < 3.0
 
 
+def test_a_rank_whose_name_means_the_loopback_listens_where_the_others_reach_it(
+    both: list[Meeting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 1 is elsewhere: rank 0 has the store, and its own name is an address that nobody else can use."""
+    found: list[str] = []
+
+    def gloo(store: Any, rank: int, world_size: int, *, address: str, timeout_s: float) -> None:
+        found.append(f"{rank} {address} {timeout_s:g}")
+
+    seen = {"127.0.0.1": "127.0.0.1", "192.0.2.2": "192.0.2.1"}
+    monkeypatch.setattr(meetings, "own_address", lambda host, port: seen[host])
+    monkeypatch.setattr(torch_private, "gloo", gloo)
+    together(both[0].begin, lambda: both[1].begin(address="192.0.2.2"))
+    assert all(isinstance(wire, Wire) for wire in together(*(m.connect for m in both)))
+    assert sorted(found) == ["0 192.0.2.1 1", "1 192.0.2.2 1"]
+
+
+def test_who_does_not_come_to_connect_is_named(both: list[Meeting]) -> None:
+    together(*(m.begin for m in both))
+    both[0].deadline_s = 0.2
+    with pytest.raises(WorkerError, match=r"^rank 1 \(\S+, process \d+\) did not come to connect within 0\.2 s$"):
+        both[0].connect()
+
+
 def test_a_port_that_is_taken_and_an_address_of_others() -> None:
-    with meetings.listen("127.0.0.1", 0) as taken, pytest.raises(UsageError, match=r"cannot listen on 127\.0\.0\.1:"):
-        meetings.listen("127.0.0.1", taken.getsockname()[1])
+    with stores.listen("127.0.0.1", 0) as taken, pytest.raises(UsageError, match=r"cannot listen on 127\.0\.0\.1:"):
+        stores.listen("127.0.0.1", taken.getsockname()[1])
     with pytest.raises(UsageError, match=r"rank 0 cannot listen on 203\.0\.113\.1:"):
-        meetings.listen("203.0.113.1", 0)
+        stores.listen("203.0.113.1", 0)
 
 
 def test_where_nobody_answers_the_limit_is_that_of_reaching() -> None:
-    with meetings.listen("127.0.0.1", 0) as free:
+    with stores.listen("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
     place = Place(rank=1, world_size=2, local_rank=0, local_size=1, host="127.0.0.1", port=port, hosts_store=False)
     with pytest.raises(UsageError, match=rf"rank 1: nobody answers at 127\.0\.0\.1:{port} within 0\.3 s \("):
         meetings.connect(place, deadline_s=600.0, reach_s=0.3)
+
+
+def answering(words: bytes | None) -> Callable[[socket.socket], None]:
+    """Another program on the port: it says something and hangs up, or says nothing."""
+    kept: list[socket.socket] = []
+
+    def serve(door: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = door.accept()
+                kept.append(connection)
+                if words is not None:
+                    connection.sendall(words)
+                    connection.close()
+        for each in kept:
+            each.close()
+
+    return serve
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (None, r"nobody answers at 127\.0\.0\.1:\d+ within 0\.4 s \(timed out\)"),
+        (b"SSH-2.0-OpenSSH\r\n", r"another program answers at 127\.0\.0\.1:\d+;"),
+    ],
+)
+def test_another_program_at_the_address_is_told_in_time_and_in_one_line(
+    words: bytes | None, text: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    door = socket.create_server(("127.0.0.1", 0))
+    server = Thread(target=answering(words), args=(door,), daemon=True)
+    server.start()
+    place = replace(PLACE, rank=1, port=door.getsockname()[1], hosts_store=False)
+    start = time.monotonic()
+    try:
+        with pytest.raises(UsageError, match=f"rank 1: {text}"):
+            meetings.connect(place, deadline_s=600.0, reach_s=0.4)
+    finally:
+        door.shutdown(socket.SHUT_RDWR)
+        door.close()
+        server.join()
+    assert time.monotonic() - start < 5.0
+    assert capfd.readouterr().err == ""
+
+
+def test_the_next_run_of_a_process_meets_in_the_same_store_while_it_is_there() -> None:
+    with stores.listen("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+    places = [replace(PLACE, rank=rank, port=port, hosts_store=rank == 0) for rank in range(2)]
+    first, second = ([meetings.connect(place, 5.0) for place in places] for _ in range(2))
+    assert [m.board.store for m in first] == [m.board.store for m in second]
+    for meetings_ in (first, second):
+        found = together(*(m.begin for m in meetings_))
+        assert found[0] == found[1]
 
 
 def test_a_part_of_a_store_has_keys_of_its_own(both: list[Meeting]) -> None:

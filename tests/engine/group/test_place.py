@@ -36,6 +36,14 @@ def test_several_ranks_of_a_machine_and_a_restart() -> None:
     [
         ({"RANK": "x"}, "RANK='x' in the environment is not a whole number"),
         ({"RANK": "4"}, "RANK=4 and WORLD_SIZE=4: ranks count from 0 to 3"),
+        ({"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "1"}, "LOCAL_RANK=1 and LOCAL_WORLD_SIZE=1 with RANK=1"),
+        ({"LOCAL_RANK": "-1", "LOCAL_WORLD_SIZE": "1"}, "LOCAL_RANK=-1"),
+        ({"LOCAL_RANK": "2", "LOCAL_WORLD_SIZE": "4"}, "LOCAL_RANK=2"),
+        ({"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "5"}, "LOCAL_WORLD_SIZE=5"),
+        *(
+            ({"MASTER_PORT": port}, f"MASTER_PORT={port} in the environment: ports are numbers from 1 to 65535")
+            for port in ("99999", "0", "-5")
+        ),
         ({"MASTER_ADDR": None}, "RANK and WORLD_SIZE are set and MASTER_ADDR not"),
     ],
 )

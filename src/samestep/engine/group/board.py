@@ -52,17 +52,30 @@ class Board:
     def _ask(self, question: Callable[[], Answer]) -> Answer:
         if self._is_gone:
             raise RuntimeError("the store does not answer")
-        found: Future[Answer] = Future()
-        Thread(target=_settle, args=(found, question), name="samestep-board", daemon=True).start()
         try:
-            return found.result(self._limit_s)
+            return within(question, self._limit_s)
         except TimeoutError:
             self._is_gone = True
             raise RuntimeError(f"the store did not answer within {self._limit_s:g} s") from None
 
 
+def within(question: Callable[[], Answer], limit_s: float) -> Answer:
+    """What a question gives or raises.
+
+    Raises:
+        TimeoutError: It takes longer; it goes on in a thread that nobody waits for.
+
+    Example:
+        >>> within(lambda: 7, limit_s=5.0)
+        7
+    """
+    found: Future[Answer] = Future()
+    Thread(target=_settle, args=(found, question), name="samestep-board", daemon=True).start()
+    return found.result(limit_s)
+
+
 def _settle(found: Future[Answer], question: Callable[[], Answer]) -> None:
     try:
         found.set_result(question())
-    except RuntimeError as error:
+    except Exception as error:
         found.set_exception(error)

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from ipaddress import ip_address
 from itertools import groupby
 from typing import Any
 
 from samestep.plan.machines import Machines, single
+
+_LONGEST = 60
+_BEFORE = 20
+"""Of a long text that differs somewhere, so many characters are shown, and so many of them before the difference."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +29,7 @@ class Card:
         step: Of the newest state that it has; -1 where it has none.
         num_helpers: Threads that it has for helpers.
         first: The first rank of its machine, as far as it knows.
+        address: By which it reaches the store; "" where it does not know.
         facts: What must be the same on all ranks, by name; empty where a rank got its job from another one.
     """
 
@@ -35,6 +41,7 @@ class Card:
     step: int = -1
     num_helpers: int = 0
     first: int = -1
+    address: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -78,7 +85,8 @@ def difference(cards: Sequence[Card]) -> str | None:
         return None
     first = known[0]
     other = next(card for card in known if card.facts.get(differing[0]) != first.facts.get(differing[0]))
-    values = [f"{_short(card.facts.get(differing[0]))} on rank {card.rank} ({card.host})" for card in (first, other)]
+    texts = _short(*(str(card.facts.get(differing[0])) for card in (first, other)))
+    values = [f"{t} on rank {card.rank} ({card.host})" for t, card in zip(texts, (first, other), strict=True)]
     more = f" (nor on {', '.join(differing[1:4])})" if len(differing) > 1 else ""
     return f"the ranks do not agree on {differing[0]}: it is {values[0]} and {values[1]}{more}. Start all of them alike"
 
@@ -95,11 +103,43 @@ def machines_of(cards: Sequence[Card]) -> Machines:
     return Machines(tuple((group[0].rank, group[-1].rank + 1) for group in groups))
 
 
+def towards(own: Card, cards: Sequence[Card]) -> str | None:
+    """Whom a rank has to look at for the address by which others reach it; None where its own is that.
+
+    A machine's own name often means its loopback interface there, and the machine everywhere else.
+
+    >>> cards = [Card(rank=0, nonce="", host="a", pid=1, address=a) for a in ("127.0.1.1", "10.0.0.2")]
+    >>> towards(cards[0], cards), towards(cards[1], cards)
+    ('10.0.0.2', None)
+    """
+    if not _is_loopback(own.address):
+        return None
+    return next((card.address for card in cards if card.address and not _is_loopback(card.address)), None)
+
+
+def _is_loopback(address: str) -> bool:
+    return bool(address) and ip_address(address.partition("%")[0]).is_loopback
+
+
 def newest(cards: Sequence[Card]) -> Card:
     """The rank whose state all go on from: the first of those that have the newest."""
     return max(cards, key=lambda card: (card.step, -card.rank))
 
 
-def _short(value: str | None) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _short(one: str, other: str) -> list[str]:
+    """Two texts, cut to where they differ.
+
+    >>> _short("a" * 90, "a" * 80 + "b")
+    ['...aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa', '...aaaaaaaaaaaaaaaaaaaab']
+    """
+    pairs = zip(one, other, strict=False)
+    same = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+    start = max(same - _BEFORE, 0)
+    return [_cut(text, start) for text in (one, other)]
+
+
+def _cut(text: str, start: int) -> str:
+    if len(text) <= _LONGEST:
+        return text
+    shown = text[start : start + _LONGEST]
+    return ("..." if start else "") + shown + ("..." if start + _LONGEST < len(text) else "")

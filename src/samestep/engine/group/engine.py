@@ -7,8 +7,8 @@ step: so each machine that is left has the newest one.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, NoReturn, Protocol
@@ -60,19 +60,21 @@ class Group:
         job: What to do.
         listener: Hears of steps and evaluations.
         meeting: Of all ranks; it has begun.
-        wire: Connections to the others.
         members: Ranks that this process has started.
         marked: Called when a snapshot counts.
         notice: Takes a line for the person who watches.
+
+    Attributes:
+        wire: Connections to the others, from `agree` on.
     """
 
     job: Job
     listener: Listener
     meeting: Meeting
-    wire: Wire
     members: Members | None = None
     marked: Callable[[], None] = lambda: None
     notice: Callable[[str], None] = lambda text: None
+    wire: Wire = field(init=False)
     _room: Room | None = None
     _memory: Mapping[str, Tensor] = field(default_factory=dict)
     _live: Mapping[str, Tensor] = field(default_factory=dict)
@@ -84,17 +86,20 @@ class Group:
     _doing: tuple[Phase, int] = (Phase.START, 0)
 
     def agree(self, image: Image | None, empty: Image, history: Mapping[str, Any]) -> tuple[Image, Mapping[str, Any]]:
-        """The newest state that a rank has, and its history, on all ranks.
+        """Connect, and have the newest state that a rank has, and its history, on all ranks.
 
         Args:
             image: This rank's state; None where it has none.
             empty: A state of zeros.
             history: Plain values that go with the state.
+
+        Raises:
+            WorkerError: Another rank is missing, or cannot be reached; on the first of those that are left.
+            ToldElsewhere: Another rank says why the run ends.
         """
-        try:
+        with self._signs_given():
+            self.wire = self.meeting.connect()
             found = shipping.ship_newest(self.wire, self.meeting.cards, image, empty, history)
-        except PeerLost as lost:
-            self._explain(lost, None)
         self._image = found[0]
         return found
 
@@ -106,26 +111,19 @@ class Group:
             WorkerError: Another rank is missing; on the first of those that are left.
             ToldElsewhere: Another rank says why the run ends.
         """
-        job, wire = self.job, self.wire
+        job = self.job
         device = open_device(job.device, self.meeting.place.local_rank)
-        light = Beacon(self.meeting.board.store, self.meeting.name, wire.rank)
         try:
-            self._set_up(device)
-            log = open_log(job.trace, self._memory["events"], wire.rank).enter
-            with ExitStack() as stack:
+            with self._signs_given() as light, ExitStack() as stack:
+                self._set_up(device)
+                log = open_log(job.trace, self._memory["events"], self.wire.rank).enter
                 for context in surroundings(job, device):
                     stack.enter_context(context)
-                return self._run(timed(device, job, self._enter_with(log, light)), device)
-        except PeerLost as lost:
-            self._explain(lost, light)
-        except (ToldElsewhere, NonFiniteError):
-            raise
-        except torch.OutOfMemoryError:
-            self._speak_for_all(UsageError(out_of_memory(device, self._doing[0])))
-        except Exception as error:
-            self._speak_for_all(error)
+                try:
+                    return self._run(timed(device, job, self._enter_with(log, light)), device)
+                except torch.OutOfMemoryError:
+                    raise UsageError(out_of_memory(device, self._doing[0])) from None
         finally:
-            light.close()
             if self._room is not None:
                 self._room.close()
 
@@ -163,6 +161,21 @@ class Group:
         traced = [open_reader(self.job.trace, rings, rank) for rank in ranks]
         readers = [reader or open_reader(None, rings, rank) for reader, rank in zip(traced, ranks, strict=True)]
         return [reader.since(0) for reader in readers if reader]
+
+    @contextmanager
+    def _signs_given(self) -> Iterator[Beacon]:
+        """Give signs of life; what goes wrong in the block ends all ranks, and one says it."""
+        light = Beacon(self.meeting.board.store, self.meeting.name, self.meeting.place.rank)
+        try:
+            yield light
+        except PeerLost as lost:
+            self._explain(lost, light)
+        except (ToldElsewhere, NonFiniteError):
+            raise
+        except Exception as error:
+            self._speak_for_all(error)
+        finally:
+            light.close()
 
     def _set_up(self, device: Device) -> None:
         """Enter the room of this machine, and lay the state into it that the run starts from."""
@@ -273,11 +286,11 @@ class Group:
     def _speak_for_all(self, error: Exception) -> NoReturn:
         """Something went wrong in this rank's own work; the first rank to which it happened says so."""
         with suppress(RuntimeError):  # where the store is gone, everybody speaks
-            self.meeting.board.set(self._wrong(self.wire.rank), "")
+            self.meeting.board.set(self._wrong(self.meeting.place.rank), "")
             if self._room is not None:
                 self._room.call_off()
             time.sleep(_TOGETHER_S)
-        if self._is_told(self.wire.rank):
+        if self._is_told(self.meeting.place.rank):
             raise ToldElsewhere(1) from None
         raise error
 
@@ -296,16 +309,15 @@ class Group:
     def _wrong(self, rank: int) -> str:
         return f"{self.meeting.name}/wrong/{rank}"
 
-    def _explain(self, lost: PeerLost, light: Beacon | None) -> NoReturn:
+    def _explain(self, lost: PeerLost, light: Beacon) -> NoReturn:
         """Say on one rank why the run ends."""
         if self._room is not None:
             self._room.call_off()
         self.wire.close()  # who waits for this rank finds it out now
-        if light is not None:
-            light.fail()
+        light.fail()
         if self.members is None and self._is_told(self.wire.world_size):
             raise ToldElsewhere(1) from None
-        signs = beacon.look(self.meeting.board, self.meeting.name, self.meeting.cards) if light is not None else None
+        signs = beacon.look(self.meeting.board, self.meeting.name, self.meeting.cards)
         failure = self.members.failure() if self.members is not None else None
         if failure is not None and (not isinstance(failure, WorkerError) or failure.trace):
             raise failure from None

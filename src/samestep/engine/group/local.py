@@ -16,6 +16,7 @@ from typing import Any
 from samestep.engine import ship
 from samestep.engine.flat import trainable
 from samestep.engine.group import meeting as meetings
+from samestep.engine.group import store as stores
 from samestep.engine.group.meeting import Meeting
 from samestep.engine.group.place import Place
 from samestep.engine.job import Job
@@ -83,7 +84,7 @@ class LocalRanks:
         """
         world_size = len(self.processes) + 1
         parcel = ship.pack(job, list(trainable(job.model).values()), self._constants)
-        listening = meetings.listen(LOOPBACK, 0)
+        listening = stores.listen(LOOPBACK, 0)
         port = listening.getsockname()[1]
         machines = split(world_size, min(num_machines, world_size))
 

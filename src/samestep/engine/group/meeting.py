@@ -9,31 +9,37 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import socket
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any, NoReturn
 
 from torch import distributed
 
 from samestep import torch_private
 from samestep.engine.group import cards
+from samestep.engine.group import store as stores
 from samestep.engine.group.board import Board
 from samestep.engine.group.cards import Card
 from samestep.engine.group.place import Place
 from samestep.engine.group.wire import Wire
-from samestep.errors import SamestepError, ToldElsewhere, UsageError, WorkerError
+from samestep.errors import Interrupted, SamestepError, ToldElsewhere, UsageError, WorkerError
 
 _TICK_S = 0.02
 _STORE_TIMEOUT_S = 10.0
-"""For a single question to the store."""
+"""For a single question to the store; never longer than for the others."""
 _HEARING_S = 10.0
 """How long a rank that cannot begin waits for the cards of those before it, which may have to speak in its place."""
 _SPEAKING_S = 1.0
+_CONNECTING_S = 60.0
+"""Longest time for connections between ranks that are all there."""
 _OPEN = "samestep/open"
+_PAST: set[tuple[int, str]] = set()
+"""Meetings that ranks of this process have been in: the next run's must not be taken for one that has failed."""
 
 
 class Meeting:
@@ -53,7 +59,8 @@ class Meeting:
     """
 
     def __init__(self, place: Place, store: Any, deadline_s: float) -> None:
-        self.place, self.board, self.deadline_s = place, Board(store, _STORE_TIMEOUT_S), deadline_s
+        self.place, self.deadline_s = place, deadline_s
+        self.board = Board(store, min(_STORE_TIMEOUT_S, deadline_s))
         self.name = ""
         self.is_settled = False
         self.cards: list[Card] = []
@@ -78,9 +85,12 @@ class Meeting:
             ToldElsewhere: Another rank says why the run cannot begin.
         """
         self.is_settled = True
+        with suppress(OSError):  # the name of a store that is reached otherwise may mean nothing here
+            self._own = replace(self._own, address=own_address(self.place.host, self.place.port))
         self._own = replace(self._own, **said)
         try:
             self.cards = self._open() if self.place.rank == 0 else self._join()
+            _PAST.add((self.place.rank, self.name))
         except SamestepError:
             raise
         except (distributed.DistStoreError, RuntimeError) as error:
@@ -100,7 +110,7 @@ class Meeting:
         self.name = f"samestep/{secrets.token_hex(8)}"
         self.board.set(_OPEN, self.name)
 
-    def fail(self, error: Exception | SystemExit) -> NoReturn:
+    def fail(self, error: Exception | SystemExit | KeyboardInterrupt) -> NoReturn:
         """This rank cannot begin: the first of all that cannot says why, the others end, too.
 
         Raises:
@@ -112,6 +122,7 @@ class Meeting:
         self._own = replace(self._own, error=str(own))
         try:
             may_speak = self._may_speak()
+            _PAST.add((self.place.rank, self.name))
         except (distributed.DistStoreError, RuntimeError):
             may_speak = True
         if may_speak:
@@ -141,18 +152,44 @@ class Meeting:
         place = self.place
         if place.world_size == 1:
             return Wire(None, 0, 1, self.deadline_s)
-        store = torch_private.store_below(self.board.store, f"{self.name}/gloo")
-        address = own_address(place)
         try:
-            group = torch_private.gloo(
-                store, place.rank, place.world_size, address=address, timeout_s=min(self.deadline_s, 60.0)
-            )
+            self._wait_for_all()
+        except SamestepError:
+            raise
+        except (distributed.DistStoreError, RuntimeError) as error:
+            raise self._lost_store(error) from None
+        store = torch_private.store_below(self.board.store, f"{self.name}/gloo")
+        address = self._address()
+        # All are there, so that it need not wait for them; it tries five times.
+        timeout_s = max(min(self.deadline_s, _CONNECTING_S) / 5, 1.0)
+        try:
+            group = torch_private.gloo(store, place.rank, place.world_size, address=address, timeout_s=timeout_s)
         except RuntimeError as error:
             raise WorkerError(
                 f"{self._own.name} listens on {address} and cannot connect to all other ranks: {_first_line(error)}. "
                 "Every rank must be able to open connections to every other one, on any port"
             ) from None
         return Wire(group, place.rank, place.world_size, self.deadline_s)
+
+    def _wait_for_all(self) -> None:
+        """Until all ranks are about to connect."""
+        until = time.monotonic() + self.deadline_s
+        self.board.set(self._ready(self.place.rank), "")
+        others = [rank for rank in range(self.place.world_size) if rank != self.place.rank]
+        while not self.board.check([self._ready(rank) for rank in others]):
+            self.check()
+            if time.monotonic() > until:
+                missing = [card.name for card in self.cards if not self.board.check([self._ready(card.rank)])]
+                raise WorkerError(f"{' and '.join(missing)} did not come to connect within {self.deadline_s:g} s")
+            time.sleep(_TICK_S)
+
+    def _address(self) -> str:
+        """By which the others reach this rank."""
+        other = cards.towards(self._own, self.cards)
+        return self._own.address if other is None else own_address(other, self.place.port)
+
+    def _ready(self, rank: int) -> str:
+        return f"{self.name}/ready/{rank}"
 
     def _open(self) -> list[Card]:
         if not self.name:
@@ -191,6 +228,8 @@ class Meeting:
         if not self.board.check([_OPEN]):
             return None
         name = self.board.get(_OPEN).decode()
+        if (self.place.rank, name) in _PAST:
+            return None
         if name != self.name:
             self.name = name
             self.board.set(self._key(self.place.rank), cards.as_text([self._own]))
@@ -253,7 +292,7 @@ class Meeting:
 def connect(
     place: Place, deadline_s: float, listening: socket.socket | None = None, *, reach_s: float | None = None
 ) -> Meeting:
-    """Reach the store, or be its host: it listens on the address that was named and on no other.
+    """Reach the store, or be its host.
 
     Where these ranks have torch's default process group already, its store is there (and the port taken): a part of it.
 
@@ -266,29 +305,10 @@ def connect(
     Raises:
         UsageError: The address is not this machine's, the port is taken, or nobody answers there.
     """
-    where = f"{place.host}:{place.port}"
-    reach_s = deadline_s if reach_s is None else reach_s
     if listening is None and _are_grouped(place):
         return Meeting(place, torch_private.store_below(torch_private.default_store(), "samestep"), deadline_s)
-    handle = None
-    if place.hosts_store:
-        handle = (listening or listen(place.host, place.port)).detach()
-    try:
-        store = distributed.TCPStore(  # type: ignore[attr-defined]
-            place.host,
-            place.port,
-            is_master=place.hosts_store,
-            timeout=timedelta(seconds=reach_s),
-            wait_for_workers=False,
-            master_listen_fd=handle,
-        )
-    except (distributed.DistError, RuntimeError) as error:
-        raise UsageError(
-            f"rank {place.rank}: nobody answers at {where} within {reach_s:g} s ({_first_line(error)}); is this the "
-            "address of the machine with rank 0, and the port open?"
-        ) from None
-    store.set_timeout(timedelta(seconds=_STORE_TIMEOUT_S))
-    return Meeting(place, store, deadline_s)
+    reach_s = deadline_s if reach_s is None else reach_s
+    return Meeting(place, stores.reach(place, reach_s, min(_STORE_TIMEOUT_S, deadline_s), listening), deadline_s)
 
 
 def _are_grouped(place: Place) -> bool:
@@ -298,36 +318,21 @@ def _are_grouped(place: Place) -> bool:
     return (distributed.get_rank(), distributed.get_world_size()) == (place.rank, place.world_size)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket on one address.
-
-    Raises:
-        UsageError: It cannot be had.
-    """
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=1024)
-    except OSError as error:
-        # create_server's own words repeat the address
-        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
-        raise UsageError(
-            f"rank 0 cannot listen on {host}:{port} ({reason}); name an address of this machine and a free port"
-        ) from None
-
-
-def own_address(place: Place) -> str:
-    """This machine's address on the way to where the ranks meet."""
-    family, kind, protocol, _, address = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_DGRAM)[0]
+def own_address(host: str, port: int) -> str:
+    """This machine's address on the way to another one, or to where the ranks meet."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind, protocol) as probe:
         probe.connect(address)  # nothing is sent
         return str(probe.getsockname()[0])
 
 
-def _named(name: str, error: Exception | SystemExit) -> SamestepError:
+def _named(name: str, error: Exception | SystemExit | KeyboardInterrupt) -> SamestepError:
     """What went wrong, and where: our own kinds of errors stay what they are."""
     if isinstance(error, SamestepError):
         error.args = (f"{name}: {error}", *error.args[1:])
         return error
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted(f"{name}: stopped before the first step", signal.SIGINT)
     text = f"{name} cannot begin: {type(error).__name__}: {_first_line(error)}"
     found = WorkerError(text, "".join(traceback.format_exception(error)))
     found.__cause__ = error

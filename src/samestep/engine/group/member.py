@@ -37,6 +37,6 @@ def _train(setup: Setup) -> None:
     job: Job = ship.unpack(setup.data, memory.attach(*setup.constants))
     meeting = meetings.connect(setup.place, setup.deadline_s)
     meeting.begin(num_helpers=num_helpers(job, setup.place.local_size))
-    group = Group(job, Deaf(), meeting, meeting.connect())
+    group = Group(job, Deaf(), meeting)
     group.agree(None, Image.empty(job), {})
     group.run()

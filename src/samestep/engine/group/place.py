@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from samestep.errors import UsageError
 
 _NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_LAST_PORT = 65_535
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,14 +76,23 @@ def from_environment(environment: Mapping[str, str]) -> Place | None:
     rank, world_size = number("RANK"), number("WORLD_SIZE")
     if not 0 <= rank < world_size:
         raise UsageError(f"RANK={rank} and WORLD_SIZE={world_size}: ranks count from 0 to {max(world_size - 1, 0)}")
+    local_rank, local_size = number("LOCAL_RANK", rank), number("LOCAL_WORLD_SIZE", world_size)
+    if not 0 <= local_rank < local_size <= world_size or local_rank > rank:
+        raise UsageError(
+            f"LOCAL_RANK={local_rank} and LOCAL_WORLD_SIZE={local_size} with RANK={rank} and WORLD_SIZE={world_size}: "
+            "the ranks of a machine count from 0 and are neighbours; leave both out where all are on one machine"
+        )
+    port = number("MASTER_PORT")
+    if not 1 <= port <= _LAST_PORT:
+        raise UsageError(f"MASTER_PORT={port} in the environment: ports are numbers from 1 to {_LAST_PORT}")
     has_agent = environment.get("TORCHELASTIC_USE_AGENT_STORE", "") == "True"
     return Place(
         rank=rank,
         world_size=world_size,
-        local_rank=number("LOCAL_RANK", rank),
-        local_size=number("LOCAL_WORLD_SIZE", world_size),
+        local_rank=local_rank,
+        local_size=local_size,
         host=environment["MASTER_ADDR"],
-        port=number("MASTER_PORT"),
+        port=port,
         hosts_store=rank == 0 and not has_agent,
         is_restarted=number("TORCHELASTIC_RESTART_COUNT", 0) > 0,
     )
