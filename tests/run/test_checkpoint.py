@@ -144,6 +144,12 @@ def test_other_numerics_are_refused_by_name(wanted: dict[str, Any], text: str, t
         read(tmp_path, wanted)
 
 
+def test_long_numerics_are_shown_where_they_differ(tmp_path: Path) -> None:
+    texts = ["x" * 100 + f"lr: {rate}" + "y" * 100 for rate in ("0.1", "0.2")]
+    with pytest.raises(StateError, match=r"optimizer=\S*lr: 0\.1\S* and this one has optimizer=\S*lr: 0\.2"):
+        checkpoint.compare_numerics({"optimizer": texts[0]}, {"optimizer": texts[1]}, tmp_path)
+
+
 def test_older_ones_are_of_a_cpu(tmp_path: Path) -> None:
     write(tmp_path, 1)
     assert read(tmp_path, {**NUMERICS, "device": "cpu", "compile": "off"})[0] is not None

@@ -18,6 +18,7 @@ import safetensors.torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from samestep.engine.group.cards import cut_to_difference
 from samestep.engine.job import MODEL_ARRAYS, Image
 from samestep.errors import StateError, UsageError
 from samestep.host.files import make_folder, write_atomically
@@ -135,10 +136,10 @@ def compare_numerics(found: Mapping[str, Any], wanted: Mapping[str, Any], path: 
     wanted, found = {**_BEFORE, **json.loads(json.dumps(dict(wanted)))}, {**_BEFORE, **found}
     for name in [*wanted, *(name for name in found if name not in wanted)]:
         if found.get(name) != wanted.get(name):
+            theirs, ours = cut_to_difference(str(found.get(name)), str(wanted.get(name)))
             raise StateError(
-                f"{path} is of a run with {name}={_short(found.get(name))} and this one has "
-                f"{name}={_short(wanted.get(name))}; a resumed run must have the same. Set it back, or start anew in "
-                "another folder (from trained weights: weights=FILE)"
+                f"{path} is of a run with {name}={theirs} and this one has {name}={ours}; a resumed run "
+                "must have the same. Set it back, or start anew in another folder (from trained weights: weights=FILE)"
             )
 
 
@@ -177,8 +178,3 @@ def _image(step: int, arrays: Mapping[str, Tensor], empty: Image) -> Image:
     decided = empty.decided.clone()
     decided[: len(arrays["decided"])] = arrays["decided"]  # older ones have fewer
     return Image(step, live, arrays.get("scalars", empty.scalars), decided, best)
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "..."

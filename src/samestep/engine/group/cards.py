@@ -85,7 +85,7 @@ def difference(cards: Sequence[Card]) -> str | None:
         return None
     first = known[0]
     other = next(card for card in known if card.facts.get(differing[0]) != first.facts.get(differing[0]))
-    texts = _short(*(str(card.facts.get(differing[0])) for card in (first, other)))
+    texts = cut_to_difference(*(str(card.facts.get(differing[0])) for card in (first, other)))
     values = [f"{t} on rank {card.rank} ({card.host})" for t, card in zip(texts, (first, other), strict=True)]
     more = f" (nor on {', '.join(differing[1:4])})" if len(differing) > 1 else ""
     return f"the ranks do not agree on {differing[0]}: it is {values[0]} and {values[1]}{more}. Start all of them alike"
@@ -126,10 +126,10 @@ def newest(cards: Sequence[Card]) -> Card:
     return max(cards, key=lambda card: (card.step, -card.rank))
 
 
-def _short(one: str, other: str) -> list[str]:
+def cut_to_difference(one: str, other: str) -> list[str]:
     """Two texts, cut to where they differ.
 
-    >>> _short("a" * 90, "a" * 80 + "b")
+    >>> cut_to_difference("a" * 90, "a" * 80 + "b")
     ['...aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa', '...aaaaaaaaaaaaaaaaaaaab']
     """
     pairs = zip(one, other, strict=False)
