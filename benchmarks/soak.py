@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from benchmarks import results, soak_trials
+from benchmarks import results, soak_ranks, soak_trials
 from benchmarks.results import ROOT
 from benchmarks.soak_trials import Trial
 
@@ -28,6 +28,7 @@ FOLDER = results.FOLDER / "soak"
 PAGE = ROOT / "benchmarks" / "SOAK.md"
 
 _BITS_STEPS, _KILL_RUNS, _KILLS_A_RUN, _RANKS, _CHAINS, _EVENTS = 6, 14, 6, 3, 12, 4
+_HOST_CHAINS, _HOST_EVENTS = 25, 8
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,14 @@ PARTS = (
         "stop, and go on with another number of workers (1 to 4)",
         soak_trials.stops_names(_CHAINS),
         partial(soak_trials.stops, events=_EVENTS),
+    ),
+    Part(
+        "ranks",
+        f"{_HOST_CHAINS} runs on two hosts (network namespaces) with a rank and a folder each; up to {_HOST_EVENTS} "
+        "times a random one is killed, stopped or cut off at a random moment, the others end by themselves (deadline "
+        f"{soak_ranks.DEADLINE_S:g} s), and both go on from the newest state that one of them has",
+        soak_ranks.names(_HOST_CHAINS),
+        partial(soak_ranks.ranks, events=_HOST_EVENTS),
     ),
 )
 
@@ -135,11 +144,14 @@ def _rows(part: Part, found: results.Result) -> list[tuple[str, str]]:
         rows.append(("pauses until survivors trained on", f"{_spread(pauses_s)}; {late} of 1 s or more"))
     if alone_s:
         rows.append(("pauses with no survivor (a new worker starts)", _spread(alone_s)))
+    replays_s = [seconds for trial in trials for seconds in trial.get("replays_s", [])]
+    if replays_s:
+        rows.append(("work done again after the state that was left", _spread(replays_s)))
     events = [event for trial in trials for event in trial.get("events", [])]
     for kind in sorted({event["event"] for event in events}):
         ends_s = [event["end_s"] for event in events if event["event"] == kind]
         rows.append((f"{kind}: until no process was left", _spread(ends_s)))
-    if events:
+    if part.name == "stops":
         rows.append(("newest checkpoint damaged", str(sum(event["newest_damaged"] for event in events))))
     return rows
 

@@ -226,7 +226,7 @@ def stops(name: str, *, events: int) -> Trial:
             workers = dice.choice((1, 2, 3, 4))
             event = tuple(EVENTS)[(number + turn) % len(EVENTS)]
             process = command.start(*_words(workers, is_resumed=turn > 0))
-            if not _await_progress(process, folder / "state", dice.uniform(0.3, 1.5)):
+            if not await_progress(process, folder / "state", dice.uniform(0.3, 1.5)):
                 break  # it came to its end first
             seconds = _strike(command, process, event, stall)
             is_damaged = dice.random() < 0.5 and _damage_newest(folder / "state", dice)
@@ -237,7 +237,7 @@ def stops(name: str, *, events: int) -> Trial:
         else:
             process = command.start(*_words(2, is_resumed=True))
         finished = command.wait(process, 120.0)
-        trial |= _judge(finished.code, finished.stdout, finished.stderr, trial["failures"])
+        trial |= judge(finished.code, finished.stdout, finished.stderr, trial["failures"])
         command.check_nothing_left()
     except AssertionError as error:
         trial["failures"].append(str(error)[:1000])
@@ -252,7 +252,7 @@ def _words(workers: int, *, is_resumed: bool) -> list[str]:
     return ["train", f"{NETS}:slow", "--workers", str(workers), "--json", *state]
 
 
-def _await_progress(process: subprocess.Popen[str], state: Path, more_s: float) -> bool:
+def await_progress(process: subprocess.Popen[str], state: Path, more_s: float) -> bool:
     """Wait until the run has saved something new, and a while more; False where it ends before."""
     before = _newest(state)
     deadline = time.monotonic() + 120.0
@@ -299,7 +299,7 @@ def _damage_newest(state: Path, dice: random.Random) -> bool:
     return True
 
 
-def _judge(code: int, stdout: str, stderr: str, failures: list[str]) -> Trial:
+def judge(code: int, stdout: str, stderr: str, failures: list[str]) -> Trial:
     """Whether a resumed run ended as the undisturbed one."""
     if code != 0:
         return {"failures": [*failures, f"the last run ended with exit code {code}: {stderr[-500:]}"]}

@@ -32,6 +32,10 @@ class Host:
         """Take the cable out."""
         _run(*self.command(["ip", "link", "set", self.link, "down"]))
 
+    def mend(self) -> None:
+        """Put it in again."""
+        _run(*self.command(["ip", "link", "set", self.link, "up"]))
+
     def slow(self, rate: str) -> None:
         """Let no more than so much out: "10mbit"."""
         shape = ["tc", "qdisc", "replace", "dev", self.link, "root", "tbf", "rate", rate]
