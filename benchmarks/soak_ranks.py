@@ -21,7 +21,7 @@ from tests.faults.hosts import Host
 
 DEADLINE_S = 3.0
 MOST_END_S = 3 * DEADLINE_S + 1.0
-"""A rank waits for another one for as long as the deadline, asks the store, which may not answer either for as long, and
+"""A rank waits for another one for as long as the deadline, asks the store, which may answer as late, and
 looks twice for signs of life, before it says who is missing."""
 MOST_REPLAY_S = 1.0
 EVENTS = ("killed", "stopped", "cut off")

@@ -41,7 +41,7 @@ def test_a_batch_that_is_not_larger_is_cut_as_ever_and_nothing_is_said(batch: in
 
 def test_a_microbatch_that_is_named_stays() -> None:
     assert run(global_batch=99_999, microbatch=12_500).config["microbatch"] == 12_500
-    with pytest.raises(UsageError, match=r"take workers=1 or less, or a smaller microbatch$"):
+    with pytest.raises(UsageError, match=r"take workers=1, or a smaller microbatch$"):
         run(global_batch=99_999, microbatch=12_500, workers=2)
     with pytest.raises(UsageError, match=r"a smaller microbatch, or a larger global_batch$"):
         run(global_batch=16, microbatch=16, workers=2)

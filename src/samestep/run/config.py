@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -274,7 +274,7 @@ class Config:
     out: Path | None
     log: str | None
     profile: Path | None
-    is_microbatch_default: bool = False
+    is_microbatch_default: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         check(self)
