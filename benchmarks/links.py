@@ -55,12 +55,11 @@ def measure(case: str) -> Result:
 
 def _told(record: Mapping[str, Any]) -> dict[str, Any]:
     steps = record["step_table"]["duration_s"]
-    bytes_of_steps = sum(
-        record["sent_bytes"].get(name, 0) for name in ("contributions", "early contributions", "update")
-    )
+    sent, exchanges = record["sent_bytes"], ("contributions", "early contributions", "update")
     return {
         "step_s": statistics.median(steps[LEFT_OUT:]),
-        "sent_bytes": bytes_of_steps / len(steps),
+        "sent_bytes": sum(sent.get(name, 0) for name in exchanges) / len(steps),
+        "early_bytes": sent.get("early contributions", 0) / len(steps),
         "weights_sha256": record["weights_sha256"],
     }
 
