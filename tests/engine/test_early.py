@@ -25,16 +25,11 @@ class _Round:
     def __init__(self, module: nn.Module, buckets: tuple[Range, ...]) -> None:
         self.parameters, self.buckets = list(module.parameters()), buckets
         self.is_last = True
-        self.begun = 0
         self.sent: list[tuple[int, list[Tensor | None]]] = []
         self._taken: list[int] = []
 
     def gradients(self) -> list[Tensor | None]:
         return [parameter.grad for parameter in self.parameters]
-
-    def begin_contributions(self, step: int, number: int, num_microbatches: int, *, is_looked_at: bool) -> None:
-        assert (step, number, num_microbatches, is_looked_at) == (3, 1, 4, True)
-        self.begun += 1
 
     def take_early(self, bucket: int, gradients: list[Tensor | None]) -> None:
         assert torch_private.is_in_backward()
@@ -63,9 +58,7 @@ def early(module: nn.Module, *buckets: Range) -> tuple[Early, _Round]:
         ParameterSpec(name=name, shape=tuple(parameter.shape), group=0, is_whole=False)
         for name, parameter in module.named_parameters()
     ]
-    found = Early(told, flat_layout(specs), told, told)
-    found.begin(3, 1, 4, is_looked_at=True)
-    return found, told
+    return Early(told, flat_layout(specs), told, told), told
 
 
 def backward(early: Early, module: nn.Module) -> None:
@@ -79,9 +72,8 @@ def test_a_bucket_goes_when_its_gradients_are_complete() -> None:
     module = _Chain()
     found, told = early(module, (3 * BLOCK, 4 * BLOCK), (BLOCK, 3 * BLOCK))
     backward(found, module)
-    assert not told.sent and told.begun == 0  # the first one only looks on
+    assert not told.sent  # the first one only looks on
     backward(found, module)
-    assert told.begun == 1
     assert [bucket for bucket, _ in told.sent] == [0, 1]
     (_, at_first), (_, at_second) = told.sent
     assert [each is not None for each in at_first] == [False, False, False, True]
@@ -97,7 +89,7 @@ def test_only_the_last_microbatch_of_a_round_sends() -> None:
     backward(found, module)
     told.is_last = False
     backward(found, module)
-    assert not told.sent and told.begun == 0
+    assert not told.sent
 
 
 def test_a_pass_outside_of_a_microbatch_sends_nothing() -> None:
@@ -132,7 +124,7 @@ def test_where_gradients_come_in_parts_nothing_is_sent_early() -> None:
     _twice(module)
     for _ in range(3):
         backward(found, module)
-    assert not told.sent and told.begun == 0
+    assert not told.sent
 
 
 def test_gradients_that_begin_to_come_in_parts_are_refused() -> None:

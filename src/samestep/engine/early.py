@@ -40,7 +40,6 @@ class Early:
         self._left: Counter[int] = Counter()
         self._given: set[int] = set()
         self._is_armed = self._has_looked = self._is_off = False
-        self._round: tuple[int, int, int, bool] = (0, 0, 0, False)
         self._hooks: list[Any] = [
             parameter.register_post_accumulate_grad_hook(partial(self._given_to, number))  # type: ignore[no-untyped-call]
             for number, parameter in enumerate(model.parameters)
@@ -51,18 +50,12 @@ class Early:
         for hook in self._hooks:
             hook.remove()
 
-    def begin(self, step: int, number: int, num_microbatches: int, *, is_looked_at: bool) -> None:
-        """A round begins."""
-        self._round = (step, number, num_microbatches, is_looked_at)
-
     def begin_microbatch(self) -> None:
         """A backward pass will come."""
         self._given.clear()
         self._is_armed = self._piece.is_last and self._has_looked and not self._is_off
         if self._is_armed:
             self._left = Counter(self._sizes)
-            step, number, num_microbatches, is_looked_at = self._round
-            self._exchange.begin_contributions(step, number, num_microbatches, is_looked_at=is_looked_at)
 
     def end_microbatch(self) -> None:
         """It has come."""
@@ -92,8 +85,6 @@ class Never:
     """All is sent at the end."""
 
     def close(self) -> None: ...
-
-    def begin(self, step: int, number: int, num_microbatches: int, *, is_looked_at: bool) -> None: ...
 
     def begin_microbatch(self) -> None: ...
 

@@ -30,13 +30,13 @@ class Exchange(Protocol):
     def on_meeting(self, call: Callable[[], None]) -> None:
         """Call this whenever all ranks that share a memory have met."""
 
-    def begin_contributions(self, step: int, number: int, num_microbatches: int, *, is_looked_at: bool) -> None:
-        """Buckets of the contributions will be shown one by one; called where there are buckets, or not at all."""
+    def begin(self, step: int, number: int, num_microbatches: int, *, is_looked_at: bool) -> None:
+        """Before a round: what the others contribute may come."""
 
     def bucket(self, number: int) -> None:
         """After a bucket of this rank's contributions: its partial sums, to the owners of their elements."""
 
-    def contributions(self, step: int, number: int, num_microbatches: int, *, is_looked_at: bool) -> None:
+    def contributions(self, num_microbatches: int) -> None:
         """After the contributions: partial sums, to the owners of their elements; the table of sums, to all."""
 
     def norms(self) -> None:
@@ -84,14 +84,14 @@ class Barriers:
         self._wait()
         self._met()
 
-    def contributions(self, step: int, number: int, num_microbatches: int, *, is_looked_at: bool) -> None:
-        self.meet()
-
-    def begin_contributions(self, step: int, number: int, num_microbatches: int, *, is_looked_at: bool) -> None:
-        assert not self.buckets
+    def begin(self, step: int, number: int, num_microbatches: int, *, is_looked_at: bool) -> None:
+        """Nothing comes that was not written here."""
 
     def bucket(self, number: int) -> None:
         assert not self.buckets
+
+    def contributions(self, num_microbatches: int) -> None:
+        self.meet()
 
     def norms(self) -> None:
         self.meet()

@@ -317,7 +317,7 @@ class Stepper:
         self._is_looked_at = is_possible and noise.is_looked_at(step, self._job.noise_every)
         for piece in self._pieces:
             piece.begin(plan.local)
-        self._early.begin(step, number, len(microbatches), is_looked_at=self._is_looked_at)
+        self._rank.exchange.begin(step, number, len(microbatches), is_looked_at=self._is_looked_at)
         for done in self._passes.train(self._targets):
             self._contribute(step, number, done, self._pieces[done.piece])
         self._sums.settle()
@@ -325,7 +325,7 @@ class Stepper:
             self.curvature.collect(step, plan.local, microbatches)
         self._count_round(step, request)
         self._rank.enter(Phase.BARRIER_CONTRIBUTIONS, step)
-        self._rank.exchange.contributions(step, number, len(microbatches), is_looked_at=self._is_looked_at)
+        self._rank.exchange.contributions(len(microbatches))
         self._rank.enter(Phase.COMBINE, step)
         totals = self._table[: len(microbatches)].sum(axis=0)
         if step == 0 and number == 0:

@@ -122,6 +122,29 @@ def test_parcels_are_swapped_and_counted(both: list[Meeting]) -> None:
     assert said == [[["", None], ["x", None]]] * 2
 
 
+def test_an_exchange_in_parts_that_another_one_comes_between(both: list[Meeting]) -> None:
+    """Parts go in any order, one of them early; what is exchanged meanwhile is not taken for any of them."""
+    wires = connected(both)
+    mine = [[torch.full((70_000,), 10.0 * rank + part) for part in range(3)] for rank in range(2)]
+    got = [[torch.zeros(70_000) for _ in range(3)] for _ in range(2)]
+
+    def exchange(wire: Wire) -> Any:
+        other = 1 - wire.rank
+        parts = [
+            Route({other: Parcel([sent])}, {other: Parcel([received])})
+            for sent, received in zip(mine[wire.rank], got[wire.rank], strict=True)
+        ]
+        transfer = wire.begin("test", parts)
+        transfer.send(2 if wire.rank else 1)
+        said = wire.gather("words", wire.rank)
+        transfer.finish()
+        return said
+
+    assert together(*(lambda w=w: exchange(w) for w in wires)) == [[0, 1]] * 2
+    assert [[float(values.mean()) for values in each] for each in got] == [[10.0, 11.0, 12.0], [0.0, 1.0, 2.0]]
+    assert (wires[0].sent["early test"], wires[0].sent["test"]) == (280_000, 560_000)
+
+
 def test_who_does_not_answer_in_time_is_named(both: list[Meeting]) -> None:
     wires = connected(both)
     wire = Wire(wires[0]._group, 0, 2, deadline_s=0.3)

@@ -74,10 +74,9 @@ class Travelling:
         self._is_quantised = job.local is not None and job.local.is_quantised
         self._words = torch.zeros(len(self._machines.runs), dtype=torch.int64)
         self._routes: dict[tuple[object, ...], list[Route]] = {}
-        self._begun: Transfer | None = None
+        self._contributing: Transfer | None = None
+        self._updating: Transfer | None = None
         self._additions: dict[int, list[tuple[list[Tensor], list[Tensor]]]] = {}
-        self._has_norms = False
-        self._first = 0
         self._met: Callable[[], None] = lambda: None
         self.rest_s = 0.0
 
@@ -88,32 +87,35 @@ class Travelling:
         self._room.wait("barriers")
         self._met()
 
-    def begin_contributions(self, step: int, number: int, num_microbatches: int, *, is_looked_at: bool) -> None:
+    def begin(self, step: int, number: int, num_microbatches: int, *, is_looked_at: bool) -> None:
+        if not self._travels:
+            return
         key = (num_microbatches, is_looked_at, step == 0 and number == 0)
         routes = self._routes_of(("contributions", *key), lambda: self._contributions(*key))
-        self._begun = self._wire.begin("contributions", routes)
+        self._contributing = self._wire.begin("contributions", routes)
 
     def bucket(self, number: int) -> None:
-        assert self._begun is not None
-        self._begun.send(number)
+        assert self._contributing is not None
+        self._contributing.send(number)
 
-    def contributions(self, step: int, number: int, num_microbatches: int, *, is_looked_at: bool) -> None:
-        self._has_norms = False
-        self._first = first_rank(num_microbatches, self._wire.world_size)
+    def contributions(self, num_microbatches: int) -> None:
         if self._travels:
+            assert self._contributing is not None
             self._room.wait("contributions")
             self._add_up(num_microbatches)
-            if self._begun is None:
-                self.begin_contributions(step, number, num_microbatches, is_looked_at=is_looked_at)
-            assert self._begun is not None
-            self._begun.finish()
-            self._begun = None
+            self._expect_update(first_rank(num_microbatches, self._wire.world_size))
+            self._contributing.finish()
         self._close("contributions")
         if self._is_quantised:
             self._add_up_decoded(num_microbatches)
 
+    def _expect_update(self, first: int) -> None:
+        """What the owners send at the end of the step may come: all ranks of this machine have computed."""
+        if self._updating is None:
+            routes = self._routes_of(("update", first), lambda: [partial(self._update, first)])
+            self._updating = self._wire.begin("update", routes)
+
     def norms(self) -> None:
-        self._has_norms = True
         self._send("norms", ("norms",), lambda: self._from_owners(self._norms_of))
 
     def parameters(self) -> None:
@@ -123,7 +125,9 @@ class Travelling:
         control = self._memory["control"]
         if self._is_first:
             self._words[self._own] = control[Control.AFTER]
-        self._swap("update", ("update", self._first, self._has_norms), lambda: self._update)
+        if self._updating is not None:
+            self._updating.finish()
+            self._updating = None
         if self._is_quantised:
             self._apply_decoded()
         if self._is_first:
@@ -314,16 +318,15 @@ class Travelling:
             for target, codes, scales in zip(targets, pieces[:count], pieces[count:], strict=True):
                 target.add_(eight_bits.decode(codes, scales))
 
-    def _update(self, sender: int, receiver: int) -> Iterator[Tensor]:
-        """What changes at the end of a step; see `Stepper` for who applies the buffers."""
+    def _update(self, first: int, sender: int, receiver: int) -> Iterator[Tensor]:
+        """What changes at the end of a step, and the norms; see `Stepper` for who applies the buffers."""
         if self._is_courier(receiver, sender):
             yield from self._changes_of(sender) if self._is_quantised else self._parameters_of(sender)
             if sender == self._wire.world_size - 1:
                 yield self._live["tracked"]
-            if sender == self._first:
+            if sender == first:
                 yield self._live["others"]
-            if not self._has_norms:
-                yield from self._norms_of(sender)
+            yield from self._norms_of(sender)
         yield from self._between_firsts(lambda m: [self._words[m : m + 1]])(sender, receiver)
 
     def _state_of(self, rank: int) -> list[Tensor]:

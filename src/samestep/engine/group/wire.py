@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -62,7 +63,7 @@ class Wire:
     def begin(self, name: str, parts: Sequence[Route]) -> Transfer:
         """Be ready to receive the parcels of some routes, which every rank sends one by one, in any order.
 
-        Nothing else may be exchanged before it is finished.
+        Who is ready before the others send saves them a question. Exchanges of other names may come in between.
 
         Raises:
             PeerLost: A connection broke.
@@ -103,13 +104,14 @@ class Transfer:
 
     def __init__(self, wire: Wire, group: Any, name: str, parts: Sequence[Route]) -> None:
         self._wire, self._group, self._name, self._parts = wire, group, name, parts
-        self._unsent = dict(enumerate(_tagged([part.outgoing for part in parts])))
+        first = (zlib.crc32(name.encode()) & 0x7FFF) << 16
+        self._unsent = dict(enumerate(_tagged([part.outgoing for part in parts], first)))
         self._works: list[tuple[int, Any]] = []
         self._start_s = time.monotonic()
-        for peer, parcel, first in chain.from_iterable(_tagged([part.incoming for part in parts])):
+        for peer, parcel, tag in chain.from_iterable(_tagged([part.incoming for part in parts], first)):
             with self._from(peer):
-                for tag, message in enumerate(parcel.messages, first):
-                    self._works.append((peer, self._group.recv([message], peer, tag)))
+                for number, message in enumerate(parcel.messages, tag):
+                    self._works.append((peer, self._group.recv([message], peer, number)))
 
     def send(self, number: int) -> None:
         """Send a part; what it is made of must not change any more until the exchange is finished.
@@ -154,11 +156,11 @@ class Transfer:
             raise PeerLost(self._name, peer, str(error), time.monotonic() - self._start_s) from None
 
 
-def _tagged(parts: Sequence[Mapping[int, Parcel]]) -> list[list[tuple[int, Parcel, int]]]:
-    """By part: peers, their parcels, and the number of each parcel's first message among all of the peer's."""
+def _tagged(parts: Sequence[Mapping[int, Parcel]], first: int) -> list[list[tuple[int, Parcel, int]]]:
+    """By part: peers, their parcels, and the tag of each parcel's first message; those of a peer count from `first`."""
     counts: Counter[int] = Counter()
     found = []
     for parcels in parts:
-        found.append([(peer, parcel, counts[peer]) for peer, parcel in parcels.items()])
+        found.append([(peer, parcel, first + counts[peer]) for peer, parcel in parcels.items()])
         counts.update({peer: len(parcel.messages) for peer, parcel in parcels.items()})
     return found
