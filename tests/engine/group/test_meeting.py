@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -120,6 +122,15 @@ def test_parcels_are_swapped_and_counted(both: list[Meeting]) -> None:
     assert wires[0].sent["test"] == 120_000
     said = together(*(lambda w=w: w.gather("words", ["x" * w.rank, None]) for w in wires))
     assert said == [[["", None], ["x", None]]] * 2
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="this system has no such policy")
+def test_the_thread_that_takes_what_comes_pushes_nobody_off_a_core(both: list[Meeting]) -> None:
+    wires = connected(both)
+    names = {int(task.name): (task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()}
+    policies = {os.sched_getscheduler(task) for task, name in names.items() if name.startswith("gloo")}
+    assert policies == {os.SCHED_BATCH} and len(wires) == 2
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 def test_an_exchange_in_parts_that_another_one_comes_between(both: list[Meeting]) -> None:

@@ -28,6 +28,7 @@ from samestep.engine.group.cards import Card
 from samestep.engine.group.place import Place
 from samestep.engine.group.wire import Wire
 from samestep.errors import Interrupted, SamestepError, ToldElsewhere, UsageError, WorkerError
+from samestep.host.scheduling import waking_politely
 
 _TICK_S = 0.02
 _STORE_TIMEOUT_S = 10.0
@@ -163,7 +164,10 @@ class Meeting:
         # All are there, so that it need not wait for them; it tries five times.
         timeout_s = max(min(self.deadline_s, _CONNECTING_S) / 5, 1.0)
         try:
-            group = torch_private.gloo(store, place.rank, place.world_size, address=address, timeout_s=timeout_s)
+            # Gloo's thread takes what comes. Woken on the core of a thread that is sending, it would push that one off
+            # and then spin for its lock until the scheduler's next tick: milliseconds in every step.
+            with waking_politely():
+                group = torch_private.gloo(store, place.rank, place.world_size, address=address, timeout_s=timeout_s)
         except RuntimeError as error:
             raise WorkerError(
                 f"{self._own.name} listens on {address} and cannot connect to all other ranks: {_first_line(error)}. "
