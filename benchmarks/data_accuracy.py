@@ -170,7 +170,7 @@ def page(found: Mapping[str, Result]) -> str:
 def main(words: Sequence[str] | None = None) -> int:
     parser = results.parser(MODULE, __doc__, PAGE, cases=CASES)
     arguments = parser.parse_args(words)
-    if DATA_VARIABLE not in os.environ:
+    if not arguments.page and DATA_VARIABLE not in os.environ:
         parser.error(f"{DATA_VARIABLE} names no folder of data sets")
     cases = {name: ({"case": name, **case.settings}, partial(measure, case)) for name, case in CASES.items()}
     return results.run_cases(cases, arguments, FOLDER, page, module=MODULE)

@@ -139,6 +139,9 @@ def test_a_script_that_is_not_ours_is_refused(browser: Browser, written: Path, t
     assert opened.page.evaluate("window.planted") is None
 
 
+_NEXT_FRAMES = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+
+
 def test_pointing_shows_the_numbers(browser: Browser, written: Path) -> None:
     page = open_page(browser, written).page
     expect(tip(page)).to_be_hidden()
@@ -156,6 +159,7 @@ def test_pointing_near_a_curve_shows_its_nearest_point(browser: Browser, written
     page = open_page(browser, written).page
     chart = page.locator("svg.chart.faint").first
     chart.scroll_into_view_if_needed()
+    page.evaluate(_NEXT_FRAMES)  # a page that scrolls hides what was pointed at
     box = chart.locator(".mark").nth(20).bounding_box()
     assert box is not None
     page.mouse.move(box["x"] + 6, box["y"] - 9)
