@@ -21,14 +21,7 @@ def train(machines: Sequence[Host], words: Sequence[str], *, limit_s: float) -> 
         RuntimeError: A rank failed.
     """
     with tempfile.TemporaryDirectory(prefix="samestep-hosts-") as folder:
-        processes = []
-        for rank, host in enumerate(machines):
-            variables = {
-                "RANK": rank, "WORLD_SIZE": len(machines), "MASTER_ADDR": machines[0].address, "MASTER_PORT": _PORT,
-                "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1,
-            }  # fmt: skip
-            command = host.command([*one_rank.TRAIN, *words, "--out", folder])
-            processes.append(one_rank.start(command, variables))
+        processes = one_rank.start_on(machines, _PORT, lambda rank: [*words, "--out", folder])
         try:
             ends = [process.communicate(timeout=limit_s) for process in processes]
         finally:

@@ -71,16 +71,9 @@ def ranks(name: str, *, events: int) -> Trial:
 
 
 def _start(machines: Sequence[Host], folder: Path, *, is_resumed: bool) -> list[subprocess.Popen[str]]:
-    found = []
-    for rank, host in enumerate(machines):
-        variables = {
-            "RANK": rank, "WORLD_SIZE": len(machines), "MASTER_ADDR": machines[0].address, "MASTER_PORT": _PORT,
-            "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1,
-        }  # fmt: skip
-        words = [f"{NETS}:slow", "--checkpoint", str(folder / str(rank)), "--checkpoint-every-s", str(_EVERY_S)]
-        words += ["--deadline-s", str(DEADLINE_S), "--json", *(["--resume"] if is_resumed else [])]
-        found.append(one_rank.start(host.command([*one_rank.TRAIN, *words]), variables))
-    return found
+    words = [f"{NETS}:slow", "--checkpoint-every-s", str(_EVERY_S), "--deadline-s", str(DEADLINE_S), "--json"]
+    resume = ["--resume"] if is_resumed else []
+    return one_rank.start_on(machines, _PORT, lambda rank: [*words, *resume, "--checkpoint", str(folder / str(rank))])
 
 
 def _strike(

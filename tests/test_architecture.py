@@ -15,7 +15,7 @@ import samestep
 
 ROOT = Path(samestep.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "version", "torch_private"),
+    ("errors", "version", "torch_private", "words"),
     ("host",),
     ("plan",),
     ("data",),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 import psutil
+
+from tests.faults.hosts import Host
 
 TRAIN = (sys.executable, "-m", "samestep", "train")
 
@@ -17,6 +19,28 @@ def start(command: Sequence[str], variables: Mapping[str, object]) -> subprocess
     """Start a command with variables that say which rank it is."""
     environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def start_on(
+    machines: Sequence[Host], port: int, words: Callable[[int], Sequence[str]], *, per_host: int = 1
+) -> list[subprocess.Popen[str]]:
+    """Ranks on hosts, which meet at the first of them.
+
+    Args:
+        machines: The hosts.
+        port: Where rank 0 listens.
+        words: What each rank is to train, by its number.
+        per_host: Ranks of a host.
+    """
+    found = []
+    for rank in range(per_host * len(machines)):
+        host = machines[rank // per_host]
+        variables = {
+            "RANK": rank, "WORLD_SIZE": per_host * len(machines), "MASTER_ADDR": machines[0].address,
+            "MASTER_PORT": port, "LOCAL_RANK": rank % per_host, "LOCAL_WORLD_SIZE": per_host,
+        }  # fmt: skip
+        found.append(start(host.command([*TRAIN, *words(rank)]), variables))
+    return found
 
 
 def wait_for(process: subprocess.Popen[str], text: str) -> None:

@@ -67,6 +67,15 @@ class Ranks:
             if line.startswith("samestep: ")
         ]
 
+    def refused_at_once(self) -> str:
+        """The one line of a mistake that ends all ranks within half a minute."""
+        start = time.monotonic()
+        codes, lines = self.complaints()
+        assert time.monotonic() - start < 30
+        assert set(codes) == {2}
+        assert len(lines) == 1
+        return lines[0]
+
     def close(self) -> None:
         one_rank.end_all(self.started)
 
@@ -143,12 +152,8 @@ def test_ranks_that_were_not_started_alike(ranks: Ranks, other: list[str], text:
 @pytest.mark.parametrize("bad", [[1], [0, 1]])
 def test_a_mistake_in_a_command_line_ends_all_at_once_and_is_told_once(ranks: Ranks, bad: list[int]) -> None:
     ranks.start([["digits-mlp", *(["--no-such"] if rank in bad else [])] for rank in range(2)])
-    start = time.monotonic()
-    codes, lines = ranks.complaints()
-    assert time.monotonic() - start < 30
-    assert codes == [2, 2]
-    assert len(lines) == 1
-    assert re.fullmatch(rf"rank {bad[0]} \(\S+, process \d+\): unknown option --no-such; see .* --help", lines[0])
+    line = ranks.refused_at_once()
+    assert re.fullmatch(rf"rank {bad[0]} \(\S+, process \d+\): unknown option --no-such; see .* --help", line)
 
 
 @pytest.mark.soak
@@ -184,12 +189,8 @@ def test_one_rank_that_cannot_begin_says_why(ranks: Ranks, rank: int, data_folde
 
 def test_a_file_that_one_rank_has_not_ends_all_at_once(ranks: Ranks, tmp_path: Path) -> None:
     ranks.start([["digits-mlp", "--steps", "2"], [f"{tmp_path}/none.py:net"]])
-    start = time.monotonic()
-    codes, lines = ranks.complaints()
-    assert time.monotonic() - start < 30
-    assert codes == [2, 2]
-    assert len(lines) == 1
-    assert re.match(r"rank 1 \(\S+, process \d+\): there is no file .*/none\.py", lines[0])
+    line = ranks.refused_at_once()
+    assert re.match(r"rank 1 \(\S+, process \d+\): there is no file .*/none\.py", line)
 
 
 APART = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}

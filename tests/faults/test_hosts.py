@@ -36,14 +36,7 @@ class Started:
         self.processes: list[subprocess.Popen[str]] = []
 
     def start(self, words: list[str], *, per_host: int = 1) -> None:
-        world_size = per_host * len(self.machines)
-        for rank in range(world_size):
-            host = self.machines[rank // per_host]
-            variables = {
-                "RANK": rank, "WORLD_SIZE": world_size, "MASTER_ADDR": self.machines[0].address, "MASTER_PORT": PORT,
-                "LOCAL_RANK": rank % per_host, "LOCAL_WORLD_SIZE": per_host,
-            }  # fmt: skip
-            self.processes.append(one_rank.start(host.command([*one_rank.TRAIN, *words]), variables))
+        self.processes += one_rank.start_on(self.machines, int(PORT), lambda rank: words, per_host=per_host)
 
     def wait_for(self, text: str) -> None:
         one_rank.wait_for(self.processes[0], text)

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from samestep.plan.buckets import buckets_of, outside
+from samestep.plan.buckets import buckets_of, parts_of
 from samestep.plan.layout import BLOCK, FlatLayout, ParameterSpec, flat_layout, owners
 
 sizes = st.lists(st.tuples(st.integers(0, 9000), st.integers(0, 2)), min_size=1, max_size=12)
@@ -45,7 +45,7 @@ def test_every_rank_owns_a_share_of_each(
 ) -> None:
     layout = laid_out(given_sizes, has_whole=has_whole)
     found = buckets_of(layout, least)
-    parts = [[bucket] for bucket in found] + [outside(layout, found)]
+    parts = parts_of(layout, found)
     covered = sorted(edge for part in parts for edge in part)
     assert sum(stop - start for start, stop in covered) == layout.num_elements
     assert all(first[1] <= second[0] for first, second in pairwise(covered))

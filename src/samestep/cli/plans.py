@@ -9,6 +9,7 @@ from samestep.cli import tables
 from samestep.measure.candidates import Choice, in_ms, times_as_long
 from samestep.plan.layout import Range, Segment
 from samestep.run.outline import Outline
+from samestep.words import count
 
 _MOST_SLICES = 3
 
@@ -16,14 +17,12 @@ _MOST_SLICES = 3
 def print_outline(found: Outline) -> None:
     """A run before it is run: in words, and in a table or two."""
     workers = len(found.allotments)
-    print(
-        f"{found.workload}: {found.num_steps:,} steps, {_plural(workers, 'worker')} on {_plural(found.cores, 'core')}"
-    )
-    micro = f"{_plural(found.num_microbatches, 'microbatch')} of at most {found.microbatch}"
+    print(f"{found.workload}: {found.num_steps:,} steps, {count(workers, 'worker')} on {count(found.cores, 'core')}")
+    micro = f"{count(found.num_microbatches, 'microbatch')} of at most {found.microbatch}"
     grows = "" if found.max_batch is None else f" at first, and up to {found.max_batch:,},"
     if found.replicas is not None:
-        micro = f"microbatches of at most {found.microbatch}, shared by {_plural(found.replicas, 'replica')}"
-    rounds = _plural(found.most_rounds, "round")
+        micro = f"microbatches of at most {found.microbatch}, shared by {count(found.replicas, 'replica')}"
+    rounds = count(found.most_rounds, "round")
     if found.num_rounds < found.most_rounds:
         rounds = f"{found.num_rounds} to {rounds}"
     print(f"a step: {min(found.global_batch, found.num_samples):,} samples{grows} in {micro}, {rounds}")
@@ -33,7 +32,7 @@ def print_outline(found: Outline) -> None:
     for line in found.lines:
         print(line)
     if found.replicas is not None:
-        print(f"replicas meet every {_plural(found.period, 'step')}; samples below are of such a period")
+        print(f"replicas meet every {count(found.period, 'step')}; samples below are of such a period")
     parts = "microbatches" if found.replicas is None else "replicas"
     has_short = found.last_num_microbatches != found.num_microbatches
     has_stages = found.schedule is not None
@@ -53,7 +52,7 @@ def print_outline(found: Outline) -> None:
         table.add_row(str(part.worker), *row, slices or "-")
     tables.show(table)
     print(f"back-propagation: {found.backprop}", end="")
-    print(f", {_plural(found.helpers, 'helper')} beside each worker" if found.helpers else "")
+    print(f", {count(found.helpers, 'helper')} beside each worker" if found.helpers else "")
     if found.device is not None:
         _print_device(found.device)
     if found.layers is not None:
@@ -63,7 +62,7 @@ def print_outline(found: Outline) -> None:
 def _print_device(device: dict[str, Any]) -> None:
     print(f"device: {device['name']}; data {device['data']}", end="")
     print(f"; memory of a step at most {device['peak_bytes'] / 2**30:.2f} GiB" if device["peak_bytes"] else "")
-    how = _plural(device["graphs"], "graph") if device["graphs"] else "one kernel after the other"
+    how = count(device["graphs"], "graph") if device["graphs"] else "one kernel after the other"
     print(f"passes of microbatches: {how}", end="")
     print(f" ({device['not_captured']})" if device["not_captured"] else "")
 
@@ -109,7 +108,7 @@ def _print_layers(found: Outline) -> None:
     for reason, paths in reasons.items():
         print(f"left to torch: {', '.join(dict.fromkeys(paths))}: {reason}")
     number = sum(layer.is_concurrent for layer in found.layers)
-    print(f"concurrent: {number} of {_plural(len(found.layers), 'operation')} with weights")
+    print(f"concurrent: {number} of {count(len(found.layers), 'operation')} with weights")
 
 
 def _shares(found: Sequence[float]) -> str:
@@ -131,7 +130,3 @@ def _in_mb(num_bytes: int) -> str:
     ('0.286 MB', '286 MB')
     """
     return f"{num_bytes / 2**20:,.3g} MB" if num_bytes < 2**30 else f"{num_bytes / 2**20:,.0f} MB"
-
-
-def _plural(number: int, word: str) -> str:
-    return f"{number:,} {word}" + ("" if number == 1 else "es" if word.endswith("ch") else "s")

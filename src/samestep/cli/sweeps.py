@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samestep.cli import tables
-from samestep.measure.sweep.words import count
+from samestep.words import count
 
 if TYPE_CHECKING:
     from samestep.measure.stats import Estimate

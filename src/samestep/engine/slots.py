@@ -15,8 +15,8 @@ from torch import Tensor
 from samestep import torch_private
 from samestep.engine.part import Part
 from samestep.optim.views import flat_of, view_of
-from samestep.plan.buckets import outside
-from samestep.plan.layout import FlatLayout, Place, Range, Segment
+from samestep.plan.buckets import parts_of
+from samestep.plan.layout import FlatLayout, Place, Range, Segment, within
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Slot:
         is_whole = len(parameters) == len(places)
         self.whole: dict[int, Tensor] = {}
         self._stretches: list[_Stretch] = []
-        for cell in [*([bucket] for bucket in buckets), outside(layout, buckets)]:
+        for cell in parts_of(layout, buckets):
             inside = _cut_out(runs, cell)
             values = [run.values for run in (inside if is_whole else _cut_out(inside, parameters))]
             if len(self._stretches) == len(buckets):
@@ -162,13 +162,11 @@ def _aims(
 
 def _cut_out(runs: Sequence[_Run], ranges: Sequence[Range]) -> list[_Run]:
     """What of the runs lies in some ranges."""
-    found = []
-    for first, last in ranges:
-        for run in runs:
-            start, stop = max(first, run.start), min(last, run.stop)
-            if start < stop:
-                found.append(_Run(start, stop, run.values[start - run.start : stop - run.start]))
-    return found
+    return [
+        _Run(start, stop, run.values[start - run.start : stop - run.start])
+        for run in runs
+        for start, stop in within((run.start, run.stop), ranges)
+    ]
 
 
 def gaps(segments: Sequence[Segment], num_elements: int) -> list[Range]:

@@ -7,7 +7,7 @@ from itertools import chain
 
 from samestep.plan import layout
 from samestep.plan.batch import BatchPlan
-from samestep.plan.buckets import outside
+from samestep.plan.buckets import parts_of
 from samestep.plan.layout import FlatLayout, Range, Segment
 from samestep.plan.pipeline import Stages, Team
 
@@ -56,8 +56,7 @@ def owned(
         buckets: Every rank owns a share of each of these, and of what is in none; without stages.
     """
     if team.num_stages == 1:
-        parts = [[bucket] for bucket in buckets] + [outside(flat, buckets)]
-        found = layout.owners(flat, team.world_size * num_hands, parts)
+        found = layout.owners(flat, team.world_size * num_hands, parts_of(flat, buckets))
         return tuple(found[at : at + num_hands] for at in range(0, len(found), num_hands))
     assert stages is not None
     homes = stages.homes[team.num_stages]

@@ -42,13 +42,14 @@ def buckets_of(layout: FlatLayout, least_elements: int) -> tuple[Range, ...]:
     return tuple(sorted(found, reverse=True))
 
 
-def outside(layout: FlatLayout, buckets: tuple[Range, ...]) -> tuple[Range, ...]:
-    """What of the flat vector is in no bucket.
+def parts_of(layout: FlatLayout, buckets: tuple[Range, ...]) -> list[tuple[Range, ...]]:
+    """The buckets, each a part by itself, and what is in none, the last; together they are the vector.
 
     >>> from samestep.plan.layout import ParameterSpec, flat_layout
     >>> layout = flat_layout([ParameterSpec(name="a", shape=(8000,), group=0, is_whole=False)])
-    >>> outside(layout, ((4096, 6144),))
-    ((0, 4096), (6144, 8192))
+    >>> parts_of(layout, ((4096, 6144),))
+    [((4096, 6144),), ((0, 4096), (6144, 8192))]
     """
     edges = [0, *(edge for bucket in sorted(buckets) for edge in bucket), layout.num_elements]
-    return tuple((start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True) if start < stop)
+    rest = tuple((start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True) if start < stop)
+    return [*((bucket,) for bucket in buckets), rest]

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from samestep.plan import schedules
 from samestep.plan.batch import BatchPlan
-from samestep.plan.layout import blocks_of_microbatches, in_words
+from samestep.plan.layout import blocks_of_microbatches
 from samestep.plan.pipeline import Stages
+from samestep.words import count
 
 
 def unfilled(stages: Stages, batches: BatchPlan, num_replicas: int) -> str | None:
@@ -25,7 +26,8 @@ def unfilled(stages: Stages, batches: BatchPlan, num_replicas: int) -> str | Non
     size = _nearest(stages, batches, num_replicas)
     way_out = "a larger global_batch" if size is None else f"microbatch={size}"
     sizes = sorted(set(_sizes(batches, num_replicas)))
-    found = in_words(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} or {in_words(sizes[1])}"
+    largest = count(sizes[-1], "microbatch")
+    found = largest if len(sizes) == 1 else f"{sizes[0]} or {largest}"
     return (
         f"warning: stages={num_stages} with schedule={schedule!r} wait less where a replica has "
         f"{asks.get(schedule, f'{num_stages} or more')} microbatches a step, and it has {found}; {way_out} would do "

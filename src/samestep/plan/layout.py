@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 
 from samestep.errors import UsageError
+from samestep.words import count
 
 BLOCK = 1024
 """Elements of a block of the flat vector."""
@@ -55,22 +56,15 @@ def first_rank(num_microbatches: int, world_size: int) -> int:
     return next(rank for rank, (start, stop) in enumerate(blocks) if start < stop)
 
 
-def in_words(num_microbatches: int) -> str:
-    """
-    >>> in_words(1), in_words(8)
-    ('1 microbatch', '8 microbatches')
-    """
-    return f"{num_microbatches} microbatch{'' if num_microbatches == 1 else 'es'}"
-
-
 def check_world_size(world_size: int, num_microbatches: int, *, is_all_data: bool = False) -> None:
     """Refuse more workers than there are microbatches to hand out."""
     if world_size < 1:
         raise UsageError(f"workers={world_size} is below 1; take a number from 1 to {num_microbatches}, or 'auto'")
     if world_size > num_microbatches:
         raise UsageError(
-            f"workers={world_size} is more than the {in_words(num_microbatches)} of a step, and a worker computes "
-            f"whole microbatches; take workers={num_microbatches}{' or less' if num_microbatches > 1 else ''}, "
+            f"workers={world_size} is more than the {count(num_microbatches, 'microbatch')} of a step, and a worker "
+            f"computes whole microbatches; take workers={num_microbatches}"
+            f"{' or less' if num_microbatches > 1 else ''}, "
             f"{more_microbatches(is_all_data)}"
         )
 
@@ -193,7 +187,14 @@ def owners(
     """
     divisible = [segment for segment in layout.segments if segment.place is None]
     whole = [segment for segment in layout.segments if segment.place is not None]
-    cells = [_within(divisible, part) for part in parts] or [divisible]
+    cells = [
+        [
+            Segment(group=each.group, start=start, stop=stop)
+            for each in divisible
+            for start, stop in within((each.start, each.stop), part)
+        ]
+        for part in parts
+    ] or [divisible]
     owned = [[each for cell in cells for each in _cut(cell, rank, world_size)] for rank in range(world_size)]
     load = [sum(segment.stop - segment.start for segment in segments) for segments in owned]
     for segment in sorted(whole, key=lambda segment: (segment.start - segment.stop, segment.start)):
@@ -251,15 +252,14 @@ def _blocks(layout: FlatLayout, homes: Sequence[int], segment: Segment) -> list[
     return [(start, (min(chunks, default=0), len(chunks) > 1)) for start, chunks in found.items()]
 
 
-def _within(segments: Sequence[Segment], ranges: Sequence[Range]) -> list[Segment]:
-    """What of the segments lies in some ranges."""
-    found = []
-    for segment in segments:
-        for first, last in ranges:
-            start, stop = max(segment.start, first), min(segment.stop, last)
-            if start < stop:
-                found.append(Segment(group=segment.group, start=start, stop=stop))
-    return found
+def within(run: Range, ranges: Sequence[Range]) -> list[Range]:
+    """What of a range lies in others.
+
+    >>> within((0, 2048), [(1024, 4096), (5120, 6144)])
+    [(1024, 2048)]
+    """
+    cut = ((max(run[0], start), min(run[1], stop)) for start, stop in ranges)
+    return [(start, stop) for start, stop in cut if start < stop]
 
 
 def _cut(segments: Sequence[Segment], rank: int, world_size: int) -> list[Segment]:

@@ -13,8 +13,9 @@ from math import inf
 
 from samestep.errors import UsageError
 from samestep.plan import schedules
-from samestep.plan.layout import in_words, more_microbatches
+from samestep.plan.layout import more_microbatches
 from samestep.plan.schedules import Schedule
+from samestep.words import count
 
 
 @dataclass(frozen=True)
@@ -101,9 +102,9 @@ class Stages:
         """
         stages, homes = self.stages_of(self.num_stages), self.homes[self.num_stages]
         held = [0] * self.num_stages
-        for name, count in num_elements.items():
-            held[stages[homes[name]]] += count
-        return tuple(count / (sum(held) or 1) for count in held)
+        for name, number in num_elements.items():
+            held[stages[homes[name]]] += number
+        return tuple(number / (sum(held) or 1) for number in held)
 
     def time_shares(self) -> tuple[float, ...]:
         """The share of the measured seconds that every stage has."""
@@ -216,6 +217,6 @@ def check_team(num_workers: int, num_stages: int, num_microbatches: int, *, is_a
     if num_workers // num_stages > num_microbatches:
         raise UsageError(
             f"workers={num_workers} with stages={num_stages} are {num_workers // num_stages} replicas, and a step has "
-            f"{in_words(num_microbatches)}; take workers={num_microbatches * num_stages} or less, "
+            f"{count(num_microbatches, 'microbatch')}; take workers={num_microbatches * num_stages} or less, "
             f"{more_microbatches(is_all_data)}"
         )

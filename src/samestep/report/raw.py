@@ -10,6 +10,7 @@ from samestep.host import records
 from samestep.report import text, thin
 from samestep.report.records import Found, Program, Run, Study, Sweep
 from samestep.report.shapes import Part, Raw, Section, Table
+from samestep.words import count
 
 _KINDS: Mapping[type, str] = {Run: "run", Study: "study", Sweep: "sweep"}
 _MOST_ROWS = 20
@@ -23,11 +24,11 @@ def downloads(found: Found) -> list[Raw]:
 
 def _raw(each: Run | Study | Sweep, kind: str) -> Raw:
     if isinstance(each, Run):
-        amount = text.count(len(each.seconds), "step")
+        amount = count(len(each.seconds), "step")
     elif isinstance(each, Sweep):
-        amount = text.count(each.num_runs, "run")
+        amount = count(each.num_runs, "run")
     else:
-        amount = text.count(sum(len(slot.steps_s) for program in each.programs for slot in program.slots), "step")
+        amount = count(sum(len(slot.steps_s) for program in each.programs for slot in program.slots), "step")
     body = {name: value for name, value in each.raw.items() if name not in ("format", "kind")}
     return Raw(
         title=f"{kind.capitalize()} {each.name}",

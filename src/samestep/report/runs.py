@@ -12,6 +12,7 @@ from samestep.report.charts import Axes, Curve, Mark
 from samestep.report.records import Run
 from samestep.report.shapes import Entry, Figure, Part, Section, Table, Verdict
 from samestep.run.config import NumericSettings
+from samestep.words import count
 
 MOST_RUNS = 12
 """Runs whose curves are drawn."""
@@ -49,7 +50,7 @@ def section(runs: Sequence[Run]) -> Section:
     legend = [
         Entry(
             sample=svg.swatch(look),
-            name=f"{run.name}: {run.workload}, {text.count(run.workers, 'worker')}",
+            name=f"{run.name}: {run.workload}, {count(run.workers, 'worker')}",
         )
         for run, look in _with_looks(drawn)
     ]
@@ -60,7 +61,7 @@ def section(runs: Sequence[Run]) -> Section:
     )
     figures = [*_losses(drawn), *_evaluations(drawn), *_throughput(drawn)]
     curves = Part(legend=legend, figures=figures, tables=[_table(runs)], notes=left_out)
-    known = {f"{run.name}, {text.count(run.workers, 'worker')}": run.breakdown for run in drawn if run.breakdown}
+    known = {f"{run.name}, {count(run.workers, 'worker')}": run.breakdown for run in drawn if run.breakdown}
     where = [breakdowns.part("Where the time of a step went", known, over=_LAST_STEPS)] if known else []
     title = "Training" if len(runs) == 1 else "Runs side by side"
     return Section(name="runs", title=title, parts=[curves, *where])
@@ -77,9 +78,7 @@ def caveats(runs: Sequence[Run]) -> list[str]:
     for run in runs:
         num_gaps = sum(not math.isfinite(value) for value in run.steps["loss"])
         if num_gaps:
-            said.append(
-                f"{run.name}: the loss is not finite in {text.count(num_gaps, 'step')}; the curves leave them out."
-            )
+            said.append(f"{run.name}: the loss is not finite in {count(num_gaps, 'step')}; the curves leave them out.")
     return said
 
 
@@ -89,7 +88,7 @@ def caveats(runs: Sequence[Run]) -> list[str]:
 def _sentence(run: Run) -> str:
     raw = run.raw
     num_steps, num_samples, wall_s = raw.get("steps"), raw.get("samples"), raw.get("wall_s")
-    said = f"{run.workload} on {text.count(run.workers, 'worker')}: {text.number(num_steps)} steps"
+    said = f"{run.workload} on {count(run.workers, 'worker')}: {text.number(num_steps)} steps"
     if num_samples is not None:
         said += f" ({text.number(num_samples)} samples)"
     if wall_s is not None:
@@ -127,7 +126,7 @@ def _alike(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def _same_bits(group: Sequence[Run]) -> str:
-    named = ", ".join(f"{run.name} ({text.count(run.workers, 'worker')})" for run in group)
+    named = ", ".join(f"{run.name} ({count(run.workers, 'worker')})" for run in group)
     digests = {run.raw["weights_sha256"] for run in group}
     if len(digests) == 1:
         return f"The same bits: {named} ended with equal weights."

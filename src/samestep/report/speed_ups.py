@@ -12,6 +12,7 @@ from samestep.report import charts, palette, svg, text
 from samestep.report.charts import Axes, Curve, Mark
 from samestep.report.palette import Look
 from samestep.report.shapes import Entry, Figure
+from samestep.words import count
 
 _OURS, _ROOF, _AMDAHL, _USL = (palette.look(index) for index in range(4))
 _IDEAL = Look(colour="quiet", dash=(2, 3), shape="circle")
@@ -40,7 +41,7 @@ def _against_single(found: Scaling) -> Figure:
         _mark(
             point.workers,
             point.speed_up,
-            f"{text.count(point.workers, 'worker')}: {text.estimate(point.speed_up)} × {found.best_single}; "
+            f"{count(point.workers, 'worker')}: {text.estimate(point.speed_up)} × {found.best_single}; "
             f"{text.estimated_duration(point.step_s)} a step, {text.estimate(point.samples_per_s)} samples/s",
         )
         for point in found.points
@@ -74,7 +75,7 @@ def _against_one(found: Scaling) -> Figure:
         _mark(
             point.workers,
             point.relative,
-            f"{text.count(point.workers, 'worker')}: {text.estimate(point.relative)} × samestep with one worker; "
+            f"{count(point.workers, 'worker')}: {text.estimate(point.relative)} × samestep with one worker; "
             f"{found.axis} scaling efficiency {text.estimate(point.efficiency)}",
         )
         for point in found.points

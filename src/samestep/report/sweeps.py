@@ -16,6 +16,7 @@ from samestep.report.charts import Axes, Curve, Mark
 from samestep.report.palette import Look
 from samestep.report.records import Sweep
 from samestep.report.shapes import Entry, Figure, Part, Section, Table, Verdict
+from samestep.words import count
 
 _PERFECT = Look(colour="quiet", dash=(2, 3), shape="circle")
 _FITTED = Look(colour="quiet", dash=(1, 0), shape="circle")
@@ -71,9 +72,9 @@ def section(swept: Swept, number: int) -> Section:
     study = sweep.study
     parts = [
         Part(
-            words=f"Every optimiser at every batch got {text.count(study['trials'], 'setting')}, chosen by "
+            words=f"Every optimiser at every batch got {count(study['trials'], 'setting')}, chosen by "
             f"{study['num_choosing']:,} held-out samples; the numbers are medians over "
-            f"{text.count(study['seeds'], 'fresh seed')} of the chosen ones, read on {study['num_reported']:,} other "
+            f"{count(study['seeds'], 'fresh seed')} of the chosen ones, read on {study['num_reported']:,} other "
             f"samples. {study['num_train']:,} samples are trained on.",
             legend=_legend(curves),
             figures=_figures(curves),
@@ -221,7 +222,7 @@ def _row(cell: CellResult) -> list[str]:
         *counts,
         _duration(cell.time_s),
         text.duration(cell.step_s),
-        f"{cell.num_reached} of {text.count(len(cell.values), 'seed')}" if cell.values else cell.verdict,
+        f"{cell.num_reached} of {count(len(cell.values), 'seed')}" if cell.values else cell.verdict,
     ]
 
 
@@ -229,7 +230,7 @@ def _estimate(found: Estimate | None) -> str:
     """A number, and its interval where anything is known of it."""
     if found is None:
         return text.UNKNOWN
-    return text.estimate(found) if found.is_known else text.estimate(found).split(" ", 1)[0]
+    return text.estimate(found) if found.is_known else text.number(found.value, 3)
 
 
 def _duration(found: Estimate | None) -> str:
@@ -263,7 +264,7 @@ def _bends(curves: Sequence[Found]) -> Table:
             "critical batch",
             "noise scale",
             "least steps",
-            *(text.count(number, "worker") for number in columns),
+            *(count(number, "worker") for number in columns),
         ],
         rows=rows,
         note="Perfect: steps × batch within 1.25 × that of the smallest batch. Critical batch and least steps: fitted "
@@ -281,7 +282,7 @@ def _settings(curves: Sequence[Found]) -> Table:
             [
                 f"{text.clean(cell.optimizer)}, {cell.batch:,}",
                 cell.point.text(),
-                text.count(cell.budget, "step"),
+                count(cell.budget, "step"),
                 text.number(cell.best),
             ]
             for curve in curves

@@ -98,15 +98,6 @@ def size(num_bytes: float | None) -> str:
     return f"{num_bytes:,.0f} bytes"
 
 
-def count(amount: int, noun: str) -> str:
-    """So many of something.
-
-    >>> count(1, "worker"), count(2, "worker")
-    ('1 worker', '2 workers')
-    """
-    return f"{amount:,} {noun}" + ("" if amount == 1 else "s")
-
-
 def value(item: Any, name: str = "") -> str:
     """Anything that stands in a record, in the unit that its name tells.
 

@@ -18,10 +18,10 @@ import safetensors.torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from samestep.engine.group.cards import cut_to_difference
 from samestep.engine.job import MODEL_ARRAYS, Image
 from samestep.errors import StateError, UsageError
 from samestep.host.files import make_folder, write_atomically
+from samestep.words import cut_to_difference
 
 _FORMAT = 1
 _KEPT = 3

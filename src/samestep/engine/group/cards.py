@@ -10,10 +10,7 @@ from itertools import groupby
 from typing import Any
 
 from samestep.plan.machines import Machines, single
-
-_LONGEST = 60
-_BEFORE = 20
-"""Of a long text that differs somewhere, so many characters are shown, and so many of them before the difference."""
+from samestep.words import cut_to_difference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,22 +121,3 @@ def _is_loopback(address: str) -> bool:
 def newest(cards: Sequence[Card]) -> Card:
     """The rank whose state all go on from: the first of those that have the newest."""
     return max(cards, key=lambda card: (card.step, -card.rank))
-
-
-def cut_to_difference(one: str, other: str) -> list[str]:
-    """Two texts, cut to where they differ.
-
-    >>> cut_to_difference("a" * 90, "a" * 80 + "b")
-    ['...aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa', '...aaaaaaaaaaaaaaaaaaaab']
-    """
-    pairs = zip(one, other, strict=False)
-    same = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
-    start = max(same - _BEFORE, 0)
-    return [_cut(text, start) for text in (one, other)]
-
-
-def _cut(text: str, start: int) -> str:
-    if len(text) <= _LONGEST:
-        return text
-    shown = text[start : start + _LONGEST]
-    return ("..." if start else "") + shown + ("..." if start + _LONGEST < len(text) else "")

@@ -28,8 +28,8 @@ from samestep.engine.job import KEPT_BY_REPLICAS, Job
 from samestep.engine.loop import Control
 from samestep.optim.owner import state_views
 from samestep.plan import tree
-from samestep.plan.buckets import outside
-from samestep.plan.layout import BLOCK, Range, Segment, blocks_of_microbatches, first_rank
+from samestep.plan.buckets import parts_of
+from samestep.plan.layout import BLOCK, Range, Segment, blocks_of_microbatches, first_rank, within
 
 _REST = 20.0
 """A snapshot may take one part in so many of the time."""
@@ -68,8 +68,8 @@ class Travelling:
         self._is_first = self._machines.is_first(wire.rank)
         self._travels = len(self._machines.runs) > 1
         self._runs = [joined(segments) for segments in owned]
-        parts = [*([bucket] for bucket in buckets), outside(job.update.layout, buckets)]
-        self._runs_in = [[within(runs, part) for part in parts] for runs in self._runs]
+        parts = parts_of(job.update.layout, buckets)
+        self._runs_in = [[[each for run in runs for each in within(run, p)] for p in parts] for runs in self._runs]
         self._is_far = is_far
         self._is_quantised = job.local is not None and job.local.is_quantised
         self._words = torch.zeros(len(self._machines.runs), dtype=torch.int64)
@@ -355,13 +355,3 @@ def joined(segments: Sequence[Segment]) -> list[Range]:
         else:
             runs.append((segment.start, segment.stop))
     return runs
-
-
-def within(runs: Sequence[Range], ranges: Sequence[Range]) -> list[Range]:
-    """What of some runs lies in some ranges.
-
-    >>> within([(0, 2048), (4096, 5120)], [(1024, 4096)])
-    [(1024, 2048)]
-    """
-    cut = ((max(start, first), min(stop, last)) for first, last in ranges for start, stop in runs)
-    return [(start, stop) for start, stop in cut if start < stop]

@@ -12,7 +12,7 @@ import numpy as np
 from samestep.errors import UsageError
 from samestep.measure import stats
 from samestep.measure.stats import Estimate
-from samestep.measure.sweep import critical, forecast, halving, target, words
+from samestep.measure.sweep import critical, forecast, halving, target
 from samestep.measure.sweep.critical import Fit
 from samestep.measure.sweep.forecast import StepTime
 from samestep.measure.sweep.halving import Ladder, Run, Verdict
@@ -20,6 +20,7 @@ from samestep.measure.sweep.space import Decay, Point
 from samestep.measure.sweep.trial import Cell, Finished, read_entry
 from samestep.optim import catalog
 from samestep.run.workload import Target
+from samestep.words import count
 
 FEWEST_SEEDS = 3
 """Fewer have no interval: Student's of two values reaches from nothing to many times the budget."""
@@ -327,8 +328,8 @@ def _shortcomings(one: CellResult, goal: Target) -> list[str]:
         of_seeds = f" by {one.num_reached} of {len(one.values)} fresh seeds only" if one.values else ""
         how = f"reached{of_seeds}" if one.values else "never reached"
         said.append(
-            f"{where}: {target.goal_text(goal)} was {how} in {words.count(one.budget, 'step')}; the best was {best} "
-            f"({words.count(one.num_trials, 'trial')})"
+            f"{where}: {target.goal_text(goal)} was {how} in {count(one.budget, 'step')}; the best was {best} "
+            f"({count(one.num_trials, 'trial')})"
         )
     if one.edge and one.verdict == "reached":
         said.append(
@@ -336,5 +337,5 @@ def _shortcomings(one: CellResult, goal: Target) -> list[str]:
             "one may lie beyond"
         )
     if one.num_failed:
-        said.append(f"{where}: {words.count(one.num_failed, 'run')} failed, the first with: {one.failure}")
+        said.append(f"{where}: {count(one.num_failed, 'run')} failed, the first with: {one.failure}")
     return said

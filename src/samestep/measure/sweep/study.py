@@ -14,7 +14,7 @@ from samestep.host import files, records
 from samestep.host.cores import num_cores
 from samestep.measure.interleave import interrupted_by_sigterm
 from samestep.measure.scale import Teller
-from samestep.measure.sweep import halving, kept, parts, space, target, trial, words
+from samestep.measure.sweep import halving, kept, parts, space, target, trial
 from samestep.measure.sweep.halving import Ladder, Move, Run
 from samestep.measure.sweep.parts import Parts
 from samestep.measure.sweep.pool import Pool
@@ -24,6 +24,7 @@ from samestep.optim import catalog
 from samestep.run.config import NumericSettings, Settings, resolve
 from samestep.run.prepare import Choices, prepare
 from samestep.run.workload import Workload
+from samestep.words import count
 
 RECORD = kept.RECORD
 """Name of the file in the folder."""
@@ -263,7 +264,7 @@ def measure(planned: Planned, folder: Path, teller: Teller, *, jobs: int | None 
         number = error.signum if isinstance(error, Interrupted) else signal.SIGINT
         num_kept = sum(cell in cells for cell, _ in kept.runs(folder))  # it may have come while a file was written
         raise Interrupted(
-            f"stopped by {signal.Signals(number).name}; kept: {words.count(num_kept, 'run')}; the same "
+            f"stopped by {signal.Signals(number).name}; kept: {count(num_kept, 'run')}; the same "
             "command goes on from there",
             number,
         ) from None
@@ -322,10 +323,10 @@ class _Progress:
         if not waiting:
             return
         self.teller.line(
-            f"{study.workload}: {words.count(len(study.cells), 'cell')} of {words.count(study.trials, 'trial')} to "
-            f"{study.target}, budgets {study.budgets[0]} to {words.count(study.budgets[-1], 'step')}, "
-            f"{words.count(self.size, 'run')} side by side"
-            + (f"; kept before: {words.count(len(self.found), 'run')}" if self.found else "")
+            f"{study.workload}: {count(len(study.cells), 'cell')} of {count(study.trials, 'trial')} to "
+            f"{study.target}, budgets {study.budgets[0]} to {count(study.budgets[-1], 'step')}, "
+            f"{count(self.size, 'run')} side by side"
+            + (f"; kept before: {count(len(self.found), 'run')}" if self.found else "")
         )
         threads = self.planned.config["threads_per_worker"] or 1
         with Pool(self.planned.subject, self.size, threads) as pool:
@@ -359,9 +360,9 @@ class _Progress:
         cost = sum(_cost_of(cell, run) for cell, run in self.found)
         core_s = sum(one.wall_s for one in self.found.values())
         num_over = sum(move.verdict != "going on" for move in known.values())
-        last = f"{done.optimizer} at {done.batch}, {words.count(done.run.steps, 'step')}"
+        last = f"{done.optimizer} at {done.batch}, {count(done.run.steps, 'step')}"
         self.teller.phase(
-            f"{words.count(len(self.found), 'run')}, last {last}; cells done",
+            f"{count(len(self.found), 'run')}, last {last}; cells done",
             num_over,
             len(known),
             core_s * rest / cost / self.size,
