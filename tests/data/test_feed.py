@@ -63,6 +63,11 @@ def test_small_microbatches_are_gathered_together_and_large_ones_are_not(monkeyp
         gathered.clear()
         list(Feed(samples(5), Order(num_samples=NUM, seed=0)).batches(0, cut(0, NUM, microbatch)))
         assert gathered == expected
+    monkeypatch.undo()
+    monkeypatch.setattr(Feed, "_gather", counted)
+    gathered.clear()
+    list(Feed(samples(5), Order(num_samples=NUM, seed=0)).batches(0, cut(0, NUM, 1)))
+    assert gathered == [256, 256, 256, NUM - 3 * 256]
 
 
 def test_microbatches_that_do_not_follow_each_other() -> None:

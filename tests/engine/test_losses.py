@@ -168,3 +168,34 @@ def test_targets_of_tokens_are_drawn_from_the_networks_own_shares() -> None:
     assert torch.allclose(shares, scores.softmax(-1), atol=0.03)
     assert losses.draws_targets(summed(TokenLoss()))
     assert not losses.draws_targets(summed(lambda output, target: output.sum(1)))
+
+
+LABELS = torch.tensor([0, 1, 2, 1])
+
+
+@pytest.mark.parametrize(
+    ("loss", "columns", "is_quick"),
+    [
+        (nn.CrossEntropyLoss(), [LABELS, LABELS], True),
+        (nn.NLLLoss(ignore_index=3), [LABELS], True),
+        (TokenLoss(), [LABELS], True),
+        (nn.CrossEntropyLoss(ignore_index=2), [LABELS], False),
+        (nn.CrossEntropyLoss(), [LABELS, torch.tensor([0, -100])], False),
+        (nn.CrossEntropyLoss(), [LABELS, None], False),
+        (nn.CrossEntropyLoss(weight=WEIGHTS), [LABELS], False),
+        (nn.CrossEntropyLoss(), [PROBABILITIES], False),
+        (nn.MSELoss(), [LABELS], False),
+    ],
+)
+def test_ignored_targets_are_not_looked_for_where_there_are_none(
+    loss: nn.Module, columns: list[Tensor | None], is_quick: bool
+) -> None:
+    found = losses.without_ignored(summed(loss), columns)
+    assert (getattr(found, "weight", None) is losses._count_targets) == is_quick
+
+
+def test_columns_too_long_to_look_through_are_looked_at_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "_MOST_LOOKED_AT", len(LABELS) - 1)
+    assert getattr(losses.without_ignored(summed(nn.CrossEntropyLoss()), [LABELS]), "weight", None) is (
+        losses._weigh_classes
+    )

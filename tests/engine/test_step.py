@@ -154,9 +154,11 @@ def test_the_gradient_equals_plain_torch(
     assert len(seen) == 3
 
 
-def test_a_wrong_weight_would_be_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(losses, "_weigh_classes", lambda module, output, target: target.numel() + 1e-6)
-    in_losses, _, _ = compare_with_torch(helpers.double(Mlp), torch.float64, ignored=None, weights=None)
+@pytest.mark.parametrize(("ignored", "name"), [(None, "_count_targets"), (3, "_weigh_classes")])
+def test_a_wrong_weight_would_be_found_out(ignored: int | None, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = getattr(losses, name)
+    monkeypatch.setattr(losses, name, lambda module, output, target: right(module, output, target) + 1e-6)
+    in_losses, _, _ = compare_with_torch(helpers.double(Mlp), torch.float64, ignored=ignored, weights=None)
     assert in_losses > 1e-12
 
 

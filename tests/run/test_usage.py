@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 
 import psutil
@@ -62,3 +64,21 @@ def test_memory_of_several_processes_is_added_up() -> None:
     assert both is not None
     assert alone > 64 << 20
     assert both > alone + (32 << 20), "this process has torch in its memory"
+
+
+def test_looking_takes_a_small_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker is held up by it, and all others wait for that one: 5 ms a second would be half a per cent."""
+    seen: list[float] = []
+
+    def total_bytes(pids: Iterable[int]) -> int:
+        seen.append(time.monotonic())
+        time.sleep(0.02)
+        return 1000
+
+    monkeypatch.setattr(train, "_MEMORY_EVERY_S", 0.0)
+    monkeypatch.setattr(train, "_MEMORY_SHARE", 0.1)
+    monkeypatch.setattr(usage, "total_bytes", total_bytes)
+    samestep.train(helpers.workload(), workers=1, global_batch=24, microbatch=6, steps=400)
+    during = [after - before for before, after in itertools.pairwise(seen)]  # the last one is at the end
+    assert during
+    assert min(during) >= 0.02 / 0.1

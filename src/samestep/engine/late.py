@@ -25,10 +25,14 @@ class LateSums:
 
     def put(self, microbatch: Microbatch, sums: tuple[Number, Number]) -> None:
         """What a microbatch gave: the sum of its losses, and their weight."""
+        if not self._is_late:
+            loss, weight = sums
+            self._table[microbatch.index] = float(loss), float(weight), microbatch.num_samples
+            return
         row = self._table[microbatch.index]
         row[2] = microbatch.num_samples
         for column, value in enumerate(sums):
-            if self._is_late and isinstance(value, Tensor):
+            if isinstance(value, Tensor):
                 self._waiting.append((microbatch.index, column, value.detach().reshape(())))
             else:
                 row[column] = float(value)

@@ -42,6 +42,7 @@ class Loading:
     Attributes:
         course: What every step holds; see `follow`.
         microbatches: Of a step, in order; cut once for all who ask.
+        own: Those of them that this rank computes.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Loading:
     def _go_along(self, course: Course) -> None:
         self.course = course
         self.microbatches: Callable[[int], tuple[Microbatch, ...]] = lru_cache(_REMEMBERED_STEPS)(course.microbatches)
+        self.own: Callable[[int], tuple[Microbatch, ...]] = lru_cache(_REMEMBERED_STEPS)(self._find_own)
 
     def num_samples_of(self, step: int) -> int:
         """How many samples a step holds."""
@@ -89,7 +91,7 @@ class Loading:
 
     def batches(self, step: int, number: int) -> Iterator[Batch]:
         """The microbatches of a step's round."""
-        return self._from_stream(step) if number == 0 else self._at_once(step, self._own(step))
+        return self._from_stream(step) if number == 0 else self._at_once(step, self.own(step))
 
     def again(self, step: int, microbatch: Microbatch) -> Iterator[Batch]:
         """A microbatch of a step alone."""
@@ -117,7 +119,7 @@ class Loading:
                 place = self._device.placed
                 self._stream = map(place, self._stream) if self.may_draw else self._device.ahead(self._stream)
         self._expected = -1  # until this step has been read to its end
-        num_left = len(self._own(step))
+        num_left = len(self.own(step))
         while num_left:
             num_left -= 1
             batch = next(self._stream)
@@ -130,10 +132,9 @@ class Loading:
         feed = Feed(self._job.samples, self._job.order) if self._has_thread else self._feed
         stop = self.course.num_steps if self._stop is None else self._stop
         for epoch, steps in groupby(range(step, stop), key=self._epoch):
-            yield from feed.batches(epoch, chain.from_iterable(map(self._own, steps)))
+            yield from feed.batches(epoch, chain.from_iterable(map(self.own, steps)))
 
-    def _own(self, step: int) -> tuple[Microbatch, ...]:
-        """This rank's microbatches of a step."""
+    def _find_own(self, step: int) -> tuple[Microbatch, ...]:
         return rounds.own(self.microbatches(step), self._world_size, self._rank)
 
     def _epoch(self, step: int) -> int:

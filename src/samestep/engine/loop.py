@@ -6,8 +6,8 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from enum import IntEnum, IntFlag
-from typing import Literal, Protocol
+from enum import IntEnum
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -39,10 +39,9 @@ class Control(IntEnum):
     COPY_STEP = 8  # rank 0: 8 + k is step + 1 of snapshot k, 0 while it is being written
 
 
-class After(IntFlag):
-    """What follows a step."""
+class After(IntEnum):
+    """What follows a step: any of these together, or 0 for nothing. (`IntFlag` takes ten times as long to ask.)"""
 
-    NOTHING = 0
     SNAPSHOT = 1
     STOP = 2
     REJOIN = 4
@@ -55,9 +54,10 @@ class CalledBack(Exception):
     """The parent wants the ranks back: a worker died, or the run is abandoned."""
 
 
-@dataclass(frozen=True)
-class StepRecord:
+class StepRecord(NamedTuple):
     """What a step left behind; with local steps what a period did, by the number of its last step.
+
+    A named tuple: one is made, pickled and read again for every step, while a core may have better things to do.
 
     Args:
         step: Its number.
@@ -65,10 +65,10 @@ class StepRecord:
         gradient_norm: Of this mean; with local steps, of the mean change of the replicas.
         num_samples: It held.
         duration_s: It took.
-        pair: Of squared norms (see `noise_scale`), where it was looked at for that.
-        growth: Where the next step is the first one of a larger batch.
         num_rounds: It took, one after the other.
         num_rows: Were read in all of them, by all workers; a row that several rounds read counts in each.
+        pair: Of squared norms (see `noise_scale`), where it was looked at for that.
+        growth: Where the next step is the first one of a larger batch.
     """
 
     step: int
@@ -76,10 +76,10 @@ class StepRecord:
     gradient_norm: float
     num_samples: int
     duration_s: float
+    num_rounds: int
+    num_rows: int
     pair: Pair | None = None
     growth: Growth | None = None
-    num_rounds: int = field(kw_only=True)
-    num_rows: int = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -178,10 +178,10 @@ class Loop:
             return "finished"
         while end is None:
             self._run_step()
-            end = self._conclude_step(After(int(self._control[Control.AFTER])))
+            end = self._conclude_step(int(self._control[Control.AFTER]))
         return end
 
-    def _conclude_step(self, after: After) -> End | None:
+    def _conclude_step(self, after: int) -> End | None:
         """What follows a step: evaluation, snapshot, the end."""
         is_last = self.step == self.course.num_steps
         is_stopped = bool(after & After.STOP)
@@ -217,7 +217,7 @@ class Loop:
         """What the rates of the next step are multiplied with, besides the schedule."""
         if self._gain is None:
             return self._factors
-        return replace(self._factors, lr=self._factors.lr * self._gain.gain(self.decided[KEPT:GROWN]))
+        return self._factors._replace(lr=self._factors.lr * self._gain.gain(self.decided[KEPT:GROWN]))
 
     def _learn(self, step: int, pair: Pair | None) -> Growth | None:
         """Keep what a step has shown; all ranks find the same."""
@@ -251,16 +251,16 @@ class Loop:
         if self.rank.speaks:
             now = time.perf_counter()
             assert sums.gradient_norm is not None
-            told = (last, sums.loss, sums.gradient_norm, num_samples, now - start, pair, growth)
-            num_rounds, num_rows = self.stepper.num_rounds, self.stepper.num_rows
-            self._records.append(StepRecord(*told, num_rounds=num_rounds, num_rows=num_rows))
+            read = (self.stepper.num_rounds, self.stepper.num_rows)
+            told = (last, sums.loss, sums.gradient_norm, num_samples, now - start, *read, pair, growth)
+            self._records.append(StepRecord(*told))
             if step == 0:
                 self._warn_unused()
             if now - self._last_report_s > 0.1:
                 self._report()
 
-    def _decide_after(self) -> After:
-        after = After.NOTHING
+    def _decide_after(self) -> int:
+        after = 0
         if self._control[Control.STOP]:
             after |= After.STOP
         if self._control[Control.REJOIN]:

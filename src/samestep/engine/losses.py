@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,9 @@ SummedLoss = Callable[[Any, Tensor, int], tuple[Tensor, Any]]
 """summed(output, target, num_samples) -> (sum, weight); the weight: a number, or a tensor that nobody has read yet."""
 
 _Weight = Callable[[Any, Tensor, Tensor], Any]
+
+_MOST_LOOKED_AT = 1 << 24
+"""Targets that are looked at beforehand, all at once: some milliseconds."""
 
 
 class TokenLoss(nn.CrossEntropyLoss):
@@ -198,6 +201,10 @@ def _weigh_classes(module: Any, output: Any, target: Tensor) -> float:
     return math.fsum(module.weight[kept].double().tolist())
 
 
+def _count_targets(module: Any, output: Any, target: Tensor) -> float:
+    return float(target.numel())
+
+
 def _weigh_classes_late(module: Any, output: Any, target: Tensor) -> Any:
     """The same, as a tensor where it depends on the targets."""
     if target.is_floating_point():
@@ -215,6 +222,23 @@ def placed(loss: SummedLoss, where: torch.device) -> SummedLoss:
     if isinstance(loss, _FunctionLoss) and isinstance(loss.function, nn.Module):
         return replace(loss, function=copy.deepcopy(loss.function).to(where))
     return loss
+
+
+def without_ignored(loss: SummedLoss, targets: Iterable[Tensor | None]) -> SummedLoss:
+    """A loss that does not look for ignored targets in every microbatch, where there are none in all columns.
+
+    Args:
+        loss: From `summed`.
+        targets: All that it will be given, column by column; None: not known.
+    """
+    if not isinstance(loss, _TorchLoss) or loss.weight is not _weigh_classes or loss.module.weight is not None:
+        return loss
+    for target in targets:
+        if target is None or target.is_floating_point() or target.numel() > _MOST_LOOKED_AT:
+            return loss
+        if bool((target == loss.module.ignore_index).any()):
+            return loss
+    return replace(loss, weight=_count_targets)
 
 
 def check_class_targets(target: Tensor, num_classes: int, ignore_index: int) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from samestep import torch_private
-from samestep.data.columns import Batch, Rows, Stretches, Windows
+from samestep.data.columns import Batch, Column, Rows, Stretches, Windows
 from samestep.data.feed import Feed, aligned
 from samestep.engine import losses
 from samestep.engine.backprop.concurrent import Concurrent, Ordinary
@@ -80,11 +80,13 @@ class Passes:
         self._device = device = device or Host()
         has_hooks = not job.is_seeded_once
         self._randomness = KeyedRandomness(job.model, job.seed, device.generators, has_hooks=has_hooks)
-        self._loss = losses.placed(job.loss, device.where)
+        self._loss = losses.without_ignored(losses.placed(job.loss, device.where), map(_values, _targets_of(job)))
         self._compiled = compiled(job, self._loss)
         # Where phases are timed, each is waited for; a graph has none.
         is_captured = job.has_graphs and job.trace is None and not device.is_host
         self.graphs = Graphs(device, model, self._plain) if is_captured else None
+        self._is_seeded_early = loading.may_draw
+        self._is_seeded_late = job.is_seeded_once or not loading.may_draw
         self._num_checked = 0
         self._roots: dict[tuple[torch.dtype, torch.Size, int], Tensor] = {}
         self._autocast = autocast_of(job, device)
@@ -158,7 +160,7 @@ class Passes:
         """
         self._randomness.begin(self._step, 0, microbatch.index)
         self._model.begin_microbatch()
-        with self._autocast(), self._explained(batch.num_samples, self._step):
+        with self._autocast(), Explained(batch.num_samples, self._step):
             found = torch.func.functional_call(self._job.model, dict(parameters), inputs_of(self._job, batch))
         self._model.collect_replaced()
         return found
@@ -181,19 +183,18 @@ class Passes:
         if self._job.class_check is None or self._num_checked:
             return
         self._num_checked += 1
-        sets = [self._job.samples, *([self._job.evaluation.samples] if self._job.evaluation else [])]
-        for column in (samples.target for samples in sets):
+        for column in _targets_of(self._job):
             if isinstance(column, Rows | Windows | Stretches):
                 self._job.class_check(output, column.tensor)
 
     def _forward_backward(self, microbatch: Microbatch, batches: Iterator[Batch]) -> tuple[Number, Number]:
         step, number = self._step, self._number
         self._enter(Phase.DATA, step)
-        if self._loading.may_draw:
+        if self._is_seeded_early:
             self._randomness.begin(step, number, microbatch.index)
         batch = next(batches)
         self._enter(Phase.FORWARD, step)
-        if self._job.is_seeded_once or not self._loading.may_draw:
+        if self._is_seeded_late:
             self._randomness.begin(step, number, microbatch.index)
         self._model.begin_microbatch()
         sums = self._attempt(batch, step, microbatch)
@@ -206,11 +207,10 @@ class Passes:
 
     def _attempt(self, batch: Batch, step: int, microbatch: Microbatch, *, is_trial: bool = False) -> Sums | None:
         """The pass of a microbatch; None: the memory of the device is not enough."""
-        restart = partial(self._restart, microbatch)
         try:
             if self.graphs is not None and not is_trial:
                 num_samples = self._loading.num_samples_of(step)
-                found = self.graphs.run(batch, step, num_samples, restart)
+                found = self.graphs.run(batch, step, num_samples, partial(self._restart, microbatch))
                 if found is not None:
                     return found
             return self._plain(batch, step)
@@ -248,7 +248,7 @@ class Passes:
         """A plain pass: gradients lie in the model afterwards."""
         with self._autocast():
             if self._compiled is not None:
-                with self._explained(batch.num_samples, step):
+                with Explained(batch.num_samples, step):
                     total, weight = self._compiled(inputs_of(self._job, batch), batch.target, batch.num_samples)
             else:
                 with self._backprop.watch:
@@ -269,21 +269,39 @@ class Passes:
         return self._roots[key]
 
     def _forward(self, batch: Batch, step: int) -> Any:
-        with self._explained(batch.num_samples, step):
+        with Explained(batch.num_samples, step):
             return self._job.model(*inputs_of(self._job, batch))
 
-    @contextmanager
-    def _explained(self, num_samples: int, step: int) -> Iterator[None]:
-        """Say in our words what a forward pass complains of."""
-        try:
-            yield
-        except ValueError as error:
-            if num_samples == 1 and "more than 1 value per channel" in str(error):
-                raise UsageError(
-                    f"a microbatch of step {step} holds one sample, and BatchNorm needs two to normalise; take "
-                    "last_batch='drop', or a microbatch that does not leave a single sample over"
-                ) from None
-            raise
+
+class Explained:
+    """Say in our words what a forward pass of some samples complains of."""
+
+    def __init__(self, num_samples: int, step: int) -> None:
+        self._num_samples, self._step = num_samples, step
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        is_alone = self._num_samples == 1 and isinstance(error, ValueError)
+        if is_alone and "more than 1 value per channel" in str(error):
+            raise UsageError(
+                f"a microbatch of step {self._step} holds one sample, and BatchNorm needs two to normalise; take "
+                "last_batch='drop', or a microbatch that does not leave a single sample over"
+            ) from None
+
+
+def _targets_of(job: Job) -> list[Column]:
+    """The columns of targets that passes are given."""
+    sets = [job.samples, *([job.evaluation.samples] if job.evaluation else [])]
+    return [samples.target for samples in sets]
+
+
+def _values(column: Column) -> Tensor | None:
+    """All targets of a column, where they are what a batch is given."""
+    if isinstance(column, Rows) and column.transform is None and not column.changes:
+        return column.tensor
+    return None
 
 
 def inputs_of(job: Job, batch: Batch) -> tuple[Tensor, ...]:

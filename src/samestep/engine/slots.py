@@ -51,16 +51,14 @@ class _Stretch:
         self._targets = [*whole.values(), *(target for *_, target in cut)]
 
     def take(self, gradients: Sequence[Tensor | None], *, is_added: bool) -> None:
-        pairs = zip(self._targets, self._sources(gradients), strict=True)
-        left = [(target, source) for target, source in pairs if source is not target]
-        targets, sources = [target for target, _ in left], [source for _, source in left]
-        if any(source is None for source in sources):
-            if not is_added:
-                for target, source in zip(targets, sources, strict=True):
-                    if source is None:
-                        target.zero_()
-            targets = [target for target, source in zip(targets, sources, strict=True) if source is not None]
-        given = [source for source in sources if source is not None]
+        targets, given = [], []
+        for target, source in zip(self._targets, self._sources(gradients), strict=True):
+            if source is None:
+                if not is_added:
+                    target.zero_()
+            elif source is not target:
+                targets.append(target)
+                given.append(source)
         if given:
             (torch_private.add_all if is_added else torch_private.copy_all)(targets, given)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import Any
@@ -23,7 +22,7 @@ from samestep.engine.events import Phase
 from samestep.engine.finite import LOSS_TENSOR, Culprit, NonFiniteSums, SpoiledStateError
 from samestep.engine.flat import FlatModel
 from samestep.engine.helpers import hands_for, runner
-from samestep.engine.job import LOSS, SAMPLES, WEIGHT, Job
+from samestep.engine.job import SAMPLES, WEIGHT, Job
 from samestep.engine.late import LateSums
 from samestep.engine.loading import Loading
 from samestep.engine.part import Part
@@ -90,6 +89,7 @@ class Stepper:
         self.parameters: list[Tensor] = list(self.owned.parameters)
         self.gradients = self.owned.gradients
         self._loading = loading or Loading(job, rank.team.num_replicas, self._replica, rank.world_size, rank.device)
+        self._shares = [range(len(self._segments))[hand::num_hands] for hand in range(num_hands)]
         self._passes, parts = self._make_passes(memory)
         self._table = memory["table"].numpy()
         self._sums = LateSums(self._table, is_late=not rank.device.is_host)
@@ -153,7 +153,7 @@ class Stepper:
         """Go on along this course."""
         self._loading.follow(course)
 
-    def run(self, step: int, factors: Factors = Factors()) -> Sums:  # noqa: B008 (it is frozen)
+    def run(self, step: int, factors: Factors = Factors()) -> Sums:  # noqa: B008 (it is a tuple)
         """Run one step up to and including this rank's update; a barrier and `confirm` must follow.
 
         Args:
@@ -214,7 +214,7 @@ class Stepper:
             elif isinstance(request, TableRequest):
                 small = self.curvature.small_round(step, request)
                 table = small.run(self._own(small.microbatches), step, self._rank.enter, self._rank.exchange.meet)
-                sums = replace(first, table=table)
+                sums = first._replace(table=table)
                 self._count(1, sum(each.num_samples for each in small.microbatches))
             else:
                 assert isinstance(request, Meeting)
@@ -226,9 +226,12 @@ class Stepper:
 
     def _count_round(self, step: int, request: RoundRequest) -> None:
         """A round over the step's microbatches; where replicas train by themselves, the rounds of all their steps."""
-        course, inside = self._loading.course, self._job.local
-        num_rounds = 1 if inside is None else inside.rule.num_rounds
-        self._count(num_rounds * (course.next_step(step) - step), num_rounds * self._loading.num_samples_of(step))
+        inside, num_samples = self._job.local, self._loading.num_samples_of(step)
+        if inside is None:
+            self._count(1, num_samples)
+        else:
+            num_steps = self._loading.course.next_step(step) - step
+            self._count(inside.rule.num_rounds * num_steps, inside.rule.num_rounds * num_samples)
         if request.has_factors:
             self._count(1, self.curvature.num_factor_rows)
 
@@ -312,7 +315,7 @@ class Stepper:
         """Contributions, their sum over what this rank owns, and what all ranks learn from it."""
         microbatches = self._loading.microbatches(step)
         plan = self._plan(len(microbatches))
-        self._passes.begin(step, number, self._own(microbatches), self._loading.batches(step, number))
+        self._passes.begin(step, number, self._loading.own(step), self._loading.batches(step, number))
         is_possible = number == 0 and len(microbatches) > 1
         self._is_looked_at = is_possible and noise.is_looked_at(step, self._job.noise_every)
         for piece in self._pieces:
@@ -327,20 +330,19 @@ class Stepper:
         self._rank.enter(Phase.BARRIER_CONTRIBUTIONS, step)
         self._rank.exchange.contributions(len(microbatches))
         self._rank.enter(Phase.COMBINE, step)
-        totals = self._table[: len(microbatches)].sum(axis=0)
+        total, weight, num_samples = np.add.reduce(self._table[: len(microbatches)]).tolist()
         if step == 0 and number == 0:
             self._find_unused(len(microbatches))
-        weight = float(totals[WEIGHT]) or 1.0
-        self._combine(plan, float(totals[SAMPLES]) / weight)
+        self._combine(plan, num_samples / (weight or 1.0))
         if request.keeps_buffers and self._owns_tracked:
-            self._pending_changes = plan.combine_changes() / float(totals[SAMPLES])
+            self._pending_changes = plan.combine_changes() / num_samples
         norm = None
         if self._is_careful or request.decides_on_norm:
             self._rank.enter(Phase.BARRIER_COMBINATION, step)
             self._rank.exchange.norms()
             self._rank.enter(Phase.DECIDE, step)
             norm = self._gradient_norm()
-        loss = float(totals[LOSS]) / weight
+        loss = total / (weight or 1.0)
         if not (math.isfinite(loss) and (norm is None or math.isfinite(norm))):
             culprit = self._find_culprit(step, number, microbatches)
             self._rank.exchange.meet()  # the rule puts back what it has changed, which others may still replay with
@@ -349,9 +351,7 @@ class Stepper:
 
     def _combine(self, plan: RoundPlan, factor: float) -> None:
         """The sums of the owned segments, and the norms of their blocks; every hand takes some segments."""
-        numbers, num_hands = range(len(self._segments)), self._hands.num_hands
-        shares = [numbers[hand::num_hands] for hand in range(num_hands)]
-        self._run([partial(self._combine_some, plan, share, factor) for share in shares])
+        self._run([partial(self._combine_some, plan, share, factor) for share in self._shares])
 
     def _combine_some(self, plan: RoundPlan, numbers: Iterable[int], factor: float) -> None:
         for number in numbers:
@@ -362,7 +362,7 @@ class Stepper:
     def _gradient_norm(self) -> float:
         norms = self._norms.numpy(force=True)
         squares = np.square(norms, dtype=np.float64)  # summed by NumPy: BLAS would depend on its threads
-        return math.sqrt(float(squares.sum()))
+        return math.sqrt(float(np.add.reduce(squares)))
 
     def _spread(self, num_microbatches: int) -> noise.Spread:
         table = self._table[:num_microbatches]

@@ -87,8 +87,12 @@ def train_plain(workload: Workload, config: Config, *, threads: int) -> Baseline
         plain.finish()
         wall_s = time.perf_counter() - start
         steps = StepTable()
-        for step, (seconds, count, value) in enumerate(taken):
-            steps.append(StepRecord(step, float(value), math.nan, count, seconds, num_rounds=1, num_rows=count))
+        steps.extend(
+            [
+                StepRecord(step, float(value), math.nan, count, seconds, num_rounds=1, num_rows=count)
+                for step, (seconds, count, value) in enumerate(taken)
+            ]
+        )
         steady = taken[_LEFT_OUT:] or taken
         rate_per_s = sum(count for _, count, _ in steady) / sum(seconds for seconds, _, _ in steady)
         return Baseline(threads, rate_per_s, wall_s, _accuracy(workload, plain), digest(plain.model), steps, began)

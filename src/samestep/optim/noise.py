@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +50,12 @@ def is_looked_at(step: int, every: int | None) -> bool:
     if every is None:
         return False
     stretch, number = divmod(step, every)
-    return number == keys.key(stretch) % every
+    return number == _chosen(stretch, every)
+
+
+@lru_cache(1)
+def _chosen(stretch: int, every: int) -> int:
+    return keys.key(stretch) % every
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from functools import cached_property
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,8 +59,7 @@ class TableRequest:
 Request = RoundRequest | Meeting | TableRequest
 
 
-@dataclass(frozen=True)
-class Sums:
+class Sums(NamedTuple):
     """What all ranks know after a round.
 
     Args:
@@ -119,8 +119,12 @@ class Plain:
             raise UsageError(f"clip_norm={self.clip_norm} is not positive; leave it out for no clipping")
 
     def step(self, owned: Owned) -> Steps:
-        sums = yield RoundRequest(decides_on_norm=self.clip_norm is not None)
+        sums = yield self._request
         owned.update(clip_scale(sums.gradient_norm, self.clip_norm))
+
+    @cached_property
+    def _request(self) -> RoundRequest:
+        return RoundRequest(decides_on_norm=self.clip_norm is not None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from samestep.errors import UsageError
 from samestep.optim.catalog import Entry, RuleName
@@ -52,8 +52,7 @@ class Rates:
     weight_decay: float | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Factors:
+class Factors(NamedTuple):
     """What the rates of an optimiser are multiplied with in a step.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from samestep.errors import UsageError
 
@@ -38,8 +38,7 @@ class Microbatch:
         return self.stop - self.start
 
 
-@dataclass(frozen=True)
-class StepSpan:
+class StepSpan(NamedTuple):
     """What a step covers: positions ``start <= position < stop`` of an epoch."""
 
     step: int
@@ -143,4 +142,4 @@ def cut(start: int, stop: int, microbatch: int) -> tuple[Microbatch, ...]:
     (Microbatch(index=0, start=0, stop=2), Microbatch(index=1, start=2, stop=4), Microbatch(index=2, start=4, stop=5))
     """
     starts = range(start, stop, microbatch)
-    return tuple(Microbatch(index, at, min(at + microbatch, stop)) for index, at in enumerate(starts))
+    return tuple([Microbatch(index, at, min(at + microbatch, stop)) for index, at in enumerate(starts)])

@@ -87,6 +87,10 @@ class Course:
         inside = min(-(-number * self.start.global_batch // plan.global_batch), plan.steps_per_epoch)
         return max(epoch * plan.steps_per_epoch + inside - last.shift, last.first_step)
 
+    @cached_property
+    def _num_samples(self) -> int:
+        return self.start.samples_before(self.length)
+
     def span(self, step: int) -> StepSpan:
         """The positions that a step covers."""
         leg = self._leg(step)
@@ -131,7 +135,7 @@ class Course:
     def progress(self, step: int) -> float:
         """Samples seen by the middle of a step, over the samples of the whole run; 1 at most."""
         seen, after = self.samples_before(step), self.samples_before(step + 1)
-        return min(0.5 * (seen + after) / self.start.samples_before(self.length), 1.0)
+        return min(0.5 * (seen + after) / self._num_samples, 1.0)
 
     def may_grow(self, step: int) -> bool:
         """Whether this step may be the first of twice the batch: at a multiple of theirs, and whole."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ _LEFT_OUT = 3
 
 
 class StepTable:
-    """One row per step, in compact columns: a long run has millions."""
+    """One row per step, in compact columns: a long run has millions. They are the first fields of a `StepRecord`."""
 
     def __init__(self) -> None:
         kinds = {"step": "q", "loss": "d", "gradient_norm": "d", "num_samples": "q", "duration_s": "d"}
@@ -29,12 +29,12 @@ class StepTable:
         self._steady_samples = 0
         self._steady_s = 0.0
 
-    def append(self, record: StepRecord) -> None:
-        for name, column in self._columns.items():
-            column.append(getattr(record, name))
-        if len(self) > _LEFT_OUT:
-            self._steady_samples += record.num_samples
-            self._steady_s += record.duration_s
+    def extend(self, records: Sequence[StepRecord]) -> None:
+        for column, values in zip(self._columns.values(), zip(*records, strict=True), strict=False):
+            column.extend(values)
+        steady = records[max(_LEFT_OUT - (len(self) - len(records)), 0) :]
+        self._steady_samples += sum(record.num_samples for record in steady)
+        self._steady_s += sum(record.duration_s for record in steady)
 
     def __len__(self) -> int:
         return len(self._columns["step"])

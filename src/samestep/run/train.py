@@ -44,7 +44,10 @@ Callback = Callable[[EvaluationRecord], bool | None]
 
 
 _MEMORY_EVERY_S = 1.0
-"""Seconds between two looks at the memory in use."""
+"""Seconds between two looks at the memory in use, at least."""
+
+_MEMORY_SHARE = 1e-3
+"""Share of the time that they may take: every core may be busy, and all workers wait for one that is held up."""
 
 
 @dataclass(frozen=True)
@@ -232,11 +235,11 @@ class Session:
 
     def steps(self, records: list[StepRecord]) -> None:
         fresh = [record for record in records if record.step >= self._seen_steps]  # the others are a replay
+        if fresh and self.record.startup_s is None:
+            self.record.startup_s = time.perf_counter() - self.start_s - sum(r.duration_s for r in records)
+        self.record.steps.extend(fresh)
         for record in fresh:
             self._seen_steps = record.step + 1
-            if self.record.startup_s is None:
-                self.record.startup_s = time.perf_counter() - self.start_s - sum(r.duration_s for r in records)
-            self.record.steps.append(record)
             if record.pair is not None and self.record.pairs is not None:
                 self.record.pairs.append(record.pair)
             if record.growth is not None:
@@ -359,13 +362,15 @@ class Session:
 
     def _sample_memory(self) -> None:
         """Look at the memory in use, now and then; the most that was seen is reported."""
-        if time.monotonic() < self._next_sample_s:
+        start = time.monotonic()
+        if start < self._next_sample_s:
             return
-        self._next_sample_s = time.monotonic() + _MEMORY_EVERY_S
         pids = [os.getpid(), *self._pids()]
         seen = usage.total_bytes(pids)
         if seen is not None:
             self.record.peak_memory_bytes = max(seen, self.record.peak_memory_bytes or 0)
+        now = time.monotonic()
+        self._next_sample_s = now + max(_MEMORY_EVERY_S, (now - start) / _MEMORY_SHARE)
 
     def _pids(self) -> list[int]:
         """The run's other processes on this machine."""

@@ -20,7 +20,7 @@ from samestep.engine.flat import Buffers, FlatModel
 from samestep.engine.job import Job
 from samestep.engine.loading import Loading
 from samestep.engine.part import Part
-from samestep.engine.passes import Done, Passes, Targets, inputs_of
+from samestep.engine.passes import Done, Explained, Passes, Targets, inputs_of
 from samestep.engine.stages.chunk import Chunk, chunk_of
 from samestep.engine.stages.graph import traced
 from samestep.engine.stages.links import Neighbours
@@ -182,7 +182,7 @@ class StagedPasses(Passes):
         self._randomness.begin(step, self._number, microbatch.index)
         self._randomness.skip(held.drawn)
         with self._autocast():
-            with self._explained(microbatch.num_samples, step):
+            with Explained(microbatch.num_samples, step):
                 values = self._run(
                     chunk, flight.received, flight.batch, held.halves.watch if is_halved and held.halves else None
                 )
