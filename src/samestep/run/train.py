@@ -43,13 +43,6 @@ Callback = Callable[[EvaluationRecord], bool | None]
 """Called in the caller's process after every evaluation; returning True stops the run at that step."""
 
 
-_MEMORY_EVERY_S = 1.0
-"""Seconds between two looks at the memory in use, at least."""
-
-_MEMORY_SHARE = 1e-3
-"""Share of the time that they may take: every core may be busy, and all workers wait for one that is held up."""
-
-
 @dataclass(frozen=True)
 class Result:
     """What a run gives back.
@@ -155,7 +148,6 @@ class Session:
     _signal: int | None = None
     _writer: Future[Any] | None = None
     _next_checkpoint_s: float = 0.0
-    _next_sample_s: float = 0.0
     _next_estimate_s: float = 0.0
     _seen_steps: int = 0
     _is_marked: bool = False
@@ -184,7 +176,7 @@ class Session:
         num_here = self.world_size if self.others is None else self.others.place.local_size
         if num_here > num_cores():
             self.notice(f"warning: {num_here} workers share {num_cores()} cores; more workers than cores are slower")
-        self._crew = crew
+        self._crew, self._peak = crew, usage.Peak(self._pids)
         self._log = Guarded(self.loggers, self.notice)
         image = self._start_engine(image)
         self.record.first_step = self._seen_steps = image.step
@@ -206,8 +198,8 @@ class Session:
             finally:
                 self.progress.stop()
                 self._give_model_back()
-            self._next_sample_s = 0.0
-            self._sample_memory()
+            self._peak.look(is_last=True)
+            self.record.peak_memory_bytes = self._peak.num_bytes
             return self._finish()
 
     @property
@@ -245,7 +237,7 @@ class Session:
             if record.growth is not None:
                 self._grow(record.growth)
         self._log.steps(fresh)
-        self._sample_memory()
+        self._peak.look()
         self._tell_critical_batch()
         self.progress.step(records[-1], self.record.samples_per_s)
         if self._engine_name != "shared":
@@ -258,7 +250,7 @@ class Session:
         self.progress.grown(growth.course_of(job, self.record.growths).num_steps, grown.step)
 
     def evaluated(self, record: EvaluationRecord, number: int) -> None:
-        self._sample_memory()
+        self._peak.look()
         is_new = not self.record.evaluations or record.step > self.record.evaluations[-1].step
         if is_new:
             self.record.evaluations.append(record)
@@ -360,23 +352,11 @@ class Session:
         self._image = image
         final.load(self.prepared.job, image)
 
-    def _sample_memory(self) -> None:
-        """Look at the memory in use, now and then; the most that was seen is reported."""
-        start = time.monotonic()
-        if start < self._next_sample_s:
-            return
-        pids = [os.getpid(), *self._pids()]
-        seen = usage.total_bytes(pids)
-        if seen is not None:
-            self.record.peak_memory_bytes = max(seen, self.record.peak_memory_bytes or 0)
-        now = time.monotonic()
-        self._next_sample_s = now + max(_MEMORY_EVERY_S, (now - start) / _MEMORY_SHARE)
-
     def _pids(self) -> list[int]:
-        """The run's other processes on this machine."""
+        """The run's processes on this machine."""
         if self.others is not None:
-            return self.others.pids_beside()
-        return [worker.pid for worker in self._crew.workers] if self._crew else []
+            return [os.getpid(), *self.others.pids_beside()]
+        return [os.getpid(), *(worker.pid for worker in self._crew.workers)] if self._crew else [os.getpid()]
 
     def _tell_critical_batch(self) -> None:
         """Estimate the critical batch anew, at most once in five seconds, for the line that shows how the run goes."""

@@ -2,10 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import psutil
+
+_EVERY_S = 1.0
+"""Seconds between two looks, at least."""
+
+_SHARE = 1e-3
+"""Share of the time that looks may take: every core may be busy, and all workers wait for one that is held up."""
+
+
+class Peak:
+    """The most memory that a run was seen to take, looked for now and then.
+
+    Args:
+        pids: Says which processes it has.
+
+    Attributes:
+        num_bytes: None where the system does not tell, or nobody has looked.
+    """
+
+    def __init__(self, pids: Callable[[], Iterable[int]]) -> None:
+        self._pids = pids
+        self._next_s = 0.0
+        self.num_bytes: int | None = None
+
+    def look(self, *, is_last: bool = False) -> None:
+        """Look, where it is time to; the last time in any case."""
+        start = time.monotonic()
+        if start < self._next_s and not is_last:
+            return
+        seen = total_bytes(self._pids())
+        if seen is not None:
+            self.num_bytes = max(seen, self.num_bytes or 0)
+        now = time.monotonic()
+        self._next_s = now + max(_EVERY_S, (now - start) / _SHARE)
 
 
 def total_bytes(pids: Iterable[int]) -> int | None:
