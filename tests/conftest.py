@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -59,8 +60,9 @@ def pytest_collection_finish() -> None:
 
 def _children() -> set[int]:
     """All processes below this one; Linux lists the direct ones at once, and psutil reads every process there is."""
-    if _CHILDREN_OF_THREADS and not any(path.read_bytes() for path in _TASKS.glob("*/children")):
-        return set()
+    with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended: look the long way
+        if _CHILDREN_OF_THREADS and not any(path.read_bytes() for path in _TASKS.glob("*/children")):
+            return set()
     return {child.pid for child in psutil.Process().children(recursive=True)}
 
 

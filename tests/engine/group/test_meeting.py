@@ -126,10 +126,10 @@ def test_parcels_are_swapped_and_counted(both: list[Meeting]) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="this system has no such policy")
 def test_the_thread_that_takes_what_comes_pushes_nobody_off_a_core(both: list[Meeting]) -> None:
+    before = set(_threads())
     wires = connected(both)
-    names = {int(task.name): (task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()}
-    policies = {os.sched_getscheduler(task) for task, name in names.items() if name.startswith("gloo")}
-    assert policies == {os.SCHED_BATCH} and len(wires) == 2
+    policies = [os.sched_getscheduler(thread) for thread in set(_threads()) - before]
+    assert policies.count(os.SCHED_BATCH) >= len(wires) == 2
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
@@ -263,3 +263,8 @@ def test_a_part_of_a_store_has_keys_of_its_own(both: list[Meeting]) -> None:
     torch_private.store_below(both[0].board.store, "a").set("key", "1")
     both[1].board.store.wait(["a/key"], timedelta(seconds=10))  # nobody confirms what is set: it arrives a moment later
     assert not both[1].board.check(["key"])
+
+
+def _threads() -> list[int]:
+    """Of this process; what they are called depends on torch's version."""
+    return [int(task.name) for task in Path("/proc/self/task").iterdir()]
