@@ -358,7 +358,8 @@ def _forward_mode(*, is_recurrent: bool) -> Iterator[None]:
 
 def _dual(value: Tensor, tangent: Tensor) -> Tensor:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch's own: its first call scripts some decompositions
+        for kind in (DeprecationWarning, FutureWarning):  # torch's own: its first call scripts some decompositions
+            warnings.simplefilter("ignore", kind)
         # Of a view torch would make a derivative as large as all the memory that is behind it.
         found: Tensor = forward_ad.make_dual(value.clone(), tangent)  # type: ignore[no-untyped-call]
     return found
