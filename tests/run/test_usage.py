@@ -67,7 +67,7 @@ def test_memory_of_several_processes_is_added_up() -> None:
 
 
 def test_looking_takes_a_small_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker is held up by it, and all others wait for that one: 5 ms a second would be half a per cent."""
+    """A worker is held up by it, and all others wait for that one."""
     seen: list[float] = []
 
     def total_bytes(pids: Iterable[int]) -> int:

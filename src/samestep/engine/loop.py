@@ -40,7 +40,7 @@ class Control(IntEnum):
 
 
 class After(IntEnum):
-    """What follows a step: any of these together, or 0 for nothing. (`IntFlag` takes ten times as long to ask.)"""
+    """What follows a step: any of these together, or 0 for nothing. Plain numbers: every step asks."""
 
     SNAPSHOT = 1
     STOP = 2

@@ -89,6 +89,7 @@ class Course:
 
     @cached_property
     def _num_samples(self) -> int:
+        """Of the whole run."""
         return self.start.samples_before(self.length)
 
     def span(self, step: int) -> StepSpan:
