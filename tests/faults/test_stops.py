@@ -17,8 +17,10 @@ import pytest
 from torch import Tensor
 
 import samestep
-from samestep.engine.loop import EvaluationRecord
+from samestep.engine.loop import EvaluationRecord, Loop
+from samestep.engine.solo import Solo
 from samestep.errors import Interrupted
+from samestep.run import weights
 from samestep.run.progress import Silent
 from tests.cli.command import Command, Finished
 from tests.faults import nets
@@ -105,6 +107,37 @@ def test_long_step_is_abandoned(tmp_path: Path, workers: int, how: str) -> None:
     stall.unlink()
     check_resumed(command, 3 - workers)
     command.check_nothing_left()
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("how", "flags"),
+    [
+        ("backward", ("--sam-radius", "0.05")),
+        soak("forward", ("--sam-radius", "0.05")),
+        soak("backward", ("--optimizer", "schedulefreeadamw")),
+        soak("backward", ("--sync", "local:2")),
+    ],
+)
+def test_a_long_step_that_moves_the_state_is_abandoned(tmp_path: Path, how: str, flags: tuple[str, ...]) -> None:
+    """In one worker the state is moved within a step of several rounds; a snapshot of it is saved."""
+    stall = tmp_path / "stall"
+    command = Command(tmp_path, {nets.STALL: str(stall)})
+    words = (*flags, "--steps", "200", "--log", "csv:log", "--profile", "trace.json")
+    process = start_and_await_checkpoint(command, 1, *words)
+    stall.write_text(how)
+    time.sleep(1.0)
+    finished, seconds = stop(command, process, signal.SIGTERM, is_group=False)
+    assert finished.code == 128 + signal.SIGTERM, finished.stderr
+    assert "its state is in state: go on with resume" in finished.complaint
+    assert seconds < MOST_S
+    assert json.loads((tmp_path / "trace.json").read_bytes())["traceEvents"]
+    command.check_nothing_left()
+    stall.unlink()
+    going_on = command.run(*RUN, *words, "--workers", "2", "--resume")
+    assert ", from step " in going_on.stderr
+    whole = command.run("train", f"{NETS}:sleepy", *flags, "--steps", "200", "--workers", "2", "--json")
+    assert json.loads(going_on.stdout)["weights_sha256"] == json.loads(whole.stdout)["weights_sha256"]
 
 
 @pytest.mark.processes
@@ -221,6 +254,40 @@ class TestInProcess:
         assert isinstance(caught.value, KeyboardInterrupt)
         assert signal.getsignal(signal.SIGINT) is before
         self.check(self.run(tmp_path / "state", 12, evaluate_every=3), 6)
+
+    @pytest.mark.parametrize("place", ["_prepare", "run"])
+    def test_interrupted_before_the_first_step(
+        self, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """While memory is laid out, and just before the loop begins."""
+        owner: Any = Solo if place == "_prepare" else Loop
+        original = getattr(owner, "_prepare" if owner is Solo else "__post_init__")
+
+        def interrupts(*arguments: Any) -> None:
+            signal.raise_signal(signal.SIGTERM)
+            original(*arguments)
+
+        monkeypatch.setattr(owner, original.__name__, interrupts)
+        with pytest.raises(Interrupted, match="stopped by SIGTERM at step 0; its state is in"):
+            samestep.train(nets.short(), checkpoint=tmp_path / "state", workers=1)
+        monkeypatch.undo()
+        self.check(self.run(tmp_path / "state", 12), 0)
+
+    def test_a_signal_while_the_end_is_saved_changes_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        original = weights.save
+
+        def interrupted(*arguments: Any) -> None:
+            signal.raise_signal(signal.SIGTERM)
+            original(*arguments)
+
+        monkeypatch.setattr(weights, "save", interrupted)
+        before = signal.getsignal(signal.SIGTERM)
+        result = samestep.train(nets.short(), workers=1, out=tmp_path / "out")
+        assert result.record.end == "finished"
+        assert (tmp_path / "out" / "record.json").exists()
+        assert signal.getsignal(signal.SIGTERM) is before
 
     def test_interrupted_evaluation_is_done_after_all(self, tmp_path: Path) -> None:
         num_calls = 0

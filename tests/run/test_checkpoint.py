@@ -58,6 +58,20 @@ def test_three_are_kept_and_nothing_else(tmp_path: Path) -> None:
     assert names == sorted(f"{stem}.{ending}" for stem in stems for ending in ("json", "safetensors"))
 
 
+def test_what_a_killed_run_left_is_swept_up(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    left = [tmp_path / f".step-000000002.{ending}.4711.part" for ending in ("safetensors", "json")]
+    left.append(tmp_path / "step-000000003.safetensors")  # its header was to come, and would have made it count
+    for path in left:
+        path.write_bytes(b"half")
+    (tmp_path / "notes.part").write_text("a person's own")
+    with checkpoint.owned(tmp_path):
+        assert not any(path.exists() for path in left)
+        assert (tmp_path / "notes.part").exists()
+        saved, _ = read(tmp_path)
+        assert saved is not None and saved.image.step == 1
+
+
 def test_an_empty_folder_has_none(tmp_path: Path) -> None:
     assert read(tmp_path) == (None, [])
     assert not checkpoint.exists(tmp_path)

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from samestep.engine.job import BEST_STEP, Image, Job
+from samestep.engine.job import BEST_STEP, MODEL_ARRAYS, Image, Job
 from samestep.engine.loop import Control, live_views
-from samestep.engine.solo import read_best, write_image
 
 NUM_COPIES = 2
 
@@ -49,10 +48,10 @@ class Snapshots:
         while True:
             steps = self.steps
             number = steps.index(max(steps))
-            arrays = {name: values.clone() for name, values in self.copies[number].items()}
-            scalars = self.memory["copied_scalars"][number].clone()
-            decided = self.memory["copied_decided"][number].clone()
-            best = {name: values.clone() for name, values in read_best(self.memory).items()}
+            arrays = {name: values.to("cpu", copy=True) for name, values in self.copies[number].items()}
+            scalars = self.memory["copied_scalars"][number].to("cpu", copy=True)
+            decided = self.memory["copied_decided"][number].to("cpu", copy=True)
+            best = {name: values.to("cpu", copy=True) for name, values in read_best(self.memory).items()}
             if int(self.memory["control"][Control.BEST_STEP]) != int(decided[BEST_STEP]):
                 best = {}  # of another step than this state: the replay will find it again
             if self.steps[number] == steps[number]:
@@ -62,3 +61,19 @@ class Snapshots:
 def snapshots_in(job: Job, memory: Mapping[str, Tensor]) -> Snapshots:
     """Those of a job's run."""
     return Snapshots(memory, tuple(live_views(job, memory["copies"][number]) for number in range(NUM_COPIES)))
+
+
+def write_image(image: Image, live: Mapping[str, Tensor], memory: Mapping[str, Tensor]) -> None:
+    """Copy a state into the live arrays, and its best state beside them."""
+    for name, values in image.arrays.items():
+        live[name].copy_(values)
+    for name, values in image.best.items():
+        memory[f"best/{name}"].copy_(values)
+    memory["control"][Control.BEST_STEP] = int(image.decided[BEST_STEP]) if image.best else 0
+
+
+def read_best(memory: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The best state, if there is one."""
+    if int(memory["control"][Control.BEST_STEP]) == 0:
+        return {}
+    return {name: memory[f"best/{name}"] for name in MODEL_ARRAYS}

@@ -17,9 +17,10 @@ from samestep.engine.device.seam import Device
 from samestep.engine.events import Enter, Events, Phase, open_log, open_reader
 from samestep.engine.exchange import Barriers
 from samestep.engine.finite import NonFiniteSums, non_finite
-from samestep.engine.job import BEST_STEP, MODEL_ARRAYS, Image, Job, run_regions
+from samestep.engine.job import Image, Job, run_regions
 from samestep.engine.loop import Control, End, Listener, Loop, live_views
 from samestep.engine.rank import Rank
+from samestep.engine.snapshots import NUM_COPIES, Snapshots, read_best, snapshots_in, write_image
 from samestep.errors import UsageError
 from samestep.plan.pipeline import Team
 
@@ -39,14 +40,19 @@ class Solo:
         job: What to do.
         image: The state to start from.
         listener: Hears of steps and evaluations.
+        is_watched: Whether another thread may ask for a state while this one is inside a kernel (`abandoned`).
     """
 
     job: Job
     image: Image
     listener: Listener
+    is_watched: bool = False
     _phase: Phase = Phase.START
+    _is_running: bool = False
+    _is_stopped: bool = False
     _log: Enter = field(init=False, repr=False)
     _loop: Loop | None = None
+    _snapshots: Snapshots | None = None
     _live: dict[str, Tensor] = field(default_factory=dict)
     device_facts: dict[str, Any] | None = None
     _memory: Mapping[str, Tensor] = field(default_factory=dict)
@@ -58,11 +64,7 @@ class Solo:
             NonFiniteError: A loss or gradient is not finite.
         """
         device = open_device(self.job.device)
-        regions = run_regions(self.job, 1, num_copies=0)
-        self._memory = device.memory(regions)
-        self._live = live_views(self.job, self._memory["live"])
-        self._log = open_log(self.job.trace, self._memory["events"], 0).enter
-        write_image(self.image, self._live, self._memory)
+        self._prepare(device)
         exchange = Barriers(lambda: None, self._memory["control"], Control.VERDICT)
         rank = Rank(0, Team(1, 1), exchange, enter=timed(device, self.job, self._enter), device=device)
         with ExitStack() as stack:
@@ -80,6 +82,9 @@ class Solo:
             if self.image.step:
                 loop.stepper.owned.restore(self.image.scalars)
             try:
+                self._is_running = True
+                if self._is_stopped:
+                    raise Abandoned
                 return loop.run()
             except NonFiniteSums as error:
                 raise non_finite(error.step, [error.culprit] if error.culprit else []) from None
@@ -88,27 +93,45 @@ class Solo:
             except torch.OutOfMemoryError:
                 raise UsageError(out_of_memory(device, self._phase)) from None
             finally:
+                self._is_running = False
                 self.device_facts = loop.stepper.device_facts()
                 loop.stepper.close()
 
+    def _prepare(self, device: Device) -> None:
+        """Lay the state that the run starts from into memory."""
+        job = self.job
+        # The live state is something else meanwhile in a step of several rounds, and where averages are evaluated.
+        is_moved = job.rule.most_rounds > 1 or job.local is not None or bool(job.update.averages)
+        num_copies = NUM_COPIES if self.is_watched and is_moved else 0
+        self._memory = device.memory(run_regions(job, 1, num_copies=num_copies))
+        self._live = live_views(job, self._memory["live"])
+        self._log = open_log(job.trace, self._memory["events"], 0).enter
+        write_image(self.image, self._live, self._memory)
+        if num_copies:
+            self._snapshots = snapshots_in(job, self._memory)
+            self._snapshots.begin(self.image)
+
     def stop(self) -> None:
         """Ask for an end, from a signal handler of this thread: at once where nothing is half-written."""
-        self._control[Control.STOP] = 1
-        if self._phase in _ABANDONABLE:
+        self._is_stopped = True
+        if self._memory:
+            self._control[Control.STOP] = 1
+        if self._is_running and self._phase in _ABANDONABLE:
             raise Abandoned
 
     def abandoned(self) -> Image | None:
-        """The state before the running step, for another thread than this one, which is inside a kernel.
+        """The newest whole state, for another thread than this one, which is inside a kernel.
 
-        None where the live memory is something else just now: while it is written, in a step of several rounds, which
-        moves parameters in between, and where averages are evaluated.
+        It is the one before the running step, or the newest snapshot where the live state moves within a step. None
+        while it is being written.
         """
-        job = self.job
-        is_moved = job.rule.most_rounds > 1 or job.local is not None
-        is_moved |= self._phase is Phase.EVALUATION and bool(job.update.averages)
-        if self._loop is None or self._phase not in _ABANDONABLE or is_moved:
-            return None
-        return self.current()
+        if self._loop is None:
+            return self.image
+        if not self._is_running:
+            return None  # the state is what the run ended with, and about to be saved
+        if self._snapshots is not None:
+            return self._snapshots.newest()
+        return self.current() if self._phase in _ABANDONABLE else None
 
     def answer(self, number: int, is_stopped: bool) -> None:
         """The callbacks' verdict on evaluation `number`."""
@@ -206,19 +229,3 @@ def training_mode(job: Job) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
-
-
-def write_image(image: Image, live: Mapping[str, Tensor], memory: Mapping[str, Tensor]) -> None:
-    """Copy a state into the live arrays, and its best state beside them."""
-    for name, values in image.arrays.items():
-        live[name].copy_(values)
-    for name, values in image.best.items():
-        memory[f"best/{name}"].copy_(values)
-    memory["control"][Control.BEST_STEP] = int(image.decided[BEST_STEP]) if image.best else 0
-
-
-def read_best(memory: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The best state, if there is one."""
-    if int(memory["control"][Control.BEST_STEP]) == 0:
-        return {}
-    return {name: memory[f"best/{name}"] for name in MODEL_ARRAYS}

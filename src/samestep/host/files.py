@@ -9,6 +9,8 @@ from pathlib import Path
 
 from samestep.errors import StateError
 
+_UNFINISHED = ".part"
+
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write, flush to the disk, rename; a failure leaves no file of ours behind.
@@ -16,7 +18,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         StateError: The disk is full, or the folder cannot be written.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}{_UNFINISHED}")
     try:
         with open(unfinished, "wb") as file:
             file.write(data)
@@ -25,14 +27,25 @@ def write_atomically(path: Path, data: bytes) -> None:
         unfinished.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        with suppress(OSError):
-            unfinished.unlink(missing_ok=True)
         if error.errno == errno.ENOSPC:
             raise StateError(
                 f"{path}: the disk is full ({len(data) / 2**20:,.1f} MB were needed); "
                 "make room or name another folder; older files are untouched"
             ) from None
         raise StateError(f"{path} cannot be written: {error.strerror}; name another folder") from None
+    finally:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)  # it is gone where all went well
+
+
+def sweep(folder: Path, pattern: str) -> None:
+    """Remove what a process that was killed in `write_atomically` has left of files whose names match.
+
+    Whoever calls it is the only one that writes such files into the folder.
+    """
+    for unfinished in folder.glob(f".{pattern}.*{_UNFINISHED}"):
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
 
 
 def reserve(path: Path, num_bytes: int) -> None:

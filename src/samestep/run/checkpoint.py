@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from samestep.engine.job import MODEL_ARRAYS, Image
 from samestep.errors import StateError, UsageError
-from samestep.host.files import make_folder, write_atomically
+from samestep.host.files import make_folder, sweep, write_atomically
 from samestep.words import cut_to_difference
 
 _FORMAT = 1
@@ -58,9 +58,19 @@ def owned(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise StateError(f"{folder} cannot be written: {error.strerror}; name another folder") from None
     try:
+        _sweep(folder)
         yield
     finally:
         lock.release()
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a run that was killed while it saved has left, which nobody would read."""
+    sweep(folder, "step-*")
+    for arrays in folder.glob("step-*.safetensors"):
+        if not arrays.with_suffix(".json").exists():
+            with suppress(OSError):
+                arrays.unlink()
 
 
 def exists(folder: Path) -> bool:

@@ -6,6 +6,7 @@ Format: "Trace Event Format" (Google, 2016): complete events ("X") with times in
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,8 +34,18 @@ def traced(path: Path) -> Iterator[Trace]:
         try:
             yield Trace(Path(name), _CAPACITY)
         finally:
-            ranks = {int(file.name.removesuffix(SUFFIX)): read_file(file) for file in Path(name).glob(f"*{SUFFIX}")}
-            files.write_atomically(path, chrome_trace({rank: ranks[rank].since(0) for rank in sorted(ranks)}))
+            _write(Path(name), path)
+
+
+def leave(trace: Trace, path: Path) -> None:
+    """End a trace from inside of it, where its block is never left: the process is about to end at once."""
+    _write(trace.folder, path)
+    shutil.rmtree(trace.folder, ignore_errors=True)
+
+
+def _write(folder: Path, path: Path) -> None:
+    ranks = {int(file.name.removesuffix(SUFFIX)): read_file(file) for file in folder.glob(f"*{SUFFIX}")}
+    files.write_atomically(path, chrome_trace({rank: ranks[rank].since(0) for rank in sorted(ranks)}))
 
 
 def chrome_trace(ranks: dict[int, Events]) -> bytes:

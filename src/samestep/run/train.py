@@ -39,6 +39,9 @@ from samestep.run.record import Record
 from samestep.run.toml import as_toml
 from samestep.run.workload import Workload
 
+_LAST_WORDS_S = 1.0
+"""How long loggers may take where the process is left at once."""
+
 Callback = Callable[[EvaluationRecord], bool | None]
 """Called in the caller's process after every evaluation; returning True stops the run at that step."""
 
@@ -178,16 +181,19 @@ class Session:
             self.notice(f"warning: {num_here} workers share {num_cores()} cores; more workers than cores are slower")
         self._crew, self._peak = crew, usage.Peak(self._pids)
         self._log = Guarded(self.loggers, self.notice)
-        image = self._start_engine(image)
+        image = self._start_engine(image, is_watched=leave is not None)
         self.record.first_step = self._seen_steps = image.step
         course = job.course(image.decided.tolist())
         self.record.growths = growth.growths_of(job, image)
         self.progress.start(self._opening(image.step), course.num_steps, image.step)
         self._next_checkpoint_s = time.monotonic() + self.config.checkpoint_every_s
         overdue = None if leave is None or not isinstance(self._engine, Solo) else partial(self._abandon, leave)
-        with ThreadPoolExecutor(1, thread_name_prefix="samestep-checkpoint") as self._pool:
+        with (
+            ThreadPoolExecutor(1, thread_name_prefix="samestep-checkpoint") as self._pool,
+            stopping.signals_to(self._on_signal, overdue),  # also where the end is saved, which is not left half-way
+        ):
             try:
-                with self._log, stopping.signals_to(self._on_signal, overdue):
+                with self._log:
                     self._log.start(
                         {"name": self.workload.name, "config": self.record.config, "first_step": image.step}
                     )
@@ -208,7 +214,7 @@ class Session:
             return "group"
         return "solo" if self.world_size == 1 else "shared"
 
-    def _start_engine(self, image: Image) -> Image:
+    def _start_engine(self, image: Image, *, is_watched: bool) -> Image:
         """Make the engine; returns the state that it begins with."""
         job = self.prepared.job
         if self.others is not None:
@@ -220,7 +226,7 @@ class Session:
         elif self._crew is not None and self.world_size > 1:
             self._engine = Shared(job, image, self, self._crew, self.world_size)
         else:
-            self._engine = Solo(job, image, self)
+            self._engine = Solo(job, image, self, is_watched)
         return image
 
     # What the engine tells.
@@ -324,8 +330,11 @@ class Session:
                 self._writer.result()
             if self.config.checkpoint is not None:
                 self._save(image)
+            if self.prepared.job.trace is not None and self.config.profile is not None:
+                profile.leave(self.prepared.job.trace, self.config.profile)
         except SamestepError as error:
             text, code = str(error), 2
+        stopping.within(_LAST_WORDS_S, self._log.close)
         self.progress.stop()
         leave(text, code)
 
