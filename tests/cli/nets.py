@@ -5,8 +5,11 @@ Nothing here is imported by a test: the files of users are run by the command.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -135,6 +138,18 @@ def label_too_large() -> Workload:
     return replace(workload, loss=nn.CrossEntropyLoss())
 
 
+def label_too_large_for_a_function() -> Workload:
+    return _with_data(lambda inputs, labels: labels[5:6].fill_(NUM_CLASSES))
+
+
+def ignores_all() -> Workload:
+    """Evaluated on targets that do not count."""
+    work = replace(tiny(), loss=nn.CrossEntropyLoss(), metrics={})
+    data = work.data()
+    ignored = Rows(values=torch.full((NUM_SAMPLES,), -100))
+    return replace(work, data=lambda: Dataset(data.train, Samples(data.train.inputs, ignored)))
+
+
 def label_negative() -> Workload:
     workload = _with_data(lambda inputs, labels: labels[5:6].fill_(-1))
     return replace(workload, loss=nn.CrossEntropyLoss())
@@ -179,6 +194,25 @@ def data_is_no_dataset() -> Workload:
 
 def unknown_recipe() -> Workload:
     return replace(tiny(), recipe={"learning_rate": 1.0})
+
+
+class Talking(nn.Module):
+    """Prints in every way there is, in every forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = _net()
+
+    def forward(self, inputs: Tensor) -> Any:
+        print("printed")
+        os.write(1, b"written\n")
+        subprocess.run([sys.executable, "-c", "print('from another process')"], check=True)
+        ctypes.CDLL(None).puts(b"from C")
+        return self.net(inputs)
+
+
+def talks() -> Workload:
+    return replace(tiny(), model=Talking, recipe={**RECIPE, "steps": 2})
 
 
 class Stalling(nn.Module):

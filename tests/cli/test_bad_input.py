@@ -25,6 +25,17 @@ WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a G
 
 Call = Callable[..., Finished]
 
+FACTORIES = """import torch
+from samestep import Dataset, Rows, Samples, Workload
+rows = Rows(values=torch.ones(4, 2))
+def net():
+  def model():
+    return {model}
+  def data():
+    return {data}
+  return Workload(name="mine", model=model, data=data, loss=print, recipe=dict(epochs=1))
+"""
+
 
 class TestCommandLine:
     @pytest.mark.parametrize(
@@ -137,11 +148,32 @@ class TestData:
         [
             ("label_too_large", "a label is 3 and the model answers for 3 classes"),
             ("label_negative", "a label is -1 and the model answers for 3 classes"),
+            ("label_too_large_for_a_function", "the loss does not take these targets (torch.int64, 0 to 3): Target 3"),
             ("nan_in_data", "input 0 of the training data holds NaN or infinity (first in sample 7)"),
         ],
     )
     def test_unusable(self, call: Call, function: str, expected: str, workers: str) -> None:
         assert expected in refused(call("train", f"{NETS}:{function}", "--workers", workers))
+
+    @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.processes)])
+    @pytest.mark.parametrize("part", ["training", "validation"])
+    def test_a_label_is_found_before_the_first_step(self, part: str, workers: int) -> None:
+        inputs, targets = torch.randn(64, 4, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 2
+        wrong = targets.clone()
+        wrong[-1] = 2
+        model = nn.Linear(4, 2)
+        before = samestep.digest(model)
+        with pytest.raises(DataError, match="a label is 2 and the model answers for 2 classes"):
+            samestep.fit(
+                model,
+                inputs,
+                wrong if part == "training" else targets,
+                validation=(inputs, wrong),
+                workers=workers,
+                global_batch=4,
+                microbatch=2,
+            )
+        assert samestep.digest(model) == before
 
     @pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.processes)])
     @pytest.mark.parametrize("function", ["garbage_loss", "wrong_shape_loss", "three_losses"])
@@ -160,6 +192,11 @@ class TestUserFile:
             ("def net(size):\n  return size\n", "mine.py: TypeError: net() missing"),
             ("1 / 0\n", "mine.py line 1: ZeroDivisionError: division by zero"),
             ("def net():\n  raise ValueError('no data today')\n", "mine.py line 2: ValueError: no data today"),
+            (
+                FACTORIES.format(model="1 / 0", data="Dataset(Samples((rows,), rows))"),
+                "mine.py line 6: ZeroDivisionError",
+            ),
+            (FACTORIES.format(model="None", data="open('absent')"), "mine.py line 8: FileNotFoundError: "),
         ],
     )
     def test_mistake(self, call: Call, tmp_path: Path, text: str, expected: str) -> None:
@@ -397,6 +434,22 @@ class TestFullDisk:
         words = ("--workers", "2", "--steps", "100000", "--width", "256", "--checkpoint-every-s", "0.2")
         finished = command.run("train", "digits-mlp", *words, "--checkpoint", small_disk)
         assert "the disk is full" in refused(finished)
+
+
+@pytest.mark.processes
+def test_memory_is_not_enough(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("samestep.host.cores.cgroup_free_bytes", lambda: 2**10)
+    complaint = refused(call(*DIGITS[:-1], "2"))
+    assert "MB of shared memory and 0 MB are free; take fewer workers" in complaint
+
+
+@pytest.mark.processes
+def test_the_system_gives_no_memory_to_share(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(name: str) -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "memfd_create", refuses, raising=False)
+    assert "(Too many open files); take workers=1, which needs none" in refused(call(*DIGITS[:-1], "2"))
 
 
 @pytest.mark.processes

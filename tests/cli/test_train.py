@@ -72,6 +72,27 @@ class TestJson:
         assert "at import" in finished.stderr
         assert "when called" in finished.stderr
 
+    @pytest.mark.processes
+    @pytest.mark.parametrize("workers", ["1", "2"])
+    def test_a_model_that_prints_in_every_way_does_not_disturb(self, command: Command, workers: str) -> None:
+        finished = command.run("train", f"{NETS}:talks", "--workers", workers, "--json")
+        assert finished.code == 0, finished.stderr
+        assert json.loads(finished.stdout)["steps"] == 2
+        assert finished.stdout.count("\n") == 1
+        for words in ("printed", "written", "from another process", "from C"):
+            assert words in finished.stderr
+
+    def test_what_is_not_finite_is_no_number_in_json(self, call: Call) -> None:
+        """All targets of the evaluation are ignored, so that its loss is 0 / 0."""
+        answer = call("train", f"{NETS}:ignores_all", "--workers", "1", "--json").stdout
+
+        def refuse(word: str) -> None:
+            raise AssertionError(word)
+
+        values = json.loads(answer, parse_constant=refuse)
+        assert values["eval"]["loss"] is None
+        assert values["not_finite"]["/eval/loss"] == "NaN"
+
     def test_another_seed_gives_another_network(self, call: Call) -> None:
         found = [
             json.loads(call("train", "digits-mlp", *SHORT, "--workers", "1", "--seed", seed, "--json").stdout)

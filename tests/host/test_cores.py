@@ -114,6 +114,24 @@ def test_version_1(tmp_path: Path) -> None:
     assert limits(made_up(tmp_path, groups=groups, mounts=f"{V1_CPU}\n{V1_MEMORY}", files=files)) == (2.5, 2**29)
 
 
+def test_what_a_group_still_gives(tmp_path: Path) -> None:
+    """Files that were read are given up where memory is asked for; the group with least left counts."""
+    files = {
+        "sys/fs/cgroup/a/b/memory.max": "1000",
+        "sys/fs/cgroup/a/b/memory.current": "700",
+        "sys/fs/cgroup/a/b/memory.stat": "anon 300\ninactive_file 400\nactive_file 0",
+        "sys/fs/cgroup/a/memory.max": "2000",
+        "sys/fs/cgroup/a/memory.current": "1800",
+        "sys/fs/cgroup/memory.max": "max",
+    }
+    assert cores.cgroup_free_bytes(made_up(tmp_path, groups="0::/a/b", mounts=V2, files=files)) == 200
+    (tmp_path / "sys/fs/cgroup/a/memory.current").write_text("1100\n")
+    assert cores.cgroup_free_bytes(tmp_path) == 700
+    (tmp_path / "sys/fs/cgroup/a/memory.current").write_text("2100\n")
+    assert cores.cgroup_free_bytes(tmp_path) == 0
+    assert cores.cgroup_free_bytes(tmp_path / "absent") is None
+
+
 def test_version_1_without_limits(tmp_path: Path) -> None:
     files = {
         "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "-1",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal  # noqa: F401 (cyclopts reads the inherited hints of _DataFlags here)
@@ -81,7 +83,28 @@ def refuse_ranks(command: str) -> None:
 
 def print_json(values: dict[str, Any]) -> None:
     """One JSON object on stdout."""
-    print(json.dumps(values))
+    from samestep.host.records import plain_json  # noqa: PLC0415
+
+    print(plain_json(values))
+
+
+@contextmanager
+def stdout_kept() -> Iterator[None]:
+    """Keep stdout for the answer: what anything prints meanwhile, in whatever language, goes to stderr."""
+    with redirect_stdout(sys.stderr), ExitStack() as stack:
+        with suppress(OSError):  # somebody has closed it
+            kept = os.dup(1)
+            stack.callback(os.close, kept)
+            stack.callback(os.dup2, kept, 1)
+            stack.callback(_flush_c)
+            os.dup2(2, 1)
+        yield
+
+
+def _flush_c() -> None:
+    """Have the C library write what it still holds back, before its stdout is the real one again."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).fflush(None)
 
 
 def fail(text: str, code: int) -> int:

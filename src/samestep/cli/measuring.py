@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,6 +21,7 @@ from samestep.cli.app import (
     app,
     print_json,
     refuse_ranks,
+    stdout_kept,
 )
 
 
@@ -57,7 +56,7 @@ def verify(
     from samestep.run.progress import for_stderr  # noqa: PLC0415
 
     torch_private.without_compiler_import()
-    with redirect_stdout(sys.stderr):  # what the workload's own code prints
+    with stdout_kept():  # what the workload's own code prints
         counts = default_workers(against) if workers is None else workers
         work = chosen.choose(workload, data, model, about, settings)
         verdict = run_verify(work.build, settings, counts, for_stderr(), peer=against)
@@ -96,7 +95,7 @@ def scale(
     from samestep.measure import scale as study_of  # noqa: PLC0415
     from samestep.report import page  # noqa: PLC0415
 
-    with redirect_stdout(sys.stderr), Teller() as teller:  # what the workload's own code prints
+    with stdout_kept(), Teller() as teller:  # what the workload's own code prints
         build = chosen.choose(workload, data, model, about, settings).build
         study, resolved = study_of.plan_study(build(), settings, workers, is_weak=weak, rounds=repeats, slot_s=slot_s)
         record = study_of.measure(build, settings, study, resolved, out, teller)
@@ -145,7 +144,7 @@ def sweep(
     from samestep.report import page  # noqa: PLC0415
 
     torch_private.without_compiler_import()
-    with redirect_stdout(sys.stderr), Teller() as teller:  # what the workload's own code prints
+    with stdout_kept(), Teller() as teller:  # what the workload's own code prints
         wishes = study.Wishes(
             batches=batches,
             optimizers=optimizers,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -24,6 +24,7 @@ from samestep.cli.app import (
     fail,
     print_json,
     speaks,
+    stdout_kept,
 )
 from samestep.errors import UsageError
 from samestep.run import sizes
@@ -78,7 +79,7 @@ def train(
 
     is_run = not (print_config or print_plan)
     with (
-        redirect_stdout(sys.stderr),  # what the workload's own code prints
+        stdout_kept(),  # what the workload's own code prints
         started_ahead(settings) if is_run and parallel is None else nullcontext() as ahead,
     ):
         from samestep import torch_private  # noqa: PLC0415
@@ -180,15 +181,16 @@ def predict(
     from samestep.run.predict import predict_table  # noqa: PLC0415
     from samestep.workloads import answers  # noqa: PLC0415
 
-    if Path(workload).is_dir():
-        if input is None or len(input) != 1 or any((weights, width, depth, base_width)):
-            raise UsageError(f"{workload} is a run: give one --input to answer for, and nothing else but --out")
-        table = answers.answer(Path(workload), input[0])
-    elif weights is None:
-        raise UsageError(f"--weights is missing: which weights of {workload} are to answer?")
-    else:
-        sizes = NumericSettings(width=width, depth=depth, base_width=base_width)
-        table = predict_table(chosen.workload_of(workload, sizes), weights, input)
+    with stdout_kept():
+        if Path(workload).is_dir():
+            if input is None or len(input) != 1 or any((weights, width, depth, base_width)):
+                raise UsageError(f"{workload} is a run: give one --input to answer for, and nothing else but --out")
+            table = answers.answer(Path(workload), input[0])
+        elif weights is None:
+            raise UsageError(f"--weights is missing: which weights of {workload} are to answer?")
+        else:
+            sizes = NumericSettings(width=width, depth=depth, base_width=base_width)
+            table = predict_table(chosen.workload_of(workload, sizes), weights, input)
     if out is None:
         sys.stdout.write(table)
     else:

@@ -6,6 +6,7 @@ whatever death, the kernel frees it.
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import sys
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from samestep.errors import UsageError
+from samestep.host import cores
 from samestep.plan.regions import Regions
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "int64": torch.int64, "uint8": torch.uint8}
@@ -65,10 +67,12 @@ def create(handle: int, num_bytes: int) -> Memory:
     """Give a reserved descriptor its size, and map it: zeroed memory that worker processes can map too.
 
     Raises:
-        UsageError: The machine has not that much memory (or, without `memfd`, not that much temporary disk) left.
+        UsageError: The machine or the container has not that much memory (or, without `memfd`, not that much temporary
+            disk) left.
     """
     num_bytes = max(num_bytes, mmap.PAGESIZE)
-    available = psutil.virtual_memory().available
+    allowed = cores.cgroup_free_bytes()
+    available = min(psutil.virtual_memory().available, math.inf if allowed is None else allowed)
     if num_bytes > available:
         raise UsageError(
             f"the run needs {num_bytes / 2**20:,.0f} MB of shared memory and {available / 2**20:,.0f} MB are free; "

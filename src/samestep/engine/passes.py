@@ -14,6 +14,7 @@ from torch import Tensor
 from samestep import torch_private
 from samestep.data.columns import Batch, Column, Rows, Stretches, Windows
 from samestep.data.feed import Feed, aligned
+from samestep.data.pack.mapped import Mapped
 from samestep.engine import losses
 from samestep.engine.backprop.concurrent import Concurrent, Ordinary
 from samestep.engine.device.host import Host
@@ -31,6 +32,9 @@ from samestep.plan.batch import Microbatch
 
 Targets = Callable[[int], Mapping[int, Tensor]]
 """Where gradients of a piece's next microbatch may go, by the identity of their parameter; others, into new memory."""
+
+_ABOUT_TARGETS = ("dtype", "scalar type", "out of bounds", "Class values must be")
+"""Words of torch's where a loss complains of targets that it cannot take."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ class Passes:
         self.graphs = Graphs(device, model, self._plain) if is_captured else None
         self._is_seeded_early = loading.may_draw
         self._is_seeded_late = job.is_seeded_once or not loading.may_draw
-        self._num_checked = 0
+        self._has_checked = False
         self._roots: dict[tuple[torch.dtype, torch.Size, int], Tensor] = {}
         self._autocast = autocast_of(job, device)
         self._is_training: bool | None = None
@@ -167,24 +171,32 @@ class Passes:
 
     def loss(self, output: Any, batch: Batch) -> tuple[Tensor, Any]:
         """Sum of the losses of an answer, and their weight."""
-        if not self._device.is_host:
+        if not self._has_checked:
             self._check_classes(output)
         try:
             return self._loss(output, batch.target, batch.num_samples)
         except (IndexError, RuntimeError) as error:
             if self._job.class_check is not None:
                 self._job.class_check(output, batch.target)
-            if "dtype" in str(error) or "scalar type" in str(error):
-                raise DataError(f"the loss does not take these targets ({batch.target.dtype}): {error}") from error
+            if any(word in str(error) for word in _ABOUT_TARGETS):
+                raise DataError(
+                    f"the loss does not take these targets ({_described(batch.target)}): {error}"
+                ) from error
             raise
 
     def _check_classes(self, output: Any) -> None:
-        """A GPU cannot say which class the model has no answer for: all targets are looked at beforehand, once."""
-        if self._job.class_check is None or self._num_checked:
+        """Look at all targets before the first loss, and not at a wrong one in the middle of an epoch.
+
+        A GPU could not even say which class the model has no answer for. Classes of a pack were counted when it was
+        made, and reading all of it here would take long.
+        """
+        self._has_checked = True
+        if self._job.class_check is None:
             return
-        self._num_checked += 1
         for column in _targets_of(self._job):
-            if isinstance(column, Rows | Windows | Stretches):
+            if not isinstance(column, Rows | Windows | Stretches):
+                continue
+            if not (isinstance(column.values, Mapped) and self._device.is_host):
                 self._job.class_check(output, column.tensor)
 
     def _forward_backward(self, microbatch: Microbatch, batches: Iterator[Batch]) -> tuple[Number, Number]:
@@ -289,6 +301,13 @@ class Explained:
                 f"a microbatch of step {self._step} holds one sample, and BatchNorm needs two to normalise; take "
                 "last_batch='drop', or a microbatch that does not leave a single sample over"
             ) from None
+
+
+def _described(target: Tensor) -> str:
+    """The dtype of targets, and their range where they may be classes."""
+    if target.is_floating_point() or target.numel() == 0:
+        return str(target.dtype)
+    return f"{target.dtype}, {int(target.min())} to {int(target.max())}"
 
 
 def _targets_of(job: Job) -> list[Column]:

@@ -11,11 +11,22 @@ import sys
 import tempfile
 from pathlib import Path
 
+from samestep.errors import UsageError
+
 
 def reserve() -> int:
-    """An open descriptor of memory that has no size yet, so that workers can inherit it before its size is known."""
-    if sys.platform == "linux":
-        return os.memfd_create("samestep")
-    handle, path = tempfile.mkstemp(prefix="samestep-")
-    Path(path).unlink()
+    """An open descriptor of memory that has no size yet, so that workers can inherit it before its size is known.
+
+    Raises:
+        UsageError: The system gives none.
+    """
+    try:
+        if sys.platform == "linux":
+            return os.memfd_create("samestep")
+        handle, path = tempfile.mkstemp(prefix="samestep-")
+        Path(path).unlink()
+    except OSError as error:
+        raise UsageError(
+            f"the system gives no memory that workers could share ({error.strerror}); take workers=1, which needs none"
+        ) from None
     return handle

@@ -46,6 +46,12 @@ def cgroup_memory_bytes(root: Path = _ROOT) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
+def cgroup_free_bytes(root: Path = _ROOT) -> int | None:
+    """Memory that the control group still gives, without what it can take back; None where there is no limit."""
+    limits = [(group, _memory_limit(group)) for group in _groups("memory", root)]
+    return min((max(0, limit - _used_bytes(group)) for group, limit in limits if limit is not None), default=None)
+
+
 def text_of(path: Path) -> str:
     """What a small file says; nothing where it cannot be read."""
     try:
@@ -71,6 +77,13 @@ def _memory_limit(group: Path) -> int | None:
     except ValueError:  # "max", or no such file
         return None
     return limit if limit < _NO_LIMIT_BYTES else None
+
+
+def _used_bytes(group: Path) -> int:
+    """What counts against a group's limit, but for files that were read once and can be read again."""
+    used = text_of(group / "memory.current") or text_of(group / "memory.usage_in_bytes")
+    again = re.findall(r"^(?:total_)?inactive_file (\d+)$", text_of(group / "memory.stat"), re.MULTILINE)
+    return max(0, (int(used) if used.isdigit() else 0) - max(map(int, again), default=0))
 
 
 def _groups(controller: str, root: Path) -> list[Path]:

@@ -31,17 +31,24 @@ def to_json(kind: str, body: Mapping[str, Any]) -> bytes:
     place (a JSON pointer, RFC 6901), which it was. `parse` puts it back. The field is left out where it would be empty.
 
     >>> to_json("run", {"losses": [0.5, math.inf]}).decode().rstrip()
-    '{"format": 1, "kind": "run", "not_finite": {"/losses/1": "Infinity"}, "losses": [0.5, null]}'
+    '{"format": 1, "kind": "run", "losses": [0.5, null], "not_finite": {"/losses/1": "Infinity"}}'
     """
     assert not set(_OWN) & body.keys(), f"a body holds none of {_OWN}"
-    head = {"format": FORMAT, "kind": kind}
+    return plain_json({"format": FORMAT, "kind": kind, **body}).encode() + b"\n"
+
+
+def plain_json(values: Mapping[str, Any]) -> str:
+    """JSON that any reader takes: what is not finite is null, and the field `not_finite` says what it was.
+
+    >>> plain_json({"loss": math.nan})
+    '{"loss": null, "not_finite": {"/loss": "NaN"}}'
+    """
     try:
-        text = json.dumps({**head, **body}, allow_nan=False)
+        return json.dumps(values, allow_nan=False)
     except ValueError:  # something is not finite: look for it, which takes longer
         found: dict[str, str] = {}
-        plain = _without_not_finite(dict(body), "", found)
-        text = json.dumps({**head, "not_finite": found, **plain}, allow_nan=False)
-    return text.encode() + b"\n"
+        plain = _without_not_finite(dict(values), "", found)
+        return json.dumps({**plain, "not_finite": found}, allow_nan=False)
 
 
 def parse(data: bytes, name: str, kind: str | None = None) -> dict[str, Any]:

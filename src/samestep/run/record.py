@@ -84,7 +84,8 @@ class Record:
         notices: What happened on the way (deaths, damaged checkpoints).
         wall_s: Seconds from the call to the end.
         startup_s: Seconds from the call to the start of the first step.
-        peak_memory_bytes: Of all processes on this machine together, proportional shares added; None where the system
+        peak_memory_bytes: Of all processes on this machine together, proportional shares added, as seen in looks that
+            take a thousandth of the time (a short run is looked at a few times only); None where the system
             does not tell.
         sent_bytes: Under the group engine: what this rank has sent, by exchange; early contributions went during the
             backward pass.

@@ -5,12 +5,18 @@ from __future__ import annotations
 import importlib.util
 import sys
 import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import cloudpickle
 
 from samestep.errors import SamestepError, UsageError
 from samestep.run.workload import Workload
+
+Made = TypeVar("Made")
 
 
 def load(name: str) -> Workload:
@@ -54,7 +60,23 @@ def load(name: str) -> Workload:
         raise _failure(path, error) from error
     if not isinstance(workload, Workload):
         raise UsageError(f"{name} returned {type(workload).__name__}, not a samestep.Workload")
-    return workload
+    explained = partial(_explained, path)
+    base_model = None if workload.base_model is None else explained(workload.base_model)
+    return replace(workload, model=explained(workload.model), data=explained(workload.data), base_model=base_model)
+
+
+def _explained(path: Path, make: Callable[[], Made]) -> Callable[[], Made]:
+    """A function of the file's; what it raises is said in one line."""
+
+    def explained() -> Made:
+        try:
+            return make()
+        except SamestepError:
+            raise
+        except Exception as error:
+            raise _failure(path, error) from error
+
+    return explained
 
 
 def _failure(path: Path, error: Exception) -> UsageError:
