@@ -31,13 +31,16 @@ NUM_SHORT, NUM_LONG = 12, 500
 
 
 @cache
-def undisturbed(is_short: bool) -> Record:
+def undisturbed(is_short: bool) -> samestep.Result:
     """The run that nothing happens to."""
-    return samestep.train(nets.short() if is_short else nets.sleepy(), workers=1).record
+    return samestep.train(nets.short() if is_short else nets.sleepy(), workers=1)
 
 
-def check_same(record: Record, is_short: bool) -> None:
-    expected = undisturbed(is_short)
+def check_same(result: samestep.Result, is_short: bool) -> None:
+    wanted = undisturbed(is_short)
+    record, expected = result.record, wanted.record
+    assert result.best_state is not None and wanted.best_state is not None
+    assert samestep.digest(result.best_state) == samestep.digest(wanted.best_state)
     assert record.weights_sha256 == expected.weights_sha256
     assert [step.step for step in record.steps] == [step.step for step in expected.steps]
     assert [step.loss for step in record.steps] == [step.loss for step in expected.steps]
@@ -94,9 +97,10 @@ class TestPhases:
     )
     def test_death(self, plan_faults: Any, rank: int, step: int, phase: str, workers: int) -> None:
         (marker,) = plan_faults((rank, step, phase))
-        record = samestep.train(nets.short(), workers=workers).record
+        result = samestep.train(nets.short(), workers=workers)
+        record = result.record
         assert marker.exists(), "nobody died"
-        check_same(record, is_short=True)
+        check_same(result, is_short=True)
         (death,) = deaths(record)
         assert f"signal 9, {phase} of step " in death
         assert all(pause_s < 1.0 for pause_s in pauses_s(record)), record.notices
@@ -122,21 +126,31 @@ class TestPhases:
         assert "; 2 go on from step " in death
         assert record.weights_sha256 == expected.weights_sha256
 
-    @pytest.mark.soak
-    @pytest.mark.parametrize("phase", ["forward", "combine", "decide", "update"])
-    def test_death_in_a_step_of_many_rounds(self, plan_faults: Any, phase: str) -> None:
+    @pytest.mark.parametrize(
+        ("phase", "settings"),
+        [
+            *(soak(phase, {"optimizer": "kfac"}) for phase in ("forward", "combine", "decide", "update")),
+            ("forward,nth=3", {"sam_radius": 0.05, "optimizer": "muon", "lr": 0.02}),
+            soak("update", {"sam_radius": 0.05, "optimizer": "muon", "lr": 0.02}),
+            soak("update", {"optimizer": "adafactor"}),
+        ],
+    )
+    def test_death_in_a_step_of_many_rounds_or_whole_tensors(
+        self, plan_faults: Any, phase: str, settings: dict[str, Any]
+    ) -> None:
         (marker,) = plan_faults((1, 4, phase))
-        expected = samestep.train(nets.short(), workers=1, optimizer="kfac").record
-        record = samestep.train(nets.short(), workers=2, optimizer="kfac").record
+        expected = samestep.train(nets.short(), workers=1, **settings).record
+        record = samestep.train(nets.short(), workers=2, **settings).record
         assert marker.exists(), "nobody died"
         assert len(deaths(record)) == 1
         assert record.weights_sha256 == expected.weights_sha256
 
     def test_two_deaths_and_the_replacements_train_on(self, plan_faults: Any) -> None:
         markers = plan_faults((0, 100, "combine"), (1, 400, "forward"))
-        record = samestep.train(nets.sleepy(), workers=2).record
+        result = samestep.train(nets.sleepy(), workers=2)
+        record = result.record
         assert all(marker.exists() for marker in markers), "rank 1 is back at step 400 only if a replacement joined"
-        check_same(record, is_short=False)
+        check_same(result, is_short=False)
         assert len(deaths(record)) == len(pauses_s(record)) == 2
         assert max(pauses_s(record)) < 1.0, record.notices
 
@@ -193,9 +207,9 @@ def test_at_most_a_second_of_work_is_run_again(tmp_path: Path) -> None:
 class TestManyDeaths:
     @pytest.mark.soak
     def test_all_workers_at_once(self) -> None:
-        record = samestep.train(nets.sleepy(), workers=2, progress=Watch(100, lambda: kill(children()))).record
-        check_same(record, is_short=False)
-        assert len(deaths(record)) == 2
+        result = samestep.train(nets.sleepy(), workers=2, progress=Watch(100, lambda: kill(children())))
+        check_same(result, is_short=False)
+        assert len(deaths(result.record)) == 2
 
     def test_before_a_worker_is_ready(self) -> None:
         killed: list[int] = []
@@ -211,10 +225,10 @@ class TestManyDeaths:
 
         thread = threading.Thread(target=kill_first)
         thread.start()
-        record = samestep.train(nets.short(), workers=2).record
+        result = samestep.train(nets.short(), workers=2)
         thread.join()
-        assert len(killed) == len(deaths(record)) == 1
-        check_same(record, is_short=True)
+        assert len(killed) == len(deaths(result.record)) == 1
+        check_same(result, is_short=True)
 
     @pytest.mark.soak
     def test_a_worker_that_dies_again_and_again_ends_the_run(self, plan_faults: Any) -> None:

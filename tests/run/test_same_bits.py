@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from samestep.errors import NonFiniteError, UsageError
+from samestep.data.columns import Rows
+from samestep.engine.loop import EvaluationRecord
+from samestep.errors import Interrupted, NonFiniteError, UsageError
+from samestep.run.prepare import balanced_weights
 from samestep.run.train import Result, train
+from samestep.run.weights import digest
 from samestep.run.workload import Workload
 from samestep.workloads import catalog
 from tests import helpers
-from tests.helpers import Everything, Lstm, Tied, Wide
+from tests.helpers import Cnn, Everything, Lstm, Tied, Wide
 from tests.marks import soak
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
@@ -121,14 +129,18 @@ def _itself(model: nn.Module) -> nn.Module:
     return model
 
 
-def test_a_nan_ends_alike_on_one_worker_and_on_several() -> None:
+@pytest.mark.parametrize("model_class", [helpers.Cursed, helpers.Brittle])
+def test_a_nan_ends_alike_on_one_worker_and_on_several(model_class: type[nn.Module]) -> None:
+    """In a step's first round, and in its second."""
     found = []
+    is_late = model_class is helpers.Brittle
+    settings = {**COMMON, "sam_radius": 0.05} if is_late else COMMON
     for workers in (1, 3):
-        model = helpers.Cursed()
-        for parameter in model.parameters():
-            nn.init.constant_(parameter, 0.01)
+        model = model_class()
+        for name, parameter in model.named_parameters():
+            nn.init.constant_(parameter, 0.0 if name == "edge" else 0.01)
         with pytest.raises(NonFiniteError) as error:
-            train(helpers.workload(partial(_itself, model)), **{**COMMON, "workers": workers})
+            train(helpers.workload(partial(_itself, model)), **{**settings, "workers": workers})
         found.append((str(error.value), torch.cat([p.detach().reshape(-1) for p in model.parameters()])))
     assert found[0][0] == found[1][0]
     assert torch.equal(found[0][1], found[1][1])
@@ -177,13 +189,82 @@ def test_bf16_trains_with_the_weights_of_the_step_on_one_worker_and_on_several()
     assert found[0].last_loss == pytest.approx(wanted.last_loss, rel=0.05)
 
 
+@pytest.mark.parametrize("precision", ["fp32", soak("bf16")])
+def test_channels_last_on_one_worker_and_on_several(precision: str) -> None:
+    settings = {**COMMON, "channels_last": True, "precision": precision, "clip_norm": 0.5, "optimizer": "adamw"}
+    found = [train(helpers.workload(Cnn), **{**settings, "workers": workers}).record for workers in (1, 2, 3)]
+    assert len({record.weights_sha256 for record in found}) == 1
+
+
+class _TwoThreads(nn.Module):
+    """Refuses to compute with another number of intra-op threads than two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = helpers.Mlp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert torch.get_num_threads() == 2
+        scores: Tensor = self.net(x)
+        return scores
+
+
+def test_two_threads_a_worker() -> None:
+    before = torch.get_num_threads()
+    settings = {**COMMON, "threads_per_worker": 2}
+    work = helpers.workload(_TwoThreads)
+    digests = {train(work, **{**settings, "workers": workers}).record.weights_sha256 for workers in (1, 2)}
+    assert len(digests) == 1
+    assert torch.get_num_threads() == before
+
+
+class _Once(nn.Module):
+    """Refuses to compute where its parameters are not in the memory that all processes of the run share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = helpers.Mlp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        for parameter in self.parameters():
+            where = parameter.data_ptr()
+            for line in Path("/proc/self/maps").read_text().splitlines():
+                start, _, stop = line.split()[0].partition("-")
+                if int(start, 16) <= where < int(stop, 16):
+                    assert line.split()[1] == "rw-s", line
+                    assert "memfd:samestep" in line
+                    break
+            else:
+                raise AssertionError("nowhere")
+        scores: Tensor = self.net(x)
+        return scores
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists its mappings here")
+def test_parameters_are_there_once_whatever_the_workers() -> None:
+    assert train(helpers.workload(_Once), **{**COMMON, "workers": 3}).record.end == "finished"
+    with pytest.raises(AssertionError):  # the oracle itself: one worker shares with nobody
+        train(helpers.workload(_Once), **COMMON)
+
+
+def test_balanced_class_weights_are_those_of_the_loss() -> None:
+    target = helpers.samples().target
+    assert isinstance(target, Rows)
+    weight = balanced_weights(target.tensor).float()
+    wanted = train(helpers.workload(loss=nn.CrossEntropyLoss(weight=weight)), **COMMON).record
+    for workers in (1, 3):
+        found = train(helpers.workload(), **{**COMMON, "class_weights": "balanced", "workers": workers}).record
+        assert found.weights_sha256 == wanted.weights_sha256
+    assert train(helpers.workload(), **COMMON).record.weights_sha256 != wanted.weights_sha256
+
+
 def test_more_workers_than_microbatches_are_refused() -> None:
     with pytest.raises(UsageError, match=r"workers=8 is more than the 7 microbatches of a step"):
         train(everything(), **{**COMMON, "workers": 8})
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), soak(3, 1)])
-def test_a_run_goes_on_with_another_number_of_workers(before: int, after: int, tmp_path: Any) -> None:
+def test_a_stop_by_a_callback_is_an_end_also_for_other_workers(before: int, after: int, tmp_path: Any) -> None:
     wanted = train(everything(), **EVERYTHING)
     stopped = train(
         everything(),
@@ -198,6 +279,30 @@ def test_a_run_goes_on_with_another_number_of_workers(before: int, after: int, t
     assert ended.record.num_steps == 3
     assert ended.record.weights_sha256 == stopped.record.weights_sha256
     assert wanted.record.weights_sha256 != stopped.record.weights_sha256
+
+
+@pytest.mark.parametrize("workers", [(2, 3, 1), soak((1, 7, 2))])
+def test_a_run_of_everything_goes_on_with_other_numbers_of_workers(workers: tuple[int, ...], tmp_path: Path) -> None:
+    """Stopped by a signal in the middle, twice: muon, two rounds a step, clipping, BatchNorm, dropout, schedules."""
+    common = {**EVERYTHING, "steps": 10}
+    wanted = train(everything(), **common)
+
+    def run(number: int, *callbacks: Callable[[EvaluationRecord], None]) -> Result:
+        settings = {**common, "workers": number, "checkpoint": tmp_path, "resume": True}
+        return train(everything(), callbacks=callbacks, **settings)
+
+    def interrupt(step: int, record: EvaluationRecord) -> None:
+        if record.step >= step:
+            signal.raise_signal(signal.SIGINT)
+
+    for step, number in zip((3, 6), workers[:-1], strict=True):
+        with pytest.raises(Interrupted, match="its state is in"):
+            run(number, partial(interrupt, step))
+    found = run(workers[-1])
+    assert found.record.first_step > 0
+    assert found.record.weights_sha256 == wanted.record.weights_sha256
+    assert found.best_state is not None and wanted.best_state is not None
+    assert digest(found.best_state) == digest(wanted.best_state)
 
 
 @pytest.mark.parametrize(("before", "after"), [soak(2, 3), (3, 1)])

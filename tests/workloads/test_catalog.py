@@ -19,10 +19,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from samestep.data import texts
 from samestep.data.columns import Dataset, Rows, Samples
 from samestep.engine import losses
 from samestep.engine.losses import TokenLoss
-from samestep.errors import UsageError
+from samestep.errors import DataError, UsageError
 from samestep.run.metrics import accuracy
 from samestep.run.train import train
 from samestep.run.workload import Workload
@@ -50,6 +51,11 @@ PARAMETERS = {  # of the default sizes, by hand
     "mnist-cnn": 26 * 32 + 801 * 64 + 3137 * 1024 + 1025 * 10,
     "fashion-lstm": 4 * 128 * (28 + 128 + 2) + 129 * 10,
 }
+
+DATA_FOLDERS = {  # where a workload that comes without data looks for them
+    "adult-mlp": "adult", "mnist-cnn": "mnist", "fashion-mlp": "fashion-mnist", "fashion-cnn": "fashion-mnist",
+    "fashion-resnet": "fashion-mnist", "fashion-lstm": "fashion-mnist", "shakespeare-transformer": "tinyshakespeare",
+}  # fmt: skip
 
 every_workload = pytest.mark.parametrize("name", catalog.names())
 
@@ -300,11 +306,31 @@ class TestData:
         output = workload.model().eval()(*inputs)
         assert loss_sum(workload.loss, output, target).isfinite()
 
-    def test_windows_of_evaluation_and_training_share_no_character(self) -> None:
+    @pytest.mark.parametrize("name", [name for name in catalog.names() if not name.startswith("digits")])
+    def test_missing_data_are_named_with_the_place_to_put_them(
+        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SAMESTEP_DATA", str(tmp_path / "named"))
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        with pytest.raises(DataError, match="not found") as info:
+            catalog.build(name).data()
+        message = str(info.value)
+        assert "\n" not in message
+        for place in (tmp_path / "named", tmp_path / "cache" / "samestep" / "data"):
+            assert str(place / DATA_FOLDERS[name]) in message
+
+    def test_the_language_model_is_evaluated_on_the_last_tenth(self) -> None:
+        """Windows of the text that share no character."""
         if not os.environ.get("SAMESTEP_DATA"):
             pytest.skip("needs SAMESTEP_DATA")
+        text = texts.tiny_shakespeare()
         data = catalog.build("shakespeare-transformer").data()
         assert data.evaluation is not None
         context = transformer.CONTEXT
         assert data.train.num_samples == (1_115_394 - 111_539 - 1) // context
         assert data.evaluation.num_samples == (111_539 - 1) // context
+        for part, first in ((data.train, 0), (data.evaluation, 1_115_394 - 111_539)):
+            every = torch.arange(part.num_samples)
+            wanted = torch.from_numpy(text.codes[first : first + part.num_samples * context + 1])
+            assert torch.equal(part.inputs[0].gather(every).flatten(), wanted[:-1])
+            assert torch.equal(part.target.gather(every).flatten(), wanted[1:])
