@@ -26,7 +26,7 @@ soak: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.soak
 
 bench: $(VENV)/.installed-dev
-	$(BIN)/python -m benchmarks.step_time && $(BIN)/python -m benchmarks.step_time --page
+	$(BIN)/python -m benchmarks.step_time --extras m8,bf16,channels-last,bf16-channels-last
 	$(BIN)/python -m benchmarks.machinery
 	$(BIN)/python -m benchmarks.recorder
 	$(BIN)/python -m benchmarks.footprint
@@ -39,6 +39,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.stages
 	$(BIN)/python -m benchmarks.bubble
 	$(BIN)/python -m benchmarks.kinds
+	$(BIN)/python -m benchmarks.auto
 	$(BIN)/python -m benchmarks.group
 	$(BIN)/python -m benchmarks.stage_memory
 	$(BIN)/python -m benchmarks.kfac

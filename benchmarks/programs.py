@@ -122,15 +122,24 @@ def perform(task: Task, folder: Path) -> None:
 
 def train(task: Task, *, steps: int, trace: Trace | None) -> Result:
     """Train with samestep for so many steps."""
+    return run(workload_of(task), settings_of(task, steps), choices=Choices(trace=trace), progress=Silent())
+
+
+def workload_of(task: Task) -> samestep.Workload:
+    """What samestep trains."""
     inputs, targets = cases.build_data(task.net)
     samples = samestep.Samples((samestep.Rows(values=inputs),), samestep.Rows(values=targets))
-    workload = samestep.Workload(
+    return samestep.Workload(
         name=task.name,
         model=lambda: cases.build_model(task.net),
         data=lambda: samestep.Dataset(samples),
         loss=nn.CrossEntropyLoss(),
     )
-    settings = Settings(
+
+
+def settings_of(task: Task, steps: int) -> Settings:
+    """How samestep trains it."""
+    return Settings(
         optimizer="sgd",
         lr=cases.LEARNING_RATE,
         momentum=cases.MOMENTUM,
@@ -149,7 +158,6 @@ def train(task: Task, *, steps: int, trace: Trace | None) -> Result:
         cut=task.cut,
         steps=steps,
     )
-    return run(workload, settings, choices=Choices(trace=trace), progress=Silent())
 
 
 def _run_torch(task: Task, enter: Enter) -> None:

@@ -28,6 +28,7 @@ FOLDER = results.FOLDER / "soak"
 PAGE = ROOT / "benchmarks" / "SOAK.md"
 
 _BITS_STEPS, _KILL_RUNS, _KILLS_A_RUN, _RANKS, _CHAINS, _EVENTS = 6, 14, 6, 3, 12, 4
+_FEWEST_KILLS = 50
 _HOST_CHAINS, _HOST_EVENTS = 25, 8
 
 
@@ -127,6 +128,26 @@ def _failures(found: results.Result) -> list[str]:
     return [f"{trial['name']}: {text}" for trial in found["trials"] for text in trial["failures"]]
 
 
+def _shortfalls(part: Part, found: results.Result) -> list[str]:
+    """What the trials lack taken together: nothing that a single one could fail by."""
+    trials: list[Trial] = found["trials"]
+    short = []
+    num_kills = sum(trial.get("kills", 0) for trial in trials)
+    if part.name == "kills" and len(trials) == len(part.names) and num_kills < _FEWEST_KILLS:
+        short.append(f"{part.name}: {num_kills} kills, and {_FEWEST_KILLS} are wanted")
+    late = _num_late(trials)
+    if late:
+        short.append(
+            f"{part.name}: survivors trained on only after {soak_trials.MOST_PAUSE_S:g} s or more, {late} times"
+        )
+    return short
+
+
+def _num_late(trials: list[Trial]) -> int:
+    """Pauses that were too long although somebody was left to train on."""
+    return sum(seconds >= soak_trials.MOST_PAUSE_S for trial in trials for seconds in trial.get("pauses_s", []))
+
+
 def _rows(part: Part, found: results.Result) -> list[tuple[str, str]]:
     """What a part measured."""
     trials: list[Trial] = found["trials"]
@@ -140,7 +161,7 @@ def _rows(part: Part, found: results.Result) -> list[tuple[str, str]]:
         rows.append(("kills", str(sum(trial.get("kills", 0) for trial in trials))))
         rows.append(("where they fell", _places([text for trial in trials for text in trial.get("deaths", [])])))
     if pauses_s:
-        late = sum(seconds >= soak_trials.MOST_PAUSE_S for seconds in pauses_s)
+        late = _num_late(trials)
         rows.append(("pauses until survivors trained on", f"{_spread(pauses_s)}; {late} of 1 s or more"))
     if alone_s:
         rows.append(("pauses with no survivor (a new worker starts)", _spread(alone_s)))
@@ -173,6 +194,7 @@ def page(found: dict[str, results.Result]) -> str:
     kept = [found[part.name] for part in PARTS if part.name in found]
     num_trials = sum(len(result["trials"]) for result in kept)
     failures = [f"{name}: {text}" for name, result in found.items() for text in _failures(result)]
+    short = [text for part in _among(found) for text in _shortfalls(part, found[part.name])]
     missing = [part.name for part in PARTS if part.name not in found]
     lines = ["# The soak test", "", *results.header(kept, what=f"{num_trials} trials, each once, all seeded")]
     lines += [f"- time: {sum(result['duration_s'] for result in kept) / 60:.0f} minutes", ""]
@@ -180,14 +202,19 @@ def page(found: dict[str, results.Result]) -> str:
     if missing:
         lines.append(f"Not run yet: {', '.join(missing)}.")
     lines += [f"- {text}" for text in failures]
-    for part in PARTS:
-        if part.name in found:
-            lines += ["", f"## {part.name}", "", f"{part.about[0].upper()}{part.about[1:]}.", "", "| what | result |"]
-            lines += ["|---|---|", *(f"| {name} | {text} |" for name, text in _rows(part, found[part.name]))]
+    lines += [f"- **missed** {text}" for text in short]
+    for part in _among(found):
+        lines += ["", f"## {part.name}", "", f"{part.about[0].upper()}{part.about[1:]}.", "", "| what | result |"]
+        lines += ["|---|---|", *(f"| {name} | {text} |" for name, text in _rows(part, found[part.name]))]
     if "bits" in found:
         lines += ["", "| workload | digest on every number of workers |", "|---|---|"]
         lines += [f"| {t['name']} | `{t['sha256'][:16]}` |" for t in found["bits"]["trials"] if "sha256" in t]
     return "\n".join(lines) + "\n"
+
+
+def _among(found: dict[str, results.Result]) -> list[Part]:
+    """The parts that have results."""
+    return [part for part in PARTS if part.name in found]
 
 
 def _say(text: str) -> None:
@@ -217,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = page(found)
         PAGE.write_text(text)
         print(text)
-    return int(any(_failures(result) for result in found.values()))
+    return int(any(_failures(found[part.name]) or _shortfalls(part, found[part.name]) for part in _among(found)))
 
 
 if __name__ == "__main__":

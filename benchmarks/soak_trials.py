@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -115,8 +115,9 @@ def kills(name: str, *, kills_a_run: int) -> Trial:
                 return
             children = psutil.Process().children()
             if children:
-                dice.choice(children).kill()
-                killed.append(time.monotonic() - start)
+                with suppress(psutil.NoSuchProcess):  # it has ended since
+                    dice.choice(children).kill()
+                    killed.append(time.monotonic() - start)
 
     thread = threading.Thread(target=kill)
     expected = undisturbed(is_slow=True)
