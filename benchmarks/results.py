@@ -134,13 +134,11 @@ def header(results: list[Result], *, what: str) -> list[str]:
     """The lines that open a page: when, on what, with which versions, how often, by which command."""
     dates = sorted(result["date"] for result in results)
     facts = results[-1]["machine"]
+    machines = list(dict.fromkeys(_hardware(result["machine"]) for result in results))
     versions = " · ".join(f"{name} {version}" for name, version in facts["packages"].items() if version)
     lines = [
         f"- date: {dates[0]}" + (f" to {dates[-1]}" if dates[-1] != dates[0] else "") + " (UTC)",
-        (
-            f"- hardware: {facts['processor']}, {facts['cores']} cores ({facts['instruction_set']}), "
-            f"{facts['memory_mb'] / 1024:.0f} GB; {facts['system']}"
-        ),
+        *(f"- hardware: {machine}; {facts['system']}" for machine in machines),
         (
             f"- versions: samestep {facts['samestep']} (commit {results[-1]['revision']}), Python {facts['python']}, "
             f"{versions}"
@@ -149,13 +147,19 @@ def header(results: list[Result], *, what: str) -> list[str]:
         *(f"- command: `{command}`" for command in dict.fromkeys(result["command"] for result in results)),
     ]
     for name, kinds in (
-        ("machines", {(r["machine"]["processor"], r["machine"]["cores"]) for r in results}),
+        ("machines", set(machines)),
         ("versions", {json.dumps(r["machine"]["packages"], sort_keys=True) for r in results}),
         ("commits", {r["revision"] for r in results}),
     ):
         if len(kinds) > 1:
             lines.append(f"- **mixed {name}: {len(kinds)}**; ratios hold within a case only")
     return lines
+
+
+def _hardware(facts: Result) -> str:
+    return (
+        f"{facts['processor']}, {facts['cores']} cores ({facts['instruction_set']}), {facts['memory_mb'] / 1024:.0f} GB"
+    )
 
 
 def verdict(value: float, target: float, *, is_least: bool, unit: str = "") -> str:

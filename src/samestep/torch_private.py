@@ -15,6 +15,12 @@ import torch
 from torch import Tensor
 
 
+def has_bf16_kernels() -> bool:
+    """Whether products in bfloat16 have kernels of their own on this CPU; where torch does not tell, they may."""
+    asked = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return asked is None or bool(asked())
+
+
 def is_in_backward() -> bool:
     """Whether this thread is inside of a backward pass."""
     return torch._C._current_graph_task_id() != -1

@@ -17,6 +17,16 @@ from torch.overrides import TorchFunctionMode
 from samestep import torch_private
 
 
+def test_kernels_in_bf16_are_known_where_the_instructions_are() -> None:
+    """What torch says agrees with what the processor says of itself."""
+    found = torch_private.has_bf16_kernels()
+    assert isinstance(found, bool)
+    if torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2"):
+        assert not found
+    if torch.cpu._is_avx512_bf16_supported():
+        assert found
+
+
 def test_being_in_backward_is_known_on_this_thread_only() -> None:
     seen: list[bool] = []
 

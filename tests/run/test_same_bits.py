@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from samestep import torch_private
 from samestep.data.columns import Rows
 from samestep.engine.loop import EvaluationRecord
 from samestep.errors import Interrupted, NonFiniteError, UsageError
@@ -187,6 +188,8 @@ def test_bf16_trains_with_the_weights_of_the_step_on_one_worker_and_on_several()
     wanted = train(helpers.workload(helpers.Mlp), **{**COMMON, "optimizer": "sgd", "lr": 0.2, "steps": 30}).record
     assert found[0].weights_sha256 != wanted.weights_sha256
     assert found[0].last_loss == pytest.approx(wanted.last_loss, rel=0.05)
+    is_said = [any("no fast kernels" in text for text in record.notices) for record in found]
+    assert is_said == [not torch_private.has_bf16_kernels()] * 3
 
 
 @pytest.mark.parametrize("precision", ["fp32", soak("bf16")])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from samestep import torch_private
 from samestep.data import augment
 from samestep.data.columns import Column, Dataset, Rows, Samples, Windows
 from samestep.data.pack.mapped import Mapped
@@ -139,6 +140,7 @@ def prepare(workload: Workload, config: Config, choices: Choices, *, has_callbac
     decided_by = partial(identity.numerics, job, loss, choices.lr_schedule, config, scaled, of_device)
     scales = scaled.lines(model) if scaled else []
     lines = (*sizes.lines(batches), *config.rate_lines, *scales, *curvature.lines(job, config, workload), *said)
+    lines = (*lines, *_precision_lines(config, kind))
     return Prepared(job, _first_image(job), decided_by, config, lines)
 
 
@@ -150,6 +152,16 @@ def _staged(job: Job, config: Config) -> tuple[Job, list[str]]:
 
     stages, said = staging.staged(job, config)
     return replace(job, stages=stages), said
+
+
+def _precision_lines(config: Config, kind: Kind) -> list[str]:
+    if config.precision != "bf16" or kind != "cpu" or torch_private.has_bf16_kernels():
+        return []
+    text = (
+        "warning: precision='bf16', and this CPU has no fast kernels for it: a step takes several times as long as "
+        "with fp32; leave it out, or take a CPU with AVX-512 or AMX for bfloat16"
+    )
+    return [text]
 
 
 def _way(config: Config, kind: Kind) -> dict[str, Any]:
