@@ -9,6 +9,13 @@ from pathlib import Path
 
 from samestep.errors import StateError
 
+_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows has no quotas
+
+
+def is_full(error: OSError) -> bool:
+    """Whether there was no room: on the disk, or in what the user may take of it."""
+    return error.errno in _FULL
+
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write, flush to the disk, rename; a failure leaves no file of ours behind.
@@ -27,7 +34,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
-        if error.errno == errno.ENOSPC:
+        if is_full(error):
             raise StateError(
                 f"{path}: the disk is full ({len(data) / 2**20:,.1f} MB were needed); "
                 "make room or name another folder; older files are untouched"
