@@ -54,7 +54,7 @@ def _ensure(source: str, path: Path, folder: Path, settings: DataSettings, tell:
     tokenizer = None if settings.tokenizer is None else Path(settings.tokenizer)
     sources = (path, evaluation, tokenizer)
     made_of = {
-        "files": [unpacked.fingerprint(_origins(each)) for each in sources if each is not None],
+        "files": [unpacked.fingerprint(_origins(each, settings)) for each in sources if each is not None],
         "settings": settings.given(),
         "samestep": __version__,
     }
@@ -198,7 +198,7 @@ def _make(path: Path, evaluation: Path | None, settings: DataSettings, place: Wr
     arrays.refuse_single_idx(path)
     if _is_text(path, settings):
         return _make_text(path, settings, place, tell)
-    if _is_pictures(path):
+    if found.is_source(path, delimiter=settings.delimiter, encoding=settings.encoding):
         labelled = found.find(path, settings.target, delimiter=settings.delimiter, encoding=settings.encoding)
         return _make_pictures(labelled, settings, place, tell, "delimiter", "encoding")
     if arrays.is_idx(path) or path.suffix in arrays.ENDINGS:
@@ -207,9 +207,11 @@ def _make(path: Path, evaluation: Path | None, settings: DataSettings, place: Wr
     return made or _make_table(path, evaluation, settings, place, tell)
 
 
-def _origins(path: Path) -> tuple[Path, ...]:
+def _origins(path: Path, settings: DataSettings) -> tuple[Path, ...]:
     """The user's files behind a source."""
-    if _is_pictures(path):
+    if _is_text(path, settings):
+        return unpacked.origins(path, (path.suffix, *TEXT_ENDINGS))
+    if found.is_source(path, delimiter=settings.delimiter, encoding=settings.encoding):
         return (*found.files(path), *sorted(path.glob("*.csv")))
     if arrays.is_idx(path):
         return tuple(arrays.idx_files(path))
@@ -222,11 +224,6 @@ def _is_text(path: Path, settings: DataSettings) -> bool:
     """Whether a source is a text to be learned symbol by symbol."""
     is_named_so = path.name.removesuffix(".gz").endswith(".txt")
     return bool(settings.text or settings.tokenizer) or (is_named_so and settings.target is None)
-
-
-def _is_pictures(path: Path) -> bool:
-    """Whether a source is a folder of pictures."""
-    return path.is_dir() and next(found.files(path), None) is not None
 
 
 def _make_table(path: Path, evaluation: Path | None, settings: DataSettings, place: Writer, tell: Tell) -> Made:
