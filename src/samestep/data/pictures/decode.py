@@ -26,6 +26,8 @@ _AT_ONCE = 64
 """Pictures in a line: enough to make the line cheap, few enough to share the last ones out."""
 _GREY, _WITH_ALPHA = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"), ("LA", "PA", "RGBA")
 """Pillow's names for kinds of pixels."""
+_NOTES = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
+"""Where Pillow finds EXIF data; of a TIFF in its tags."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -102,6 +104,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 def _upright(picture: Image.Image) -> Image.Image:
     """The picture, turned as its EXIF data say; where these are damaged they say nothing."""
     picture.load()  # what is wrong with the pixels is said here
+    if _NOTES.isdisjoint(picture.info) and not hasattr(picture, "tag_v2"):
+        return picture  # most pictures; to ask for EXIF data that are not there takes time
     turn = None
     with suppress(Exception):  # Pillow raises many kinds of them over EXIF data
         turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
