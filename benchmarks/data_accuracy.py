@@ -1,4 +1,4 @@
-"""How good networks are that are trained from data alone, beside scikit-learn and plain torch on the same rows.
+"""How good networks are that are trained from data alone, beside scikit-learn and plain torch on rows of the same data.
 
 python -m benchmarks.data_accuracy               what has no result yet, then write the page
 python -m benchmarks.data_accuracy --cases adult measure only these
@@ -46,8 +46,8 @@ class Case:
         source: Below the folder of data sets.
         settings: Of the data.
         run: Settings of the run.
-        peers: By name; each is fitted to the same training rows, as many numbers a row.
-        most: Training rows that peers get, where all would take them too long.
+        peers: By name; each is fitted to rows of the same training part, as many numbers a row.
+        most: Of more training rows than that peers get every n-th, for all would take them too long.
     """
 
     source: str
@@ -121,7 +121,8 @@ def measure(case: Case) -> Result:
         for peer, build in case.peers.items():
             say(f"{case.source}: {peer}")
             found[peer] = _score(build().fit(*train).predict(test[0]), test[1], deviation)
-        return {"found": found, "counts": [len(train[1]), len(test[1])], "config": result.record.config}
+        counts = [len(train[1]), len(test[1])]
+        return {"found": found, "counts": counts, "num_train": data.train.num_samples, "config": result.record.config}
 
 
 def _score(answers: npt.NDArray[Any], target: npt.NDArray[Any], deviation: float | None) -> dict[str, float]:
@@ -151,20 +152,32 @@ def page(found: Mapping[str, Result]) -> str:
     lines = ["# What is reached from data alone", "", *results.header(list(found.values()), what="one run each"), ""]
     lines += [
         (
-            "`samestep train --data` with its own choices, and scikit-learn (of the text: plain torch) on the same "
-            "rows, encoded the same way, with the same split. Accuracy is a share of the evaluation part; mae is in "
-            "the target's own unit."
+            "`samestep train --data` with its own choices, and scikit-learn (of the text: plain torch) on rows of the "
+            "same training part, encoded the same way: on all of them, or, where that takes too long, on every n-th. "
+            "All are evaluated on the same rows. Accuracy is a share of them; mae is in the target's own unit."
         ),
         "",
     ]
+    lacking = [name for name in CASES if name not in found]
+    lines += [f"Not measured: {', '.join(lacking)}.", ""] if lacking else []
     for name, result in found.items():
         metric = "mae" if "mae" in result["found"]["samestep"] else "accuracy"
-        train, test = result["counts"]
-        lines += [f"## {name}", "", f"{train:,} rows to train the peers on, {test:,} to evaluate on.", ""]
+        lines += [f"## {name}", "", _rows_in_words(CASES[name], result), ""]
         lines += [f"| program | {metric} |", "|---|---|"]
         lines += [f"| {each} | {values[metric]:.4f} |" for each, values in result["found"].items()]
         lines.append("")
     return "\n".join(lines)
+
+
+def _rows_in_words(case: Case, result: Result) -> str:
+    """How many rows everybody had."""
+    train, test = result["counts"]
+    whole = result.get("num_train")  # older results do not hold it
+    if whole is None:
+        limit = f"all, or every n-th of more than {case.most:,}; ours had all"
+        return f"{train:,} rows to train the peers on ({limit}), {test:,} to evaluate on."
+    fewer = f", of which the peers had {train:,}" if train < whole else ""
+    return f"{whole:,} rows to train on{fewer}; {test:,} to evaluate on."
 
 
 def main(words: Sequence[str] | None = None) -> int:

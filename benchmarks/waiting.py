@@ -65,10 +65,12 @@ def page(result: Result) -> str:
     num = result["settings"]["rounds"]
     percents = {program: stats.median([100 * each for each in found]) for program, found in shares.items()}
     above = [program for program, percent in percents.items() if percent.value > _MOST_PERCENT]
+    measured = list(result["settings"]["steps"])
     rows = [
         f"| {name} | " + " | ".join(percents[f"{name}, {workers}"].text(2) for workers in _WORKERS) + " |"
-        for name in _STEPS
+        for name in measured
     ]
+    lacking = [name for name in _STEPS if name not in measured]
     return "\n".join(
         [
             "# Waiting for data",
@@ -81,7 +83,8 @@ def page(result: Result) -> str:
             ),
             "",
             f"Target: at most {_MOST_PERCENT:g} % on every workload. "
-            + (f"**Missed** by {', '.join(above)}." if above else "**Met** by all."),
+            + (f"**Missed** by {', '.join(above)}." if above else "**Met** by all that were measured."),
+            *(["", f"Not measured: {', '.join(lacking)}."] if lacking else []),
             "",
             "| workload | 1 worker | 2 workers |",
             "|---|---|---|",

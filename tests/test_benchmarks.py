@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import doctest
 import runpy
+import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +29,7 @@ PAGES = {
     "stage_memory": "STAGE_MEMORY",
     "stages": "STAGES",
     "study_time": "STUDY_TIME",
+    "waiting": "WAITING",
     "widths": "WIDTHS",
 }
 
@@ -44,8 +47,23 @@ def test_a_page_is_what_the_results_say(name: str, tmp_path: Path, monkeypatch: 
 
 def test_every_page_has_a_benchmark() -> None:
     named = {path.stem for path in FOLDER.glob("*.md")}
-    others = {"ACCURACY", "FEED", "FOOTPRINT", "MACHINERY", "PEERS", "RECORDER", "SOAK", "STEP_TIME", "WAITING"}
+    others = {"ACCURACY", "FEED", "FOOTPRINT", "MACHINERY", "PEERS", "RECORDER", "SOAK", "STEP_TIME"}
     assert named <= {*PAGES.values(), *others}
+
+
+@pytest.mark.parametrize(
+    ("result", "text"),
+    [
+        ({"counts": [50, 10], "num_train": 200}, "200 rows to train on, of which the peers had 50; 10 to evaluate on."),
+        ({"counts": [200, 10], "num_train": 200}, "200 rows to train on; 10 to evaluate on."),
+        ({"counts": [50, 10]}, "50 rows to train the peers on (all, or every n-th of more than 100,000; ours had all)"),
+    ],
+)
+def test_the_rows_that_the_peers_had_are_said(result: dict[str, Any], text: str) -> None:
+    from benchmarks import data_accuracy
+
+    sys.modules.pop(data_accuracy.__name__, None)  # a page is made by a module that is not yet imported
+    assert data_accuracy._rows_in_words(data_accuracy.CASES["adult"], result).startswith(text)
 
 
 def test_examples() -> None:

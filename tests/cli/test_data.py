@@ -154,6 +154,10 @@ class TestTables:
         assert finished.stdout.startswith("titanic.csv: 300 train, 100 evaluation samples")
         codes = np.load(folder / "packed" / "evaluation-categories.npy")
         assert (codes == 0).sum() == 1
+        line = "categories to evaluate on that training has not seen: Sex in 1 row (first: 'unknown')"
+        assert line in finished.stdout.splitlines()
+        words = ("train", "--data", "titanic.csv", *TARGET, "--evaluation", "later.csv", "--workers", "1")
+        assert line in call_here(*words, "--steps", "2").stderr.splitlines()
         schema = json.loads((folder / "packed" / "manifest.json").read_bytes())["schema"]
         assert schema["left_out"]["PassengerId"] == "numbers the rows", "in training; those of the other table restart"
         assert [column["name"] for column in schema["numbers"]] == ["Pclass", "Age", "Fare"]
@@ -205,6 +209,17 @@ class TestTables:
         )
         (folder / "new.csv").write_text("Sex,Fare,Age,Pclass\nfemale,30,inf,1\n")
         assert "Age is infinite" in refused(call_here("predict", "run", "--input", "new.csv"))
+
+    def test_categories_in_new_rows_that_training_has_not_seen_are_counted(self, call_here: Call, folder: Path) -> None:
+        words = ("train", "--data", "titanic.csv", *TARGET, "--steps", "2", "--workers", "1", "--out", "run")
+        assert call_here(*words).code == 0
+        rows = ["Sex,Fare,Age,Pclass", "female,30,,1", "other,8.5,40,3", ",9,40,3", "male,20,17,2"]
+        (folder / "new.csv").write_text("\n".join(rows))
+        finished = call_here("predict", "run", "--input", "new.csv")
+        assert finished.stderr == ("new.csv: categories that training has not seen: Sex in 2 rows (first: 'other')\n")
+        assert len(finished.stdout.splitlines()) == 5
+        (folder / "new.csv").write_text("\n".join(rows[:2]))
+        assert call_here("predict", "run", "--input", "new.csv").stderr == ""
 
     def test_a_table_without_a_header(self, call_here: Call, folder: Path) -> None:
         (folder / "bare.csv").write_text("red,yes\nblue,no\n" * 15)
@@ -312,7 +327,9 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("pack", "cut.csv.gz", "packed", "--target", "y"), "cut.csv.gz is damaged or cut short"),
     (("pack", "cut.zip", "packed", "--target", "y"), "cut.zip is damaged or cut short"),
     (("pack", "titanic.csv", "packed", "--encoding", "klingon", *TARGET), "encoding 'klingon' is not known"),
-    (("data", "show", "taken"), "taken is no pack: manifest.json cannot be read"),
+    (("data", "show", "taken"), "taken holds letter.txt: learn it symbol by symbol with text characters; or,"),
+    (("data", "show", "none"), "there is no file or folder none"),
+    (("data", "show", "titanic.csv"), "which column is to be learned? Name it with target; there are PassengerId,"),
     (
         ("predict", "taken", "--input", "titanic.csv"),
         "taken/network.json cannot be read (No such file or directory); is taken a run of train --data?",
@@ -349,6 +366,36 @@ def test_mistakes_are_one_line(call_here: Call, folder: Path, words: tuple[str, 
     assert text in finished.complaint
     assert not (folder / "packed").exists()
     assert not any(path.name.endswith(".part") for path in folder.rglob("*"))
+
+
+@pytest.mark.processes
+def test_what_is_shown_of_a_source_of_any_kind(call_here: Call, folder: Path) -> None:
+    def shown(source: str, *words: str, rows: int = 2) -> list[str]:
+        finished = call_here("data", "show", source, *words, "--rows", str(rows), "--check")
+        assert finished.code == 0, finished.stderr
+        return [" ".join(line.split()) for line in finished.stdout.splitlines() if line.strip()]
+
+    (folder / "lives.csv").write_text("x,color,lives\n" + "1.5,red,yes\n2.5,,no\n3.5,blue,yes\n" * 20)
+    assert shown("lives.csv", "--target", "lives", "--evaluation-frac", "0")[-2:] == ["yes 1.5 red", "no 2.5"]
+    rows = [f"{10 + 0.5 * number},{'N' if number % 3 else 'S'}" for number in range(60)]
+    (folder / "air.csv").write_text("\n".join(["pm,wind", *rows]))
+    assert shown("air.csv", "--target", "pm", "--horizon", "2", "--window", "4")[-2:] == ["10 S", "10.5 N"]
+    (folder / "song.txt").write_text("la li\n" * 40)
+    assert shown("song.txt", "--window", "8")[-2:] == [r"'la li\nla'", r"' li\nla l'"]
+    np.save(folder / "tokens.npy", np.arange(300, 500))
+    assert shown("tokens.npy", "--window", "3")[-2:] == ["300 301 302", "303 304 305"]
+    assert len(shown("tokens.npy", "--window", "100", rows=1)[-1]) == 100
+    x = np.stack([np.full((3, 4, 5), number % 7, np.float32) for number in range(40)])
+    np.savez(folder / "waves.npz", x=x, y=np.arange(40) % 7 / 2)
+    assert shown("waves.npz", "--evaluation-frac", "0")[-2:] == ["0 3 × 4 × 5 0 0 0", "0.5 3 × 4 × 5 1 1 1"]
+    for number in range(4):
+        path = folder / "set" / ("light" if number % 2 else "dark") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((6, 8), 10 + number, np.uint8)).save(path)
+    assert shown("set", "--evaluation-frac", "0")[-2:] == ["dark 1 × 6 × 8 10 10 10", "dark 1 × 6 × 8 12 12 12"]
+    assert [line for line in shown("set", "--evaluation-frac", "0", rows=0) if "6 × 8 10" in line] == []
+    packs = {path.name.split("-")[0] for path in (folder / "cache" / "samestep" / "packs").iterdir()}
+    assert packs == {"lives", "air", "song", "tokens", "waves", "set"}
 
 
 def test_text_is_learned_symbol_by_symbol(call_here: Call, folder: Path) -> None:

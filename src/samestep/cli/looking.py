@@ -44,23 +44,36 @@ def pack(
     return 0
 
 
-data_app = App(name="data", help="Look at packed data.")
+data_app = App(name="data", help="Look at data.")
 app.command(data_app)
 
 
 @data_app.command
 def show(
-    folder: Path,
+    source: str,
     /,
     *,
-    rows: Annotated[int, Parameter(help="First rows to print.")] = 5,
+    rows: Annotated[int, Parameter(help="First rows or samples to print.")] = 5,
     check: Annotated[bool, Parameter(converter=None, help="Read every byte and compare it with its hash.")] = False,
+    about: GivenAboutData = UNSET_DATA,
+    config: ConfigFile = None,
 ) -> int:
-    """Print what is in a pack: its columns, first rows, classes, missing values and sizes."""
-    from samestep.cli import packs  # noqa: PLC0415
-    from samestep.data.pack.reader import open_pack  # noqa: PLC0415
+    """Print what is in a pack: its columns, first samples, classes, missing values and sizes.
 
-    packed = open_pack(folder, is_checked=check or None)
+    Parameters
+    ----------
+    source
+        A pack; or what is to be packed, which goes into the user's cache, where train --data finds it again.
+    """
+    from samestep.cli import packs  # noqa: PLC0415
+    from samestep.cli.teller import Teller  # noqa: PLC0415
+    from samestep.data import making  # noqa: PLC0415
+    from samestep.data.pack import reader  # noqa: PLC0415
+
+    with Teller() as teller:
+        packed = making.in_cache(source, about, teller.packing)
+    if check:
+        reader.check(packed)
     packs.print_pack(packed, rows)
     return 0
 

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from samestep.cli import tables
+from samestep.cli import samples, tables
+from samestep.cli.samples import MOST_NAMED
 from samestep.data import schemas
 from samestep.data.pack.manifest import EVALUATION, TRAIN
 from samestep.data.pictures import schema as pictures
 from samestep.data.series import schema as series
-from samestep.data.table.schema import Columns, Schema
+from samestep.data.table import unseen
+from samestep.data.table.schema import Columns
 from samestep.data.target import Classes, Target, Value
 from samestep.data.tensors import schema as tensors
 from samestep.data.text import schema as texts
 
 if TYPE_CHECKING:
     from samestep.data.pack.reader import Pack
-
-_MOST_NAMED = 12
 
 
 def lines(pack: Pack) -> Iterator[str]:
@@ -48,11 +47,13 @@ def _about_evaluation(pack: Pack) -> Iterator[str]:
             "no sample is kept for evaluation: take another split_seed, a larger evaluation_frac, or give evaluation, "
             "samples of its own"
         )
+    if strange := found.statistics.get("unseen"):
+        yield f"categories to evaluate on that training has not seen: {unseen.in_words(unseen.from_dict(strange))}"
     counts, schema = found.statistics["classes"], schemas.read(found.kind, found.schema)
     if TRAIN in counts and not isinstance(schema, texts.Schema) and isinstance(schema.target, Classes):
-        unseen = [name for name, num in zip(schema.target.values, counts[TRAIN], strict=True) if num == 0]
-        if unseen:
-            yield f"classes of {schema.target.name} without a sample to train on: {_names(unseen)}"
+        missed = [name for name, num in zip(schema.target.values, counts[TRAIN], strict=True) if num == 0]
+        if missed:
+            yield f"classes of {schema.target.name} without a sample to train on: {_names(missed)}"
 
 
 def _about(schema: schemas.Schema) -> Iterator[str]:
@@ -87,12 +88,11 @@ def print_pack(pack: Pack, num_rows: int) -> None:
         _print_classes(schema.target, statistics["classes"])
     if statistics["missing"]:
         print("missing values: " + ", ".join(f"{name} {count:,}" for name, count in statistics["missing"].items()))
-    for part, columns in pack.parts.items():
+    for columns in pack.parts.values():
         for column in columns.values():
             shape = " × ".join(map(str, column.shape))
             print(f"{column.path.name:28} {shape} {column.dtype}, {_size(column.num_bytes)}")
-        if num_rows and isinstance(schema, Schema) and part == TRAIN:
-            _print_rows(schema, columns, num_rows)
+    samples.print_first(pack, num_rows)
 
 
 def _print_classes(target: Classes, counts: Mapping[str, list[int]]) -> None:
@@ -102,44 +102,6 @@ def _print_classes(target: Classes, counts: Mapping[str, list[int]]) -> None:
     tables.show(table)
 
 
-def _print_rows(schema: Schema, values: Mapping[str, Any], num_rows: int) -> None:
-    """The first samples, as they were before they were encoded."""
-    table = tables.new(schema.target.name, *schema.columns.names[:_MOST_NAMED])
-    for row in range(min(num_rows, values["target"].shape[0])):
-        table.add_row(*_row(schema, values, row)[: 1 + _MOST_NAMED])
-    tables.show(table)
-
-
-def _row(schema: Schema, values: Mapping[str, Any], row: int) -> list[str]:
-    target = values["target"].tensor[row].item()
-    words = [
-        schema.target.values[target]
-        if isinstance(schema.target, Classes)
-        else _plain(target, schema.target.mean, schema.target.deviation)
-    ]
-    columns = schema.columns
-    if columns.numbers:
-        numbers = values["numbers"].tensor[row].tolist()
-        marks = iter(numbers[len(columns.numbers) :])
-        for column, number in zip(columns.numbers, numbers, strict=False):
-            is_missing = column.has_missing and next(marks) == 1.0
-            words.append("" if is_missing else _plain(number, column.mean, column.deviation))
-    if columns.categories:
-        for category, code in zip(columns.categories, values["categories"].tensor[row].tolist(), strict=True):
-            words.append(dict(enumerate(category.values, start=1)).get(code, ""))
-    return words
-
-
-def _plain(value: float, mean: float, deviation: float) -> str:
-    """A standardised number as it was, rounded to what single precision has kept of it.
-
-    >>> _plain(-1.0, 2.0, 2.0000001)
-    '0'
-    """
-    last_digit = 1 - math.ceil(math.log10(max(abs(mean), deviation) * 1e-5))
-    return f"{round(value * deviation + mean, last_digit) + 0.0:.6g}"  # + 0.0: no -0
-
-
 def _target(target: Target) -> str:
     if isinstance(target, Value):
         return f"{target.name}: a value, mean {target.mean:.6g}, deviation {target.deviation:.6g}"
@@ -147,8 +109,8 @@ def _target(target: Target) -> str:
 
 
 def _names(names: Any) -> str:
-    shown = ", ".join(names[:_MOST_NAMED])
-    return f"{shown}, ..." if len(names) > _MOST_NAMED else shown or "-"
+    shown = ", ".join(names[:MOST_NAMED])
+    return f"{shown}, ..." if len(names) > MOST_NAMED else shown or "-"
 
 
 def _size(num_bytes: int) -> str:

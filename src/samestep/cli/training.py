@@ -185,7 +185,7 @@ def predict(
         if Path(workload).is_dir():
             if input is None or len(input) != 1 or any((weights, width, depth, base_width)):
                 raise UsageError(f"{workload} is a run: give one --input to answer for, and nothing else but --out")
-            table = answers.answer(Path(workload), input[0])
+            table = answers.answer(Path(workload), input[0], lambda text: print(text, file=sys.stderr))
         elif weights is None:
             raise UsageError(f"--weights is missing: which weights of {workload} are to answer?")
         else:

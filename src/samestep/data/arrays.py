@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import re
 import shutil
 import zipfile
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from samestep.data import idx
 from samestep.data.pack.manifest import EVALUATION, TRAIN
 from samestep.errors import DataError, UsageError
+from samestep.host.files import is_full
 
 ENDINGS = (".npy", ".npz")
 
@@ -242,7 +242,7 @@ def _loaded(path: Path, scratch: Path | None) -> dict[str, npt.NDArray[Any]]:
         assert scratch is not None
         return {name: _mapped(member) for name, member in _unpacked(path, scratch).items()}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if isinstance(error, OSError) and is_full(error):
             raise  # the disk, and not the file
         raise DataError(
             f"{path.name} cannot be read as arrays ({error}); objects are not read, for they may run code"

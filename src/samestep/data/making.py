@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,7 +15,7 @@ import numpy as np
 
 from samestep.data import arrays, hub, kaggle, schemas, unpacked
 from samestep.data import target as targets
-from samestep.data.pack import manifest, reader, writer
+from samestep.data.pack import lock, manifest, reader, writer
 from samestep.data.pack.manifest import EVALUATION, TRAIN
 from samestep.data.pack.reader import Pack
 from samestep.data.pack.writer import Tell, Writer
@@ -51,18 +52,23 @@ def ensure(source: str, folder: Path, settings: DataSettings, tell: Tell) -> tup
 def _ensure(source: str, path: Path, folder: Path, settings: DataSettings, tell: Tell) -> tuple[Pack, bool]:
     evaluation = None if settings.evaluation is None else _located(settings.evaluation)
     tokenizer = None if settings.tokenizer is None else Path(settings.tokenizer)
+    sources = (path, evaluation, tokenizer)
     made_of = {
-        "files": [unpacked.fingerprint(_origins(each)) for each in (path, evaluation, tokenizer) if each is not None],
+        "files": [unpacked.fingerprint(_origins(each, settings)) for each in sources if each is not None],
         "settings": settings.given(),
         "samestep": __version__,
     }
     whole = _whole(folder, made_of)
     if whole is not None:
         return whole, False
-    with writer.writing(folder) as place:
-        kind, schema, statistics = _checked(_make(path, evaluation, settings, place, tell))
-        place.finish(kind=kind, schema=schema.as_dict(), statistics=statistics, source=source, made_of=made_of)
-    return reader.open_pack(folder, is_checked=False), True
+    with lock.held(folder, _notice):
+        whole = _whole(folder, made_of)  # somebody may have made it meanwhile
+        if whole is not None:
+            return whole, False
+        with writer.writing(folder) as place:
+            kind, schema, statistics = _checked(_make(path, evaluation, settings, place, tell))
+            place.finish(kind=kind, schema=schema.as_dict(), statistics=statistics, source=source, made_of=made_of)
+        return reader.open_pack(folder, is_checked=False), True
 
 
 def _checked(made: Made) -> Made:
@@ -107,24 +113,39 @@ def _notice(text: str) -> None:
 
 
 def _whole(folder: Path, made_of: Mapping[str, Any]) -> Pack | None:
-    """The pack in a folder; None where there is none, or it is of something else or damaged: it has to be made anew."""
+    """The pack in a folder; None where there is none, or it is of something else or damaged: it has to be made anew.
+
+    So it is where another process puts a new one in its place just now.
+    """
     try:
         if not manifest.is_pack(folder) or manifest.read(folder).made_of != made_of:
             return None
         return reader.open_pack(folder)  # reads it through, for packing again is what mends a damaged one
-    except DataError:
+    except (DataError, FileNotFoundError):
         return None
 
 
-def of_memory(data: Any, folder: Path, settings: DataSettings, tell: Tell) -> Pack:
+def of_memory(data: Any, folder: Path, settings: DataSettings, tell: Tell, *, is_private: bool = False) -> Pack:
     """The pack of a data frame, a mapping of columns, an array or a map-style data set, in a folder.
 
     What is in memory has no name and no time of change, so its pack is made anew whenever it is asked for.
+
+    Args:
+        data: What is packed.
+        folder: Where the pack goes.
+        settings: What was said of the data.
+        tell: Told how far it is.
+        is_private: Whether no other process knows the folder, so that none has to be kept out.
 
     Raises:
         DataError: It is no table, or cannot be learned from.
         UsageError: Something cannot be done as asked.
     """
+    with nullcontext() if is_private else lock.held(folder, _notice):
+        return _of_memory(data, folder, settings, tell)
+
+
+def _of_memory(data: Any, folder: Path, settings: DataSettings, tell: Tell) -> Pack:
     from samestep.data.tensors import making as tensors  # noqa: PLC0415
 
     with writer.writing(folder) as place:
@@ -177,7 +198,7 @@ def _make(path: Path, evaluation: Path | None, settings: DataSettings, place: Wr
     arrays.refuse_single_idx(path)
     if _is_text(path, settings):
         return _make_text(path, settings, place, tell)
-    if _is_pictures(path):
+    if found.is_source(path, delimiter=settings.delimiter, encoding=settings.encoding):
         labelled = found.find(path, settings.target, delimiter=settings.delimiter, encoding=settings.encoding)
         return _make_pictures(labelled, settings, place, tell, "delimiter", "encoding")
     if arrays.is_idx(path) or path.suffix in arrays.ENDINGS:
@@ -186,9 +207,11 @@ def _make(path: Path, evaluation: Path | None, settings: DataSettings, place: Wr
     return made or _make_table(path, evaluation, settings, place, tell)
 
 
-def _origins(path: Path) -> tuple[Path, ...]:
+def _origins(path: Path, settings: DataSettings) -> tuple[Path, ...]:
     """The user's files behind a source."""
-    if _is_pictures(path):
+    if _is_text(path, settings):
+        return unpacked.origins(path, (path.suffix, *TEXT_ENDINGS))
+    if found.is_source(path, delimiter=settings.delimiter, encoding=settings.encoding):
         return (*found.files(path), *sorted(path.glob("*.csv")))
     if arrays.is_idx(path):
         return tuple(arrays.idx_files(path))
@@ -201,11 +224,6 @@ def _is_text(path: Path, settings: DataSettings) -> bool:
     """Whether a source is a text to be learned symbol by symbol."""
     is_named_so = path.name.removesuffix(".gz").endswith(".txt")
     return bool(settings.text or settings.tokenizer) or (is_named_so and settings.target is None)
-
-
-def _is_pictures(path: Path) -> bool:
-    """Whether a source is a folder of pictures."""
-    return path.is_dir() and next(found.files(path), None) is not None
 
 
 def _make_table(path: Path, evaluation: Path | None, settings: DataSettings, place: Writer, tell: Tell) -> Made:

@@ -10,6 +10,12 @@ from pathlib import Path
 from samestep.errors import StateError
 
 _UNFINISHED = ".part"
+_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows has no quotas
+
+
+def is_full(error: OSError) -> bool:
+    """Whether there was no room: on the disk, or in what the user may take of it."""
+    return error.errno in _FULL
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -27,7 +33,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         unfinished.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if is_full(error):
             raise StateError(
                 f"{path}: the disk is full ({len(data) / 2**20:,.1f} MB were needed); "
                 "make room or name another folder; older files are untouched"

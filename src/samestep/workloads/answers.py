@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from samestep.data.pictures import schema as pictures
 from samestep.data.series import schema as series
 from samestep.data.settings import TEXT_ENDINGS
 from samestep.data.table import schema as tables
+from samestep.data.table import unseen
 from samestep.data.table.raw import Raw
 from samestep.data.target import Classes, Target
 from samestep.data.tensors import schema as tensors
@@ -31,14 +32,17 @@ from samestep.run.predict import predict
 from samestep.workloads import from_data
 from samestep.workloads.networks import Network
 
+Notice = Callable[[str], None]
 
-def answer(folder: Path, source: Path) -> str:
+
+def answer(folder: Path, source: Path, notice: Notice) -> str:
     """Answers as CSV, one line per new sample, in their order.
 
     Args:
         folder: The run: its network and weights.
         source: A table with the columns that were learned from (the target may be left out), a folder of pictures, an
             array of either (.npy, .npz, IDX), or a text, of which every line is to be continued by one symbol.
+        notice: Is told of categories that training has not seen.
 
     Raises:
         DataError: A column is not there, or a picture is broken.
@@ -51,7 +55,7 @@ def answer(folder: Path, source: Path) -> str:
     if isinstance(about, texts.Schema):
         lines.writerows(_next_symbols(about, network, model, source))
     else:
-        names, inputs = _inputs(about, network, source)
+        names, inputs = _inputs(about, network, source, notice)
         columns = tuple(from_data.input_column(name, values) for name, values in inputs.items())
         outputs = predict(model, Samples(columns, Rows(values=next(iter(inputs.values())))))
         lines.writerows(_lines(about.target, names, outputs))
@@ -63,11 +67,11 @@ New = tuple[list[str], dict[str, Tensor]]
 """What new samples are called, and their columns."""
 
 
-def _inputs(about: Answerable, network: Network, source: Path) -> New:
+def _inputs(about: Answerable, network: Network, source: Path, notice: Notice) -> New:
     if isinstance(about, tables.Schema):
-        return _table(about, network, source)
+        return _table(about, network, source, notice)
     if isinstance(about, series.Schema):
-        return _series(about, network, source)
+        return _series(about, network, source, notice)
     return _pictures(about, network, source) if isinstance(about, pictures.Schema) else _arrays(about, source)
 
 
@@ -104,12 +108,19 @@ def _text(schema: texts.Schema, network: Network, source: Path) -> str:
         return "".join(pieces(unpacked.unpack(source, TEXT_ENDINGS, Path(scratch)), reading))
 
 
-def _table(about: tables.Schema, network: Network, source: Path) -> New:
+def _table(about: tables.Schema, network: Network, source: Path, notice: Notice) -> New:
     raw = _raw(network, about.columns, about.target.name, source)
+    _tell_unseen(about.columns, raw, source, notice)
     rows = tables.encode(about.columns, raw, raw.take(np.arange(raw.num_rows)))
     inputs = {"numbers": torch.from_numpy(rows.numbers), "categories": torch.from_numpy(rows.codes)}
     kept = {name: values for name, values in inputs.items() if values.shape[1]}
     return _numbered(raw.num_rows), kept
+
+
+def _tell_unseen(columns: tables.Columns, raw: Raw, source: Path, notice: Notice) -> None:
+    strange = unseen.look(columns, raw, np.ones(raw.num_rows, np.bool_))
+    if strange:
+        notice(f"{source.name}: categories that training has not seen: {unseen.in_words(strange)}")
 
 
 def _arrays(about: tensors.Schema, source: Path) -> New:
@@ -134,9 +145,10 @@ def _numbered(count: int) -> list[str]:
     return [str(number) for number in range(count)]
 
 
-def _series(about: series.Schema, network: Network, source: Path) -> New:
+def _series(about: series.Schema, network: Network, source: Path, notice: Notice) -> New:
     """What follows the last rows of every series in a table."""
     raw = _raw(network, about.columns, about.target.name, source, about.series)
+    _tell_unseen(about.columns, raw, source, notice)
     order, ends = series.in_series(raw, about.series)
     names, stretches, begin = [], [], 0
     for end in np.unique(ends).tolist():

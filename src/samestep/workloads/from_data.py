@@ -86,7 +86,7 @@ def _from_memory(
     """The pack lies in a temporary folder, which is there as long as the workload."""
     place = Path(tempfile.mkdtemp(prefix="samestep-"))
     try:
-        packed = making.of_memory(source, place / "memory", about, _silent)
+        packed = making.of_memory(source, place / "memory", about, _silent, is_private=True)
         for column in (column for columns in packed.parts.values() for column in columns.values()):
             assert len(column.tensor) >= 0  # mapped now: its file may be gone when somebody looks at the data later
         found = workload(packed, networks.choose(packed, model=model, width=width, depth=depth))

@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import pickle
+import runpy
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 from samestep.data.pack import manifest, reader, writer
 from samestep.data.pack.writer import Writer
 from samestep.errors import DataError, StateError, UsageError
+from samestep.host import files
 
 X = np.arange(30, dtype=np.float32).reshape(10, 3)
 
@@ -105,6 +108,21 @@ def test_damage_is_noticed(pack: Path, damage: Callable[[Path], None], how: str)
     assert str(info.value) == f"{pack / 'train-x.npy'} is damaged: {how}; pack the source again"
 
 
+@pytest.mark.parametrize(
+    ("damage", "how"),
+    [(cut, "it has 247 bytes and should have 248"), (Path.unlink, "it cannot be read (No such file or directory)")],
+)
+def test_what_happens_to_a_file_after_the_pack_was_opened_is_noticed_when_it_is_mapped(
+    pack: Path, damage: Callable[[Path], None], how: str
+) -> None:
+    x = reader.open_pack(pack).parts["train"]["x"]
+    damage(x.path)
+    for look in (lambda: x.tensor, lambda: x.advise(0, 5, is_needed=True)):
+        with pytest.raises(DataError) as info:
+            look()
+        assert str(info.value) == f"{x.path} is damaged: {how}; pack the source again"
+
+
 def test_large_packs_are_read_through_when_asked(pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flip(pack / "train-x.npy")
     monkeypatch.setattr(reader, "_CHECKED_BYTES", 10)
@@ -137,11 +155,77 @@ def test_what_goes_wrong_leaves_the_old_pack(pack: Path) -> None:
     assert [path.name for path in pack.parent.iterdir()] == ["pack"]
 
 
-def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_one_line(tmp_path: Path, number: int) -> None:
     with pytest.raises(StateError) as info:
-        interrupted(tmp_path / "pack", OSError(errno.ENOSPC, "No space left on device"))
+        interrupted(tmp_path / "pack", OSError(number, os.strerror(number)))
     assert str(info.value).startswith(f"{tmp_path / 'pack'}: the disk is full; make room")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_systems_without_quotas_know_a_full_disk_from_other_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(errno, "EDQUOT")
+    is_full = runpy.run_path(files.__file__)["is_full"]
+    assert is_full(OSError(errno.ENOSPC, "No space left on device"))
+    assert not is_full(OSError("an error without a number"))
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("missing.csv", "No such file or directory"), ("folder.csv", "Is a directory")]
+)
+def test_a_file_of_the_source_that_cannot_be_read_is_named(tmp_path: Path, name: str, why: str) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(DataError) as info, writer.writing(tmp_path / "pack"):
+        (tmp_path / name).read_bytes()
+    assert str(info.value) == f"{tmp_path / name} cannot be read: {why}"
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.csv"]
+
+
+@pytest.mark.parametrize("source", ["pack.csv", ".pack.csv", "packs/1.csv", "../pack/1.csv"])
+def test_a_source_whose_name_is_like_the_packs_is_no_part_of_it(
+    tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(DataError, match="cannot be read: No such file"), writer.writing(Path("pack")):
+        Path(source).read_bytes()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), OSError("Input/output\nerror")])
+def test_an_error_that_names_no_file_blames_nobody(tmp_path: Path, error: OSError) -> None:
+    with pytest.raises(StateError) as info:
+        interrupted(tmp_path / "pack", error)
+    assert str(info.value) == (
+        f"{tmp_path / 'pack'} was not packed: Input/output error, in a file of the source or of the pack that is not "
+        "named"
+    )
+
+
+def test_a_name_that_leaves_no_room_for_the_unfinished_pack(tmp_path: Path) -> None:
+    folder = tmp_path / ("p" * 250)
+    with pytest.raises(StateError) as info, writer.writing(folder) as place:
+        fill(place)
+    assert str(info.value) == f"{folder} cannot be written: File name too long; name another folder"
+
+
+def test_a_disk_that_cannot_be_written(small_disk: Path) -> None:
+    subprocess.run(("mount", "-o", "remount,ro", str(small_disk)), check=True)
+    with pytest.raises(StateError) as info, writer.writing(small_disk / "pack") as place:
+        fill(place)
+    assert str(info.value) == f"{small_disk / 'pack'} cannot be written: Read-only file system; name another folder"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads and writes everywhere")
+def test_what_a_person_may_not_read_or_write(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("x,y\n1,2\n")
+    (tmp_path / "t.csv").chmod(0)
+    message = r"t\.csv cannot be read: Permission denied"
+    with pytest.raises(DataError, match=message), writer.writing(tmp_path / "pack"):
+        (tmp_path / "t.csv").read_bytes()
+    (tmp_path / "closed").mkdir(mode=0o500)
+    message = r"pack cannot be written: Permission denied; name another folder"
+    with pytest.raises(StateError, match=message), writer.writing(tmp_path / "closed" / "pack") as place:
+        fill(place)
 
 
 def test_a_newer_pack_takes_the_place(pack: Path) -> None:

@@ -72,6 +72,14 @@ def test_statistics_come_from_the_past(tmp_path: Path) -> None:
     assert packed(source, evaluation_frac=0.0).manifest.schema != first
 
 
+def test_categories_that_only_the_future_holds_are_counted(tmp_path: Path) -> None:
+    source = write(tmp_path)
+    assert packed(source, evaluation_frac=0.2).manifest.statistics["unseen"] == {}
+    source.write_text(source.read_text().replace("95,a,N", "95,a,E").replace("97,b,N", "97,b,W"))
+    found = packed(source, evaluation_frac=0.2).manifest.statistics["unseen"]
+    assert found == {"wind": {"num_rows": 2, "first": "E"}}
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [

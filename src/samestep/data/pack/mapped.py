@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from samestep.errors import DataError
 
 HEADER_BYTES = 128
 """Of a .npy file of ours: a fixed length, so that it can be written last, and whole cache lines."""
@@ -44,9 +47,23 @@ class Mapped:
 
     @cached_property
     def tensor(self) -> Tensor:
-        """The values; nobody may write to them."""
+        """The values; nobody may write to them.
+
+        Raises:
+            DataError: The file is gone, or has another size than when it was written.
+        """
         values = np.empty(self.shape, self.dtype) if self._map is None else self._values(self._map)
         return torch.from_numpy(values)
+
+    def check_size(self, num_bytes: int) -> None:
+        """Compare the size of the file with what it should be.
+
+        Raises:
+            DataError: It differs.
+        """
+        expected = HEADER_BYTES + self.num_bytes
+        if num_bytes != expected:
+            raise damaged(self.path, f"it has {num_bytes:,} bytes and should have {expected:,}")
 
     def advise(self, start: int, stop: int, *, is_needed: bool) -> None:
         """Tell the system that some rows are needed soon, or no longer; where it cannot be told, nothing happens."""
@@ -69,15 +86,24 @@ class Mapped:
     def _map(self) -> mmap.mmap | None:
         if self.num_bytes == 0:
             return None
-        with open(self.path, "rb") as file:
-            # A private copy of what is written: torch asks for memory that can be.
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        try:
+            with open(self.path, "rb") as file:
+                self.check_size(os.fstat(file.fileno()).st_size)  # a page that is not there ends the process
+                # A private copy of what is written: torch asks for memory that can be.
+                return mmap.mmap(file.fileno(), HEADER_BYTES + self.num_bytes, access=mmap.ACCESS_COPY)
+        except FileNotFoundError as error:
+            raise damaged(self.path, f"it cannot be read ({error.strerror})") from None
 
     def _values(self, mapped: mmap.mmap) -> npt.NDArray[Any]:
         return np.frombuffer(mapped, self.dtype, offset=HEADER_BYTES).reshape(self.shape)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("tensor", "_map")}
+
+
+def damaged(path: Path, how: str) -> DataError:
+    """A file of a pack is not what was written, and what helps."""
+    return DataError(f"{path} is damaged: {how}; pack the source again")
 
 
 def header(dtype: str, shape: tuple[int, ...]) -> bytes:

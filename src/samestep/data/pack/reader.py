@@ -9,8 +9,7 @@ from pathlib import Path
 
 from samestep.data.pack import manifest
 from samestep.data.pack.manifest import ColumnFile, Manifest
-from samestep.data.pack.mapped import HEADER_BYTES, Mapped, header
-from samestep.errors import DataError
+from samestep.data.pack.mapped import HEADER_BYTES, Mapped, damaged, header
 
 _CHECKED_BYTES = 1 << 30
 """Packs up to this size are read through when they are opened; of larger ones the sizes are looked at."""
@@ -76,7 +75,7 @@ def check(pack: Pack, tell: Callable[[int], None] = lambda num_bytes: None) -> N
                     sha.update(block)
                     tell(len(block))
             if sha.hexdigest() != column.sha256:
-                raise _damaged(column.path, "its content is not what was written")
+                raise damaged(column.path, "its content is not what was written")
 
 
 def _mapped(folder: Path, column: ColumnFile) -> Mapped:
@@ -87,13 +86,8 @@ def _mapped(folder: Path, column: ColumnFile) -> Mapped:
         with open(path, "rb") as file:
             head = file.read(HEADER_BYTES)
     except OSError as error:
-        raise _damaged(path, f"it cannot be read ({error.strerror})") from None
-    if size != HEADER_BYTES + mapped.num_bytes:
-        raise _damaged(path, f"it has {size:,} bytes and should have {HEADER_BYTES + mapped.num_bytes:,}")
+        raise damaged(path, f"it cannot be read ({error.strerror})") from None
+    mapped.check_size(size)
     if head != header(column.dtype, column.shape):
-        raise _damaged(path, "its header is not what the manifest says")
+        raise damaged(path, "its header is not what the manifest says")
     return mapped
-
-
-def _damaged(path: Path, how: str) -> DataError:
-    return DataError(f"{path} is damaged: {how}; pack the source again")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy.typing as npt
 from samestep.data.pack import manifest
 from samestep.data.pack.manifest import ColumnFile, Manifest
 from samestep.data.pack.mapped import HEADER_BYTES, header
-from samestep.errors import StateError, UsageError
+from samestep.errors import DataError, StateError, UsageError
 from samestep.host import files
 
 Tell = Callable[[str, int, int], None]
@@ -97,28 +96,56 @@ def writing(folder: Path) -> Iterator[Writer]:
     Raises:
         UsageError: The folder holds something that is no pack.
         StateError: The disk is full, or the folder cannot be written.
+        DataError: A file of the source cannot be read.
     """
+    try:
+        _check_free(folder)
+        files.make_folder(folder.parent, "the pack")
+        _sweep(folder)
+        with _unfinished(folder) as unfinished, closing(Writer(unfinished)) as writer:
+            yield writer
+            _replace(folder, unfinished)
+    except OSError as error:
+        raise _explained(error, folder) from error
+
+
+def _check_free(folder: Path) -> None:
+    """Refuse what is somebody else's."""
     if folder.exists() and not manifest.is_pack(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is there already and is no pack; name another folder, or remove it")
-    files.make_folder(folder.parent, "the pack")
-    _sweep(folder)
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    writer = None
+
+
+@contextmanager
+def _unfinished(folder: Path) -> Iterator[Path]:
+    """A folder beside the pack to write it in, which is gone in the end."""
+    place = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
-        unfinished.mkdir()
-        writer = Writer(unfinished)
-        yield writer
-        _replace(folder, unfinished)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise StateError(
-                f"{folder}: the disk is full; make room or name another folder; nothing is left of it"
-            ) from None
-        raise StateError(f"{folder} cannot be written: {error.strerror or error}; name another folder") from error
+        place.mkdir()
+        yield place
     finally:
-        if writer is not None:
-            writer.close()
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _explained(error: OSError, folder: Path) -> StateError | DataError:
+    """In our words, and whose fault it is: the pack's folder or a file of the source."""
+    if files.is_full(error):
+        return StateError(f"{folder}: the disk is full; make room or name another folder; nothing is left of it")
+    why = error.strerror or " ".join(str(error).split())
+    if not isinstance(error.filename, str | bytes | os.PathLike):
+        return StateError(f"{folder} was not packed: {why}, in a file of the source or of the pack that is not named")
+    named = Path(os.fsdecode(error.filename))
+    if _is_own(named, folder):
+        return StateError(f"{folder} cannot be written: {why}; name another folder")
+    return DataError(f"{named} cannot be read: {why}")
+
+
+def _is_own(path: Path, folder: Path) -> bool:
+    """Whether a file belongs to a pack: in its folder or an unfinished one, or the folder that they lie in."""
+    place, path = folder.parent.absolute(), path.absolute()
+    if not path.is_relative_to(place):
+        return False
+    first = (*path.relative_to(place).parts, folder.name)[0]
+    return first == folder.name or _beside(folder).fullmatch(first) is not None
 
 
 def _replace(folder: Path, unfinished: Path) -> None:
@@ -137,7 +164,7 @@ def _replace(folder: Path, unfinished: Path) -> None:
 
 def _sweep(folder: Path) -> None:
     """Remove what a killed process has left of its unfinished pack; an older one that it had put aside comes back."""
-    left = re.compile(rf"\.{re.escape(folder.name)}\.(\d+)\.(part|old)")
+    left = _beside(folder)
     for path in [*folder.parent.iterdir()]:
         found = left.fullmatch(path.name)
         if found is None or _is_running(int(found[1])):
@@ -146,6 +173,11 @@ def _sweep(folder: Path) -> None:
             path.rename(folder)
         else:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _beside(folder: Path) -> re.Pattern[str]:
+    """Names of unfinished packs and of older ones put aside; they lie beside the pack and hold a process's number."""
+    return re.compile(rf"\.{re.escape(folder.name)}\.(\d+)\.(part|old)")
 
 
 def _is_running(pid: int) -> bool:

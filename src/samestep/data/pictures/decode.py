@@ -11,18 +11,33 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from samestep.errors import DataError
 from samestep.host import files
 
 _AT_ONCE = 64
 """Pictures in a line: enough to make the line cheap, few enough to share the last ones out."""
+_GREY, _WITH_ALPHA = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"), ("LA", "PA", "RGBA")
+"""Pillow's names for kinds of pixels."""
+_NOTES = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
+"""Where Pillow finds EXIF data; of a TIFF in its tags."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns a picture upright, by the orientation that its EXIF data give it."""
 _BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 """What Pillow raises where a file is no picture that it decodes."""
 
@@ -57,23 +72,55 @@ class Broken:
 
 
 def decode(path: Path, shape: Shape) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """One picture, shape (height, width, channels).
+    """One picture, shape (height, width, channels), as it is to be seen: upright, and what is transparent on white.
+
+    Of values of 16 bits the upper 8 are kept.
 
     Raises:
         DataError: It is broken, or of another size.
     """
     try:
-        with warnings.catch_warnings(), Image.open(path) as picture:
-            warnings.simplefilter("ignore")
-            turned = picture.convert("L" if shape.channels == 1 else "RGB")
+        with _opened(path) as picture:
+            seen = _flat(_upright(picture), "L" if shape.channels == 1 else "RGB")
     except _BROKEN as error:
         raise DataError(f"cannot be decoded ({error})") from None
-    if turned.size != (shape.width, shape.height):
+    if seen.size != (shape.width, shape.height):
         if not shape.is_resized:
-            sizes = f"{turned.width} × {turned.height} pixels, and the others {shape.width} × {shape.height}"
-            raise DataError(f"has {sizes}; resize all with picture_size {shape.width}x{shape.height}")
-        turned = turned.resize((shape.width, shape.height), Image.Resampling.BILINEAR)
-    return np.asarray(turned).reshape(shape.array)
+            sizes = f"{seen.width} × {seen.height} pixels, and the others {shape.width} × {shape.height}"
+            raise DataError(f"has {sizes}; resize all with picture_size {shape.height}x{shape.width}")
+        seen = seen.resize((shape.width, shape.height), Image.Resampling.BILINEAR)
+    return np.asarray(seen).reshape(shape.array)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """A picture; Pillow's warnings (large pictures, odd EXIF data) are for those who write programs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(path) as picture:
+            yield picture
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """The picture, turned as its EXIF data say; where these are damaged they say nothing."""
+    picture.load()  # what is wrong with the pixels is said here
+    if _NOTES.isdisjoint(picture.info) and not hasattr(picture, "tag_v2"):
+        return picture  # most pictures; to ask for EXIF data that are not there takes time
+    turn = None
+    with suppress(Exception):  # Pillow raises many kinds of them over EXIF data
+        turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _flat(picture: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
+    """The picture with 8 bits a channel and nothing transparent."""
+    if picture.mode.startswith("I"):  # Pillow itself makes 255 of all that is above
+        values = np.clip(np.asarray(picture), 0, (1 << 16) - 1) >> 8
+        return Image.fromarray(values.astype(np.uint8)).convert(mode)
+    if picture.mode in _WITH_ALPHA or "transparency" in picture.info:
+        whole = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole).convert(mode)
+    return picture.convert(mode)
 
 
 def look_at(path: Path) -> Shape:
@@ -83,10 +130,9 @@ def look_at(path: Path) -> Shape:
         DataError: It cannot be decoded.
     """
     try:
-        with warnings.catch_warnings(), Image.open(path) as picture:
-            warnings.simplefilter("ignore")
-            is_grey = picture.mode in ("1", "L", "I", "I;16", "F")
-            return Shape(height=picture.height, width=picture.width, channels=1 if is_grey else 3)
+        with _opened(path) as picture:
+            seen = _upright(picture)
+            return Shape(height=seen.height, width=seen.width, channels=1 if seen.mode in _GREY else 3)
     except _BROKEN as error:
         raise DataError(f"cannot be decoded ({error})") from None
 

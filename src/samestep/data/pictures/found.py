@@ -7,14 +7,18 @@ import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from samestep.data import unpacked
+from samestep.data import arrays, hub, unpacked
 from samestep.data.pack.manifest import EVALUATION, TRAIN
-from samestep.data.settings import EVALUATION_NAMES
+from samestep.data.settings import EVALUATION_NAMES, TABLE_ENDINGS
 from samestep.errors import DataError, UsageError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+
+_HEAD_BYTES, _HEAD_ROWS = 1 << 16, 20
+"""What is looked at of a table, to see whether it names pictures."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,58 @@ class Labelled:
     def name(self, number: int) -> str:
         """What a person calls a picture."""
         return str(self.paths[number]) if self.names is None else self.names[number]
+
+
+def is_source(folder: Path, *, delimiter: str | None = None, encoding: str | None = None) -> bool:
+    """Whether a folder is a source of pictures.
+
+    It is where a folder in it holds pictures. Pictures that lie in it alone count where there is nothing else to learn
+    from (tables, IDX files), or where a table (CSV) names them: most of its first rows name different ones. A data set
+    that `datasets` has saved says itself what it holds.
+
+    Args:
+        folder: Where to look.
+        delimiter: Between the fields of a table; None: found out.
+        encoding: Of its characters; None: UTF-8.
+    """
+    if not folder.is_dir() or hub.is_saved(folder):
+        return False
+    here = []
+    for path in files(folder):
+        if path.parent != folder:
+            return True
+        here.append(path)
+    if not here:
+        return False
+    tables = _tables(folder)
+    if not tables and not arrays.is_idx(folder):
+        return True
+    names = {*(path.name for path in here), *(path.stem for path in here)}
+    candidates = (table for table in tables if table.suffix == ".csv")
+    return any(_names_most(table, names, delimiter, encoding or "utf-8-sig") for table in candidates)
+
+
+def _tables(folder: Path) -> list[Path]:
+    """What is read as tables, but for texts, which may tell of the pictures."""
+    endings = [ending for ending in TABLE_ENDINGS if ending != ".txt"]
+    found = (path for path in folder.iterdir() if Path(path.name.lower().removesuffix(".gz")).suffix in endings)
+    return sorted(path for path in found if path.is_file())
+
+
+def _names_most(table: Path, pictures: set[str], delimiter: str | None, encoding: str) -> bool:
+    """Whether most of a table's first rows name different pictures in one column; what cannot be read names none."""
+    from samestep.data.table import delimited  # noqa: PLC0415 (needs polars)
+
+    delimiter = delimited.Reading(delimiter=delimiter).delimiter
+    try:
+        with open(table, encoding=encoding, errors="replace", newline="") as file:
+            text = file.read(_HEAD_BYTES)
+        lines = csv.reader(io.StringIO(text), delimiter=delimiter or delimited.likeliest_delimiter(text))
+        rows = list(islice((row for row in lines if row), 1, 1 + _HEAD_ROWS))
+    except (OSError, LookupError, ValueError, csv.Error):  # said where the whole of it is read
+        return False
+    columns = zip(*rows, strict=False)
+    return any(2 * len(pictures & {*column}) > len(rows) for column in columns)
 
 
 def find(folder: Path, target: str | None, *, delimiter: str | None = None, encoding: str | None = None) -> Labelled:
@@ -108,6 +164,7 @@ def _rows(table: Path, delimiter: str | None, encoding: str) -> list[tuple[int, 
     """The rows of a table of labels, by the names of its columns, and the line that each begins in."""
     from samestep.data.table import delimited  # noqa: PLC0415 (needs polars)
 
+    delimiter = delimited.Reading(delimiter=delimiter).delimiter
     with unpacked.decoding(table, encoding):
         text = table.read_text(encoding)
     reader = csv.reader(io.StringIO(text), delimiter=delimiter or delimited.likeliest_delimiter(text))
@@ -152,7 +209,10 @@ def _name_column(table: Path, row: Mapping[str, str], by_name: Mapping[str, Path
     for column, text in row.items():
         if text in by_name:
             return column
-    raise DataError(f"{table.name}: no column names pictures of the folder; it has {', '.join(row)}")
+    raise DataError(
+        f"{table.name}: no column names pictures of the folder; it has {', '.join(row)}; to learn from the table "
+        f"alone, give {table}"
+    )
 
 
 def _label_column(table: Path, row: Mapping[str, str], names: str, target: str | None) -> str:

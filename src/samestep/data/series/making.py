@@ -16,7 +16,7 @@ from samestep.data import keeping
 from samestep.data.pack.manifest import EVALUATION, TRAIN
 from samestep.data.pack.writer import Tell, Writer
 from samestep.data.series.schema import ROWS, STARTS, TARGET, VALUES, Schema, in_series
-from samestep.data.table import choice
+from samestep.data.table import choice, unseen
 from samestep.data.table import schema as schemas
 from samestep.data.table.gather import Gathering
 from samestep.data.table.kinds import NUMBER_KINDS
@@ -82,7 +82,8 @@ def make(table: Reader, making: Making, writer: Writer, tell: Tell) -> tuple[Sch
         raise DataError(f"no series has {needed:,} rows in a row with a known target to train on")
     rule = keeping.rule_of_time("every series", making.evaluation_frac)
     missing = {making.target: int(np.isnan(target).sum())}
-    return schema, {"classes": {}, "missing": missing, "num_dropped": 0, "split": rule}
+    strange = unseen.as_dict(unseen.look(schema.columns, raw, ~is_training))
+    return schema, {"classes": {}, "missing": missing, "unseen": strange, "num_dropped": 0, "split": rule}
 
 
 def _gathered(table: Reader, making: Making, writer: Writer, tell: Tell) -> Raw:

@@ -13,7 +13,7 @@ import polars as pl
 from samestep.data import keeping
 from samestep.data.pack.manifest import EVALUATION, TRAIN
 from samestep.data.pack.writer import Tell, Writer
-from samestep.data.table import choice, split
+from samestep.data.table import choice, split, unseen
 from samestep.data.table import schema as schemas
 from samestep.data.table.gather import Gathering
 from samestep.data.table.kinds import NUMBER_KINDS, Kind
@@ -111,7 +111,9 @@ def make(training: Reader, evaluation: Reader | None, making: Making, writer: Wr
     if evaluation is None:
         hashed = making.split_by or "what they hold"
         rule = keeping.rule("rows", frac=making.evaluation_frac, seed=making.split_seed, by=hashed)
-    return schema, {"classes": counts, "missing": _num_missing(raw), "num_dropped": num_dropped, "split": rule}
+    strange = unseen.as_dict(unseen.look(schema.columns, raw, kept))
+    found = {"classes": counts, "missing": _num_missing(raw), "unseen": strange}
+    return schema, {**found, "num_dropped": num_dropped, "split": rule}
 
 
 def check_named(table: Reader, **columns: str | None) -> None:
