@@ -212,7 +212,8 @@ def _unbounded_costs(workers: Values, speed_ups: Values) -> Values:
     first, second, rest = _terms(workers, speed_ups)
     ff, fs, ss = ((left * right).sum(axis=-1) for left, right in ((first, first), (first, second), (second, second)))
     fr, sr = (first * rest).sum(axis=-1), (second * rest).sum(axis=-1)
-    return np.array([fr * ss - sr * fs, sr * ff - fr * fs]) / (ff * ss - fs * fs)
+    found: Values = np.array([fr * ss - sr * fs, sr * ff - fr * fs]) / (ff * ss - fs * fs)
+    return found
 
 
 def _terms(workers: Values, speed_ups: Values) -> tuple[Values, Values, Values]:
