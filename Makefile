@@ -49,7 +49,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.local_sync
 	$(BIN)/python -m benchmarks.batches
 	$(BIN)/python -m benchmarks.widths
-	$(BIN)/python -m benchmarks.accuracy --page
+	$(BIN)/python -m benchmarks.accuracy
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

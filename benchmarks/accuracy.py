@@ -1,6 +1,7 @@
 """What the default recipes reach: every built-in workload trained to its end, on as many workers as there are cores.
 
-    python -m benchmarks.accuracy [--workloads a,b] [--force] [--page]
+    python -m benchmarks.accuracy [--workloads a,b] [--force]      measure, then write the page
+    python -m benchmarks.accuracy --page                           only write the page from the results
 
 Each workload's record goes to benchmarks/results/accuracy/NAME.json; one that is there is not run again.
 """
@@ -64,7 +65,7 @@ def page(records: dict[str, dict[str, Any]]) -> str:
             f"{each(lambda r: r['date'])}; {processors}, {each(lambda r: r['machine']['cores'])} cores; "
             f"samestep {each(lambda r: r['machine']['samestep'])}; "
             f"torch {each(lambda r: r['machine']['packages']['torch'])}; "
-            "n = 1 run each; made by `python -m benchmarks.accuracy --page`. Accuracy on the test part, at the end of "
+            "n = 1 run each; made by `python -m benchmarks.accuracy`. Accuracy on the test part, at the end of "
             "the recipe (recipes were chosen on the same part: take them as working settings, not as clean estimates)."
         ),
         "",
@@ -86,10 +87,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0] if __doc__ else "")
     parser.add_argument("--workloads", default=",".join(catalog.names()))
     parser.add_argument("--force", action="store_true")
-    parser.add_argument("--page", action="store_true")
+    parser.add_argument("--page", action="store_true", help="only write the page from the results")
+    parser.add_argument("--to", type=Path, default=PAGE, help="the page to write")
     arguments = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for name in arguments.workloads.split(","):
+    for name in arguments.workloads.split(",") if not arguments.page else ():
         path = FOLDER / f"{name}.json"
         if path.exists() and not arguments.force:
             continue
@@ -99,8 +101,8 @@ def main() -> int:
         for name in catalog.names()
         if (FOLDER / f"{name}.json").exists()
     }
-    if arguments.page and records:
-        PAGE.write_text(page(records))
+    if records:
+        arguments.to.write_text(page(records))
     return 0 if all(record["eval"]["accuracy"] >= GOALS[name] for name, record in records.items()) else 1
 
 

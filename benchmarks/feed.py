@@ -43,8 +43,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=plan.seed, help="of the order within rounds; default: %(default)s")
     parser.add_argument("--most-samples", type=int, default=plan.most_samples, help="for a trial; default: %(default)s")
     parser.add_argument("--force", action="store_true", help="measure again what has been measured")
+    parser.add_argument("--to", type=Path, default=_PAGE, help="the page to write")
     only = parser.add_mutually_exclusive_group()
-    only.add_argument("--page", action="store_true", help="only write FEED.md from the results")
+    only.add_argument("--page", action="store_true", help="only write the page from the results")
     only.add_argument("--list", action="store_true", help="only say which cases are done")
     arguments = parser.parse_args(argv)
     words = [word for word in arguments.cases.split(",") if word]
@@ -126,8 +127,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if not found:
         say(f"no results in {feed_cases.FOLDER}")
         return 1
-    _PAGE.write_text(feed_page.render(found))
-    say(f"wrote {_PAGE}")
+    arguments.to.write_text(feed_page.render(found))
+    say(f"wrote {arguments.to}")
     return 0
 
 

@@ -283,7 +283,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=5, help="memory runs a net and program; default: %(default)s")
     parser.add_argument("--steps", type=int, default=200, help="steps of a memory run; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the order; default: %(default)s")
-    parser.add_argument("--page", action="store_true", help="only write FOOTPRINT.md from the result")
+    parser.add_argument("--page", action="store_true", help="only write the page from the result")
+    parser.add_argument("--to", type=Path, default=_PAGE, help="the page to write")
     arguments = parser.parse_args(words)
     if min(arguments.pairs, arguments.repeats, arguments.steps) < 1:
         parser.error("pairs, repeats and steps are 1 or more")
@@ -308,8 +309,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if text is None:
         _say("no result yet")
         return 1
-    _PAGE.write_text(text)
-    _say(f"wrote {_PAGE}")
+    arguments.to.write_text(text)
+    _say(f"wrote {arguments.to}")
     return 0
 
 

@@ -10,6 +10,7 @@ import argparse
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -122,7 +123,8 @@ def main(words: Sequence[str] | None = None) -> int:
     rounds.add_arguments(parser, num_rounds=12)
     parser.add_argument("--slot-s", type=float, default=0.4, help="seconds a slot; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the order within rounds; default: %(default)s")
-    parser.add_argument("--page", action="store_true", help="only write MACHINERY.md from the result")
+    parser.add_argument("--page", action="store_true", help="only write the page from the result")
+    parser.add_argument("--to", type=Path, default=_PAGE, help="the page to write")
     arguments = parser.parse_args(words)
     if not arguments.page:
         try:
@@ -148,8 +150,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if result is None:
         say(f"no result in {_RESULT}")
         return 1
-    _PAGE.write_text(render(result))
-    say(f"wrote {_PAGE}")
+    arguments.to.write_text(render(result))
+    say(f"wrote {arguments.to}")
     return 0
 
 

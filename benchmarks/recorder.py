@@ -158,7 +158,8 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--slot-steps", type=int, default=10, help="fewest measured steps a slot; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the order within rounds; default: %(default)s")
     parser.add_argument("--force", action="store_true", help="measure again what has been measured")
-    parser.add_argument("--page", action="store_true", help="only write RECORDER.md from the results")
+    parser.add_argument("--page", action="store_true", help="only write the page from the results")
+    parser.add_argument("--to", type=Path, default=_PAGE, help="the page to write")
     arguments = parser.parse_args(words)
     arguments.nets = arguments.nets.split(",")
     if unknown := set(arguments.nets) - set(NETS):
@@ -198,8 +199,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if not found:
         say(f"no results in {FOLDER}")
         return 1
-    _PAGE.write_text(render(found))
-    say(f"wrote {_PAGE}")
+    arguments.to.write_text(render(found))
+    say(f"wrote {arguments.to}")
     return 0
 
 

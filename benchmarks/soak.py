@@ -227,22 +227,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--parts", default=",".join(part.name for part in PARTS), help="comma-separated")
     parser.add_argument("--again", action="store_true", help="forget earlier results of these parts")
     parser.add_argument("--page", action="store_true", help="only write the page")
+    parser.add_argument("--to", type=Path, default=PAGE, help="the page to write")
     options = parser.parse_args(argv)
     chosen = options.parts.split(",")
     unknown = set(chosen) - {part.name for part in PARTS}
     if unknown:
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
-    beside = ROOT.parent / "shared" / "data"
-    if "SAMESTEP_DATA" not in os.environ and beside.is_dir():
-        os.environ["SAMESTEP_DATA"] = str(beside)
     if not options.page:
+        beside = ROOT.parent / "shared" / "data"
+        if "SAMESTEP_DATA" not in os.environ and beside.is_dir():
+            os.environ["SAMESTEP_DATA"] = str(beside)
         for part in PARTS:
             if part.name in chosen:
                 measure(part, is_anew=options.again)
     found = {part.name: result for part in PARTS if (result := results.read(FOLDER / f"{part.name}.json"))}
     if found:
         text = page(found)
-        PAGE.write_text(text)
+        options.to.write_text(text)
         print(text)
     return int(any(_failures(found[part.name]) or _shortfalls(part, found[part.name]) for part in _among(found)))
 

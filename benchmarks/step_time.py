@@ -22,6 +22,7 @@ from benchmarks.results import Result
 from benchmarks.rounds import Plan, say
 
 FOLDER = results.FOLDER / "step_time"
+_PAGE = results.ROOT / "benchmarks" / "STEP_TIME.md"
 EXTRAS = ("m4", "m8", "bf16", "channels-last", "bf16-channels-last", "kept-memory")
 
 
@@ -121,7 +122,8 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the order within rounds; default: %(default)s")
     parser.add_argument("--extras", default="", help=f"comma separated, of {', '.join(EXTRAS)}")
     parser.add_argument("--force", action="store_true", help="measure again what has been measured")
-    parser.add_argument("--page", action="store_true", help="only write STEP_TIME.md from the results")
+    parser.add_argument("--page", action="store_true", help="only write the page from the results")
+    parser.add_argument("--to", type=Path, default=_PAGE, help="the page to write")
     arguments = parser.parse_args(words)
     arguments.extras = [name for name in arguments.extras.split(",") if name]
     unknown = set(arguments.extras) - set(EXTRAS)
@@ -172,9 +174,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if not found:
         say(f"no results in {FOLDER}")
         return 1
-    page = results.ROOT / "benchmarks" / "STEP_TIME.md"
-    page.write_text(step_time_page.render(found))
-    say(f"wrote {page}")
+    arguments.to.write_text(step_time_page.render(found))
+    say(f"wrote {arguments.to}")
     return 0
 
 

@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:  # so that test modules, and workers, can import `tests.helpers`
     sys.path.insert(0, str(ROOT))
 
+os.environ.setdefault("SAMESTEP_PEAKS", "off")  # each command of the tests has a cache of its own: 2 s for every run
+
 torch.set_num_threads(1)  # what is compared with runs on one thread must run on one too; and machines are shared
 
 _SHARED_MEMORY = Path("/dev/shm")

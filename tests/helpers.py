@@ -220,6 +220,9 @@ class Heard:
     def steps(self, records: list[StepRecord]) -> None:
         self.records.extend(records)
 
+    def evaluating(self, step: int) -> None:
+        pass
+
     def evaluated(self, record: EvaluationRecord, number: int) -> None:
         self.evaluations.append(record)
 

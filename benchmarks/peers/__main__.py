@@ -86,8 +86,8 @@ def main(words: Sequence[str] | None = None) -> int:
         for part in arguments.chosen:
             print(f"{part.name:18} {'done' if parts.is_done(arguments.results, part, arguments.plan) else '-'}")
         return 0
-    signal.signal(signal.SIGTERM, _interrupt)
     if not arguments.page:
+        signal.signal(signal.SIGTERM, _interrupt)
         missing = parts.needs_what()
         if missing is not None:
             _say(missing)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,12 @@ from typing import Any
 
 import pytest
 
+import samestep
 from samestep.host import peaks, records
-from tests.cli.command import Command, Finished
+from samestep.workloads import catalog
+from tests.cli.command import SCRIPT, Command, Finished
+from tests.marks import soak
+from tests.report import browsing
 
 NETS = Path(__file__).with_name("nets.py")
 MOST_S = 5.0
@@ -70,16 +75,37 @@ def test_a_study(tmp_path: Path) -> None:
     other = command.run(*words, "--repeats", "1", "--seed", "5")
     assert other.code == 2
     assert other.complaint.startswith("out holds another study: its study.seed is 0 and this one's is 5;")
+    run: dict[str, Any] = {"workers": 1, "steps": 10, "evaluate_every": 5, "out": command.folder / "out" / "run"}
+    samestep.train(catalog.build("digits-mlp", width=16), **run)
     assert (command.run("report", "out").stdout) == f"{Path('out', 'report.html')}\n"
     command.check_nothing_left()
+    check_in_browser(command.folder / "out" / "report.html")
 
 
-STUDY = ("scale", f"{NETS}:tiny", "--workers", "1", "--repeats", "6", "--slot-s", "0.1", "--out", "out")
+def check_in_browser(page: Path) -> None:
+    """The page about what was really measured, a study and a run, where there is a browser."""
+    executable = browsing.path()
+    if executable is None:
+        assert os.environ.get("CI") != "true", browsing.NO_BROWSER
+        return
+    with browsing.launched(executable) as browser:
+        opened = browsing.open_page(browser, page)
+        # of each axis two speed-ups and a breakdown; of the run loss, two metrics, over steps and time, throughput, ...
+        browsing.check_drawn(opened, page, num_charts=2 * 3 + 8, fewest_marks=2)
+        warning = opened.page.get_by_role("group", name="Unstable: measured again, out may say something else")
+        assert "1 round is too few" in warning.inner_text()
+        assert browsing.complaints(opened.page) == []
 
 
-def start_and_await_rounds(command: Command, rounds: int) -> subprocess.Popen[str]:
+STUDY = ("scale", f"{NETS}:tiny", "--workers", "1", "--slot-s", "0.1", "--out", "out")
+LIGHT = (sys.executable, Path(__file__).with_name("light_scale.py"))
+
+Words = tuple[str | Path, ...]
+
+
+def start_and_await_rounds(command: Command, study: Words, rounds: int, program: Words) -> subprocess.Popen[str]:
     """A study that has kept so many rounds."""
-    process = command.start(*STUDY)
+    process = command.start(*study, program=program)
     deadline = time.monotonic() + 120.0
     while len(kept(command)) < rounds:
         assert process.poll() is None, process.communicate()
@@ -97,21 +123,27 @@ def kept(command: Command) -> list[dict[str, Any]]:
     return []
 
 
-@pytest.mark.soak
 @pytest.mark.processes
 @pytest.mark.timeout(500)
-def test_an_interrupted_study_goes_on(command: Command) -> None:
-    process = start_and_await_rounds(command, 1)
+@pytest.mark.parametrize(("rounds", "program"), [(3, LIGHT), soak(6, (SCRIPT,))])
+def test_an_interrupted_study_goes_on(
+    command: Command, rounds: int, program: Words, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as inside:  # what the machine can do is measured elsewhere
+        inside.setenv("XDG_CACHE_HOME", str(command.folder / "cache"))
+        peaks._keep(peaks_of_nothing())
+    study = (*STUDY, "--repeats", str(rounds))
+    process = start_and_await_rounds(command, study, 1, program)
     os.kill(process.pid, signal.SIGINT)
     finished = command.wait(process, MOST_S)
     first = kept(command)
     assert finished.code == 130
     assert finished.complaint == (
-        f"stopped by SIGINT; {len(first)} of 6 rounds are kept, the same command goes on from there"
+        f"stopped by SIGINT; {len(first)} of {rounds} rounds are kept, the same command goes on from there"
     )
     command.check_nothing_left()
 
-    process = start_and_await_rounds(command, len(first) + 1)
+    process = start_and_await_rounds(command, study, len(first) + 1, program)
     process.kill()
     command.await_end_of_all(MOST_S)
     command.wait(process, MOST_S)
@@ -119,12 +151,12 @@ def test_an_interrupted_study_goes_on(command: Command) -> None:
     second = kept(command)
     assert second[: len(first)] == first
 
-    finished = command.run(*STUDY, "--json", timeout_s=120)
+    finished = command.run(*study, "--json", program=program, timeout_s=120)
     assert finished.code == 0, finished.stderr
-    assert f"scale.part.json: {len(second)} of 6 rounds were measured before" in finished.stderr
+    assert f"scale.part.json: {len(second)} of {rounds} rounds were measured before" in finished.stderr
     third = kept(command)
     assert third[: len(second)] == second
-    assert [slot["round"] for slot in third] == list(range(6))
+    assert [slot["round"] for slot in third] == list(range(rounds))
     assert not (command.folder / "out" / "scale.part.json").exists()
 
 

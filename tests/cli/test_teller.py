@@ -41,3 +41,27 @@ def test_a_terminal_gets_a_bar_that_needs_no_thread(monkeypatch: pytest.MonkeyPa
     text = terminal.getvalue()
     for part in ("[begins]", "round 1", "1/4", "round 2", "2/4", "7 s left"):
         assert part in text
+
+
+def test_packing_tells_the_time_left_of_each_part(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with Teller() as told:
+        told.packing("reading rows", 1_000, 10_000)  # how long these took is not known
+        for done in (3_000, 5_000):
+            now[0] += 20.0
+            told.packing("reading rows", done, 10_000)
+        now[0] += 20.0
+        told.packing("writing rows", 100, 1_000)
+        now[0] += 20.0
+        told.packing("writing rows", 300, 1_000)
+        told.packing("writing rows", 1_000, 1_000)
+    assert capsys.readouterr().err.splitlines() == [
+        "reading rows (3000/10000), 70 s left",
+        "reading rows (5000/10000), 50 s left",
+        "writing rows (100/1000)",
+        "writing rows (300/1000), 70 s left",
+        "writing rows (1000/1000)",
+    ]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import samestep
 from samestep.engine.faults import VARIABLE
 from samestep.errors import WorkerError
+from samestep.run.doing import Doing
 from samestep.run.progress import Silent
 from samestep.run.record import Record
 from tests.faults import nets
@@ -61,6 +62,16 @@ def pauses_s(record: Record) -> list[float]:
     return [float(text.removeprefix(prefix).split()[0]) for text in record.notices if text.startswith(prefix)]
 
 
+class Told(Silent):
+    """Keeps what a run says that it is doing."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def doing(self, now: Doing) -> None:
+        self.texts.append(now.text)
+
+
 def children() -> list[int]:
     return [child.pid for child in psutil.Process().children()]
 
@@ -97,12 +108,14 @@ class TestPhases:
     )
     def test_death(self, plan_faults: Any, rank: int, step: int, phase: str, workers: int) -> None:
         (marker,) = plan_faults((rank, step, phase))
-        result = samestep.train(nets.short(), workers=workers)
+        told = Told()
+        result = samestep.train(nets.short(), workers=workers, progress=told)
         record = result.record
         assert marker.exists(), "nobody died"
         check_same(result, is_short=True)
         (death,) = deaths(record)
         assert f"signal 9, {phase} of step " in death
+        assert any(f"{workers - 1} of {workers} workers, a replacement is starting" in text for text in told.texts)
         assert all(pause_s < 1.0 for pause_s in pauses_s(record)), record.notices
 
     def test_death_while_all_wait_for_the_norm(self, plan_faults: Any) -> None:

@@ -78,6 +78,13 @@ def study(**other: Any) -> dict[str, Any]:
     return body | other
 
 
+def disturbed(body: dict[str, Any]) -> dict[str, Any]:
+    """The same study, measured while another program took a third of the machine from one of its own."""
+    for slot in body["slots"]["weak/samestep, 4 workers of 256 samples"]:
+        slot["others_frac"] = 0.3
+    return body
+
+
 def _programs(axis: str) -> list[tuple[dict[str, Any], float]]:
     """Programs and the seconds that a step of theirs takes."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from samestep.engine.breakdown import GROUPS
+from samestep.engine.breakdown import GROUPS, MEANINGS
 from samestep.report import breakdowns, studies
 from samestep.report.palette import HATCHES
 from samestep.report.records import read_study
@@ -18,6 +18,7 @@ def took(compute: float, waiting: float = 0.0) -> dict[str, float]:
 
 
 NAME = "samestep, 2 workers"
+ROOT = Path(__file__).parent.parent.parent
 TWO = (took(0.007, 0.001), took(0.008))
 
 
@@ -29,6 +30,15 @@ def test_a_part() -> None:
     assert "samestep, 2 workers: 0: waiting 1.00 ms a step" in drawing
     assert part.tables[0].head == ["worker", *GROUPS]
     assert part.tables[0].rows[1] == ["samestep, 2 workers: 1", "0", "8.00", "0", "0", "0"]
+
+
+def test_page_and_documentation_say_the_same_of_every_group() -> None:
+    assert [*MEANINGS] == [*GROUPS]
+    note = breakdowns.part("t", {NAME: TWO}, over="all").tables[0].note
+    documented = " ".join((ROOT / "docs" / "measuring.md").read_text().split())
+    for group, meaning in MEANINGS.items():
+        assert f"{group}: {meaning}" in note
+        assert f"*{group}* ({meaning})" in documented
 
 
 def test_every_group_has_a_hatch() -> None:

@@ -58,13 +58,19 @@ def test_the_machine(tmp_path: Path) -> None:
     assert rows["torch"] == "2.13.0"
 
 
-def test_other_machines_are_a_caveat(tmp_path: Path) -> None:
+def test_other_machines_are_told(tmp_path: Path) -> None:
     made.write_run(tmp_path / "one")
     made.write_run(tmp_path / "two", made.run(environment=made.environment(processor="Another CPU")))
     found = records.find(tmp_path)
     (said,) = facts.differences(found)
     assert "one and two were not measured alike" in said
     assert "processor is Made-up CPU in one and Another CPU in the other" in said
+    (alert,) = facts.alerts(found)
+    assert alert.title == "Not measured alike"
+    assert alert.sentences == [
+        said,
+        "Charts of runs over time are drawn for each machine, version and setting of threads by itself.",
+    ]
     assert any(table.title == "Host: what differs" for table in facts.machine(found).parts[0].tables)
 
 
@@ -75,6 +81,22 @@ def test_a_machine_that_is_not_told(tmp_path: Path) -> None:
     found = records.find(tmp_path)
     assert facts.machine(found).parts[0].notes == ["one: the record does not tell where it ran."]
     assert facts.differences(found) == []
+    made.write_run(tmp_path / "two")
+    found = records.find(tmp_path)
+    assert facts.alerts(found)[0].sentences[0] == (
+        "one does not tell where it was measured, so its times cannot be compared with those of others."
+    )
+
+
+def test_records_of_one_machine_need_no_warning(tmp_path: Path) -> None:
+    assert facts.alerts(records.find(made.fill(tmp_path))) == []
+
+
+def test_a_run_and_a_study_of_another_machine_share_no_chart(tmp_path: Path) -> None:
+    made.write_study(tmp_path / "scale")
+    made.write_run(tmp_path / "one", made.run(environment=made.environment(cores=8)))
+    (alert,) = facts.alerts(records.find(tmp_path))
+    assert [each.partition(": ")[2] for each in alert.sentences] == ["cores is 4 in one and 8 in the other."]
 
 
 def test_a_study_and_a_run_in_one_folder(tmp_path: Path) -> None:

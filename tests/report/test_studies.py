@@ -133,13 +133,19 @@ def test_ticks_stay_apart() -> None:
 
 
 def test_unstable_programs_are_told(tmp_path: Path) -> None:
-    path = made.write_study(tmp_path)
-    content = json.loads(path.read_text())
-    for slot in content["slots"]["weak/samestep, 4 workers of 256 samples"]:
-        slot["others_frac"] = 0.3
-    path.write_text(json.dumps(content))
-    said = studies.caveats(studies.analyse(read_study(path, "scale")))
-    assert any(each.startswith("scale: samestep, 4 workers of 256 samples: other processes took 30 %") for each in said)
+    path = made.write_study(tmp_path, made.disturbed(made.study()))
+    analysed = studies.analyse(read_study(path, "scale"))
+    (alert,) = studies.alerts(analysed)
+    assert alert.title == "Unstable: measured again, scale may say something else"
+    assert alert.sentences == [f"{each}." for each in analysed.findings.warnings]
+    (said,) = [each for each in alert.sentences if each.startswith("samestep, 4 workers of 256 samples: ")]
+    assert "other processes took 30 %" in said
+    assert said.endswith(": measure on an idle machine.")
+    assert not any("other processes" in each for each in studies.caveats(analysed)), "it is said once"
+
+
+def test_a_stable_study_has_no_warning(tmp_path: Path) -> None:
+    assert studies.alerts(studies.analyse(study(tmp_path))) == []
 
 
 @pytest.mark.parametrize("missing", ["torch", "samestep, 1 worker"])

@@ -17,6 +17,8 @@ class Teller:
         self._bar: Any = None
         self._task: Any = None
         self._last_s = time.monotonic()
+        self._packing = ""
+        self._packing_from = (0.0, 0)
         if sys.stderr.isatty():
             from rich import progress  # noqa: PLC0415 (only terminals pay for it)
             from rich.console import Console  # noqa: PLC0415
@@ -60,5 +62,18 @@ class Teller:
             self.line(f"{text} ({done}/{total})" + (f", {left}" if left else ""))
 
     def packing(self, what: str, done: int, total: int) -> None:
-        """How far packing is; how long the rest takes is not known."""
-        self.phase(what, done, total, None)
+        """How far packing is, and how long the rest of this part of it takes at the rate so far."""
+        now = time.monotonic()
+        if what != self._packing:
+            self._packing, self._packing_from = what, (now, done)
+        start_s, before = self._packing_from
+        self.phase(what, done, total, rest_s(now - start_s, done - before, total - done))
+
+
+def rest_s(passed_s: float, done: int, left: int) -> float | None:
+    """Seconds that what is left takes at the rate so far; None where nothing is done yet, or nothing known to be left.
+
+    >>> rest_s(10.0, 100, 50), rest_s(10.0, 0, 50), rest_s(10.0, 100, 0)
+    (5.0, None, None)
+    """
+    return passed_s / done * left if done > 0 and left > 0 else None

@@ -19,6 +19,16 @@ GROUPS: Mapping[str, tuple[Phase, ...]] = {
 }
 """Every phase of a step is in one group. An evaluation is no part of a step."""
 
+MEANINGS: Mapping[str, str] = {
+    "data": "samples into tensors",
+    "compute": "forward and backward",
+    "waiting": "for other workers and stages",
+    "combine + update": "moving and adding gradients, the optimiser",
+    "machinery": "starting a rank, deciding from the sums what all ranks do next, writing down what a step has shown, "
+    "snapshots",
+}
+"""What a group holds, in words."""
+
 _FIRST = 3
 """First steps pay for what later ones find ready."""
 

@@ -97,6 +97,8 @@ class Listener(Protocol):
 
     def steps(self, records: list[StepRecord]) -> None: ...
 
+    def evaluating(self, step: int) -> None: ...
+
     def evaluated(self, record: EvaluationRecord, number: int) -> None: ...
 
     def warn_unused(self, names: list[str]) -> None: ...
@@ -106,6 +108,9 @@ class Deaf:
     """A listener for a run that nobody hears of."""
 
     def steps(self, records: list[StepRecord]) -> None:
+        pass
+
+    def evaluating(self, step: int) -> None:
         pass
 
     def evaluated(self, record: EvaluationRecord, number: int) -> None:
@@ -291,6 +296,8 @@ class Loop:
         assert evaluation is not None
         start = time.perf_counter()
         self.rank.enter(Phase.EVALUATION, self.step)
+        if self.rank.speaks:
+            self.listener.evaluating(self.step)
         table = self.memory["evaluated"].numpy()
         for index, row in self.stepper.evaluate(evaluation.microbatches, self._evaluation_feed):
             table[index] = row

@@ -127,6 +127,11 @@ class Shared:
         return [reader.since(0) for reader in readers if reader]
 
     @property
+    def num_missing(self) -> int:
+        """Workers that have died and whose replacements are not ready."""
+        return self.world_size - len(self._ready) if self._generation else 0
+
+    @property
     def _control(self) -> Tensor:
         return self._memory["control"]
 
@@ -192,6 +197,8 @@ class Shared:
                 self.watcher.steps(message[2])
             elif kind == "unused":
                 self.watcher.warn_unused(message[2])
+            elif kind == "evaluating":
+                self.watcher.evaluating(message[2])
             else:
                 record: EvaluationRecord = message[2]
                 self.watcher.evaluated(record, message[3])

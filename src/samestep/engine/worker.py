@@ -181,6 +181,9 @@ class _Speaker:
     def steps(self, records: list[StepRecord]) -> None:
         self._channel.send(("steps", self._generation, records))
 
+    def evaluating(self, step: int) -> None:
+        self._channel.send(("evaluating", self._generation, step))
+
     def evaluated(self, record: EvaluationRecord, number: int) -> None:
         self._channel.send(("evaluated", self._generation, record, number))
 

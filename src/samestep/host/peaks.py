@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,6 +21,9 @@ import torch
 
 from samestep.errors import StateError, UsageError
 from samestep.host import cores, facts, files
+
+VARIABLE = "SAMESTEP_PEAKS"
+"""Set to "off" it leaves the measurement out where nobody has asked for it: at the end of a run."""
 
 _FORMAT = 1
 _FEWEST_RUNS = 2
@@ -88,6 +92,11 @@ def cached() -> Peaks | None:
         return _parsed((folder / _file_name(machine)).read_bytes(), machine)
     except (OSError, ValueError, RecursionError):
         return None
+
+
+def are_wanted() -> bool:
+    """Whether a run may measure them by itself: not where the environment says `SAMESTEP_PEAKS=off`."""
+    return os.environ.get(VARIABLE) != "off"
 
 
 def measure(*, refresh: bool = False) -> Peaks:

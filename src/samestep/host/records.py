@@ -239,15 +239,16 @@ class Start:
         return cls(created=datetime.now(UTC).isoformat(timespec="seconds"), load=facts.load())
 
 
-def environment(start: Start | None = None) -> dict[str, Any]:
-    """Where and when numbers are taken, as plain values. Nothing is measured: peaks come from the cache, or are None.
+def environment(start: Start | None = None, measured: peaks.Peaks | None = None) -> dict[str, Any]:
+    """Where and when numbers are taken, as plain values. Nothing is measured here.
 
     `host` may hold paths of whoever runs it (`variables`, `executable`).
 
     Args:
         start: As it was when they began to be taken; None: now.
+        measured: The machine's peaks; None: those of the cache, or unknown.
     """
-    known, start = peaks.cached(), start or Start.now()
+    known, start = measured or peaks.cached(), start or Start.now()
     return {
         "created": start.created,
         "host": {**facts.describe(), "load": start.load},

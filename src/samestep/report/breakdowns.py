@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from samestep.engine.breakdown import GROUPS
+from samestep.engine.breakdown import GROUPS, MEANINGS
 from samestep.report import charts, svg, text, thin
 from samestep.report.charts import Piece
 from samestep.report.shapes import Entry, Figure, Part, Table
@@ -71,4 +71,5 @@ def _figure(title: str, bars: Bars, factor: float, unit: str, over: str) -> Figu
 
 def _table(bars: Bars, factor: float, unit: str) -> Table:
     rows = [[name, *(text.number(worker[group] / factor, 3) for group in GROUPS)] for name, worker in bars.items()]
-    return Table(title=f"Breakdown in {unit} a step", head=["worker", *GROUPS], rows=rows)
+    note = "; ".join(f"{group}: {meaning}" for group, meaning in MEANINGS.items())
+    return Table(title=f"Breakdown in {unit} a step", head=["worker", *GROUPS], rows=rows, note=f"{note}.")

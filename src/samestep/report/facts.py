@@ -8,7 +8,7 @@ from typing import Any
 from samestep.host import records
 from samestep.report import text
 from samestep.report.records import Found, Run, Study, Sweep
-from samestep.report.shapes import Part, Section, Table
+from samestep.report.shapes import Alert, Part, Section, Table
 
 Each = Run | Study | Sweep
 
@@ -79,7 +79,9 @@ def _host_in_short(each: Each) -> dict[str, Any]:
 
 
 def _origin(each: Each) -> dict[str, Any]:
-    return {name: each.environment.get(name) for name in ("created", "git_commit", "source_sha256")}
+    found = {name: each.environment.get(name) for name in ("created", "git_commit", "source_sha256")}
+    of = each.raw if isinstance(each, Run) else each.raw.get("study")
+    return found | {"code_sha256": of.get("code_sha256") if isinstance(of, Mapping) else None}
 
 
 _GROUPS: Mapping[str, Callable[[Each], Mapping[str, Any]]] = {
@@ -125,10 +127,27 @@ def flat(values: Mapping[str, Any], place: str = "") -> dict[str, Any]:
     return found
 
 
+def place(each: Each) -> str:
+    """What has to be the same for times of two records to share a chart, as one text: see `records.comparable`."""
+    return repr(records.comparable(each.raw))
+
+
+def alerts(found: Found) -> list[Alert]:
+    """Which records were not measured alike, and which field tells; nothing where all were."""
+    said = differences(found)
+    if len(found.runs) > 1 and len({place(run) for run in found.runs}) > 1:
+        said.append("Charts of runs over time are drawn for each machine, version and setting of threads by itself.")
+    return [Alert(title="Not measured alike", sentences=said)] if said else []
+
+
 def differences(found: Found) -> list[str]:
-    """Caveats: which records were not measured alike, so that their times cannot be compared."""
+    """Which records' times cannot be compared, and why; each is held against the first one that tells."""
     known = [each for each in found.all if each.environment]
-    said = []
+    said = [
+        f"{each.name} does not tell where it was measured, so its times cannot be compared with those of others."
+        for each in found.all
+        if known and not each.environment
+    ]
     for other in known[1:]:
         first, second = records.comparable(known[0].raw), records.comparable(other.raw)
         names = [name for name, value in first.items() if second[name] != value]

@@ -81,6 +81,7 @@ def html(found: Found, name: str, said: Sequence[str] = ()) -> str:
             *(Verdict(subject=name, sentence=text.clean(each)) for each in said),
             *_verdicts(found, analysed, swept),
         ],
+        alerts=[*(alert for each in analysed for alert in studies.alerts(each)), *facts.alerts(found)],
         sections=_sections(found, analysed, swept),
         downloads=raw.downloads(found),
         version=__version__,
@@ -110,7 +111,6 @@ def _sections(found: Found, analysed: list[Analysed], swept: list[Swept]) -> lis
 
 def _caveats(found: Found, analysed: list[Analysed], swept: list[Swept]) -> Section:
     notes = [
-        *facts.differences(found),
         *(caveat for each in analysed for caveat in studies.caveats(each)),
         *(caveat for each in swept for caveat in sweeps.caveats(each)),
         *runs.caveats(found.runs),

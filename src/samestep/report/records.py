@@ -201,7 +201,7 @@ def read_run(path: Path, name: str) -> Run:
     fields = Fields(path=path, values=records.read(path, "run"))
     for field in _NUMBERS_OR_NULL:
         fields.check_optional(field, float)
-    for field in ("weights_sha256", "end", "critical_batch"):
+    for field in ("weights_sha256", "end", "critical_batch", "code_sha256"):
         fields.check_optional(field, str)
     for field in ("notices", "growths"):
         fields.check_optional(field, list)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
-from samestep.report import breakdowns, charts, palette, svg, text, thin
+from samestep.report import breakdowns, charts, facts, palette, svg, text, thin
 from samestep.report.charts import Axes, Curve, Mark
 from samestep.report.records import Run
 from samestep.report.shapes import Entry, Figure, Part, Section, Table, Verdict
@@ -30,6 +32,9 @@ _STEPS, _SECONDS = "steps", "time"
 _TITLES = {_STEPS: "steps", _SECONDS: "seconds in training steps"}
 _NUMERIC = [field.name for field in fields(NumericSettings)]
 
+Looked = Sequence[tuple[Run, palette.Look]]
+"""Runs, each with its look."""
+
 
 def verdicts(runs: Sequence[Run]) -> list[Verdict]:
     """What each run came to, in a sentence; and whether those that had to end with the same bits did."""
@@ -46,13 +51,13 @@ def verdicts(runs: Sequence[Run]) -> list[Verdict]:
 
 def section(runs: Sequence[Run]) -> Section:
     """The curves of runs under one legend, and a table of what they came to."""
-    drawn = runs[:MOST_RUNS]
+    drawn = [(run, palette.look(index)) for index, run in enumerate(runs[:MOST_RUNS])]
     legend = [
         Entry(
             sample=svg.swatch(look),
             name=f"{run.name}: {run.workload}, {count(run.workers, 'worker')}",
         )
-        for run, look in _with_looks(drawn)
+        for run, look in drawn
     ]
     left_out = (
         [f"The curves of the first {MOST_RUNS} of {len(runs)} runs are drawn; the tables hold all."]
@@ -61,14 +66,27 @@ def section(runs: Sequence[Run]) -> Section:
     )
     figures = [*_losses(drawn), *_evaluations(drawn), *_throughput(drawn)]
     curves = Part(legend=legend, figures=figures, tables=[_table(runs)], notes=left_out)
-    known = {f"{run.name}, {count(run.workers, 'worker')}": run.breakdown for run in drawn if run.breakdown}
-    where = [breakdowns.part("Where the time of a step went", known, over=_LAST_STEPS)] if known else []
     title = "Training" if len(runs) == 1 else "Runs side by side"
-    return Section(name="runs", title=title, parts=[curves, *where])
+    return Section(name="runs", title=title, parts=[curves, *_breakdowns(drawn)])
 
 
-def _with_looks(runs: Sequence[Run]) -> Iterable[tuple[Run, palette.Look]]:
-    return ((run, palette.look(index)) for index, run in enumerate(runs))
+def _breakdowns(drawn: Looked) -> Iterable[Part]:
+    for of, place in _by_place(drawn).items():
+        known = {f"{run.name}, {count(run.workers, 'worker')}": run.breakdown for run, _ in place if run.breakdown}
+        if known:
+            yield breakdowns.part(f"Where the time of a step{of} went", known, over=_LAST_STEPS)
+
+
+def _by_place(drawn: Looked) -> Mapping[str, Looked]:
+    """Runs whose times can be compared, and so share a chart; by the words that tell such a chart from others."""
+    if len(drawn) < 2:
+        return {"": drawn}
+    places: dict[str, list[tuple[Run, palette.Look]]] = {}
+    for run, look in drawn:
+        places.setdefault(facts.place(run), []).append((run, look))
+    if len(places) < 2:
+        return {"": drawn}
+    return {f" of {', '.join(run.name for run, _ in place)}": place for place in places.values()}
 
 
 def caveats(runs: Sequence[Run]) -> list[str]:
@@ -136,18 +154,21 @@ def _same_bits(group: Sequence[Run]) -> str:
 # ---------------------------------------------------------------- curves
 
 
-def _losses(runs: Sequence[Run]) -> list[Figure]:
+def _losses(runs: Looked) -> list[Figure]:
     """Each step's loss; the loss of a step is found before its update."""
-    most = max((len(run.steps["step"]) for run in runs), default=0)
+    most = max((len(run.steps["step"]) for run, _ in runs), default=0)
     caption = "The mean loss over the step's global batch, before its update."
     if most > thin.MOST_DRAWN:
         caption += (
             f" Drawn are the lowest and the highest of every {math.ceil(2 * most / thin.MOST_DRAWN):,} steps, at most "
             f"{thin.MOST_DRAWN:,} points a curve; the downloads hold every step."
         )
-    curves = {_STEPS: [_loss_curve(*each, is_seconds=False) for each in _with_looks(runs)]}
-    curves[_SECONDS] = [_loss_curve(*each, is_seconds=True) for each in _with_looks(runs)]
-    return [_figure("Training loss", over, drawn, caption, kind="faint") for over, drawn in curves.items()]
+    by_steps = [_loss_curve(*each, is_seconds=False) for each in runs]
+    by_seconds = partial(_loss_curve, is_seconds=True)
+    return [
+        _figure("Training loss", _STEPS, by_steps, caption, kind="faint"),
+        *_over_time("Training loss", runs, by_seconds, caption, kind="faint"),
+    ]
 
 
 def _loss_curve(run: Run, look: palette.Look, *, is_seconds: bool) -> Curve:
@@ -167,18 +188,18 @@ def _loss_curve(run: Run, look: palette.Look, *, is_seconds: bool) -> Curve:
     return Curve(look=look, line=line, marks=marks, width=1.5 if len(chosen) < thin.MOST_DRAWN / 2 else 1, opacity=0.85)
 
 
-def _evaluations(runs: Sequence[Run]) -> list[Figure]:
-    metrics = dict.fromkeys(name for run in runs for evaluation in run.evaluations for name in evaluation.means)
+def _evaluations(runs: Looked) -> list[Figure]:
+    metrics = dict.fromkeys(name for run, _ in runs for evaluation in run.evaluations for name in evaluation.means)
     figures = []
     for metric in metrics:
         title = f"{metric[:1].upper()}{metric[1:]} on the evaluation data"
-        by_steps = [_evaluation_curve(*each, metric, lambda _, step: step) for each in _with_looks(runs)]
+        by_steps = [_evaluation_curve(*each, metric, lambda _, step: step) for each in runs]
         kind: svg.Kind = "faint" if any(len(curve.marks) > _CROWDED for curve in by_steps) else "points"
         figures.append(_figure(title, _STEPS, by_steps, kind=kind))
-        by_seconds = [_evaluation_curve(*each, metric, Run.seconds_at) for each in _with_looks(runs)]
-        is_resumed = any(len(a.line) > len(b.line) for a, b in zip(by_steps, by_seconds, strict=True))
+        by_seconds = partial(_evaluation_curve, metric=metric, position=Run.seconds_at)
+        is_resumed = any(len(a.line) > len(by_seconds(*b).line) for a, b in zip(by_steps, runs, strict=True))
         caption = "What was evaluated before a resume has steps, and no seconds of this session." if is_resumed else ""
-        figures.append(_figure(title, _SECONDS, by_seconds, caption, kind=kind))
+        figures += _over_time(title, runs, by_seconds, caption, kind=kind)
     return figures
 
 
@@ -194,14 +215,14 @@ def _evaluation_curve(run: Run, look: palette.Look, metric: str, position: Calla
     return Curve(look=look, line=[(point.x, point.y) for point in chosen], marks=shown)
 
 
-def _throughput(runs: Sequence[Run]) -> list[Figure]:
+def _throughput(runs: Looked) -> list[Figure]:
     caption = (
         f"Samples of consecutive steps divided by their seconds, at most {_STRETCHES} stretches a run; evaluations and "
         "checkpoints are left out."
     )
-    drawn = [_throughput_curve(*each) for each in _with_looks(runs)]
-    figure = _figure("Throughput (samples/s)", _SECONDS, drawn, caption, kind="faint", is_from_zero=True)
-    return [figure] if any(curve.line for curve in drawn) else []
+    known = [(run, look) for run, look in runs if _throughput_curve(run, look).line]
+    title = "Throughput (samples/s)"
+    return _over_time(title, known, _throughput_curve, caption, kind="faint", is_from_zero=True) if known else []
 
 
 def _throughput_curve(run: Run, look: palette.Look) -> Curve:
@@ -217,6 +238,15 @@ def _throughput_curve(run: Run, look: palette.Look) -> Curve:
     line = [(mark.x, mark.y) for mark in marks]
     line += [(ends[-1], marks[-1].y)] if marks else []
     return Curve(look=look, line=line, marks=marks, width=1.5, is_steps=True)
+
+
+def _over_time(
+    title: str, runs: Looked, draw: Callable[[Run, palette.Look], Curve], caption: str, **how: Any
+) -> list[Figure]:
+    """A chart over time for every place that runs were measured in."""
+    drawn = {of: [draw(*each) for each in place] for of, place in _by_place(runs).items()}
+    shown = {of: curves for of, curves in drawn.items() if len(drawn) == 1 or any(curve.line for curve in curves)}
+    return [_figure(f"{title}{of}", _SECONDS, curves, caption, **how) for of, curves in shown.items()]
 
 
 def _figure(

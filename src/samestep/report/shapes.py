@@ -89,6 +89,19 @@ class Verdict:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Alert:
+    """What a reader has to know before any number: it stands right under the verdict.
+
+    Args:
+        title: What is wrong, in a few words.
+        sentences: What exactly, and what to do about it; in one of them each.
+    """
+
+    title: str
+    sentences: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Raw:
     """A record inside of the page, for downloads: `json` is safe inside of a script element."""
 

@@ -13,7 +13,7 @@ from samestep.measure.scaling import Scaling
 from samestep.measure.series import Axis, Point
 from samestep.report import breakdowns, speed_ups, text
 from samestep.report.records import Program, Study
-from samestep.report.shapes import Part, Section, Table, Verdict
+from samestep.report.shapes import Alert, Part, Section, Table, Verdict
 
 _WHAT = {
     "strong": "The global batch is fixed: more workers share the same step.",
@@ -60,10 +60,18 @@ def verdicts(analysed: Analysed) -> list[Verdict]:
     ]
 
 
+def alerts(analysed: Analysed) -> list[Alert]:
+    """What is unstable, and what to run next; nothing where every program is stable."""
+    if not analysed.findings.warnings:
+        return []
+    said = [f"{text.clean(each)}." for each in analysed.findings.warnings]
+    return [Alert(title=f"Unstable: measured again, {analysed.study.name} may say something else", sentences=said)]
+
+
 def caveats(analysed: Analysed) -> list[str]:
-    """What makes the numbers weaker than they look: unstable programs, hints, fits that are missing."""
+    """What makes the numbers weaker than they look: hints, fits that are missing."""
     name, found = analysed.study.name, analysed.findings
-    said = [f"{name}: {text}." for text in (*found.warnings, *found.hints)]
+    said = [f"{name}: {hint}." for hint in found.hints]
     for axis, scaled in found.scalings.items():
         fits = [fit for fit in scaled.fits if fit.reason and _applies(fit, axis)]
         said += [f"{name}, {axis} scaling: no fit of {_law(fit)}: {fit.reason}." for fit in fits]

@@ -11,6 +11,7 @@ from typing import Any
 from samestep.engine.breakdown import Breakdown
 from samestep.engine.loop import EvaluationRecord, StepRecord
 from samestep.host import records
+from samestep.host.peaks import Peaks
 from samestep.optim.doubling import Growth
 from samestep.run import critical_batch, growth
 from samestep.run.critical_batch import Pairs
@@ -94,6 +95,7 @@ class Record:
         last_loss: Loss of the last step.
         end: "finished" or "stopped".
         start: When the run began, and what the machine was like.
+        code_sha256: Of the user's own code that the workload and the model are made of; None where there is none.
     """
 
     workload: str
@@ -118,6 +120,7 @@ class Record:
     last_loss: float | None = None
     end: str = ""
     start: records.Start = field(default_factory=records.Start.now)
+    code_sha256: str | None = None
 
     @property
     def num_steps(self) -> int:
@@ -187,19 +190,25 @@ class Record:
             return None
         return max(worker["data"] for worker in self.breakdown.workers) / self.breakdown.step_s
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, measured: Peaks | None = None) -> None:
         """Write ``record.json`` into a folder that is there, with where and when it was made.
+
+        Args:
+            folder: Where.
+            measured: The machine's peaks; None: those that are kept, if any are.
 
         Raises:
             StateError: The disk is full, or the folder cannot be written.
         """
-        records.write(folder / "record.json", "run", {"environment": records.environment(self.start), **self.as_dict()})
+        environment = records.environment(self.start, measured)
+        records.write(folder / "record.json", "run", {"environment": environment, **self.as_dict()})
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, as plain values."""
         own = {
             "config": self.config,
             "numerics": self.numerics,
+            "code_sha256": self.code_sha256,
             "first_step": self.first_step,
             "evaluations": [asdict(record) for record in self.evaluations],
             "num_rounds": self.steps.num_rounds,

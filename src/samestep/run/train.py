@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -28,15 +27,15 @@ from samestep.host.cores import num_cores
 from samestep.optim.build import ParameterGroups
 from samestep.optim.doubling import Growth
 from samestep.optim.schedules import Schedule
-from samestep.run import checkpoint, critical_batch, final, growth, profile, ranks, sizes, stopping, usage, weights
+from samestep.run import checkpoint, critical_batch, final, growth, outcome, profile, ranks, sizes, stopping, usage
 from samestep.run.config import Config, Settings, resolve
 from samestep.run.given import given
 from samestep.run.loggers.build import build as build_loggers
 from samestep.run.loggers.logger import Guarded, Logger
 from samestep.run.prepare import Choices, Prepared, prepare, world_size_of
-from samestep.run.progress import Progress, Silent
+from samestep.run.progress import Announcer, Progress, Silent
 from samestep.run.record import Record
-from samestep.run.toml import as_toml
+from samestep.run.weights import digest
 from samestep.run.workload import Workload
 
 _LAST_WORDS_S = 1.0
@@ -100,6 +99,10 @@ def run(
         others = met
         if others is not None:
             settings = others.placed(settings)
+            progress = progress if others.is_first else Silent()
+        stack.callback(progress.stop)
+        announcer = Announcer(progress)
+        announcer.now(stretch="reading")
         workload, settings = sizes.settled(workload, settings)
         config = resolve(settings, workload.recipe)
         if others is not None:
@@ -129,8 +132,10 @@ def run(
             members.keep(world_size)
             others = ranks.Ranks(members.meeting(prepared.job, config.deadline_s, config.machines), members)
         if others is not None and not others.is_first:
-            progress, callbacks = Silent(), ()
-        session = Session(workload, config, prepared, world_size, tuple(callbacks), progress, start_s, loggers, others)
+            callbacks = ()
+        session = Session(
+            workload, config, prepared, world_size, tuple(callbacks), progress, announcer, start_s, loggers, others
+        )
         return session.run(crew, leave)
 
 
@@ -144,6 +149,7 @@ class Session:
     world_size: int
     callbacks: tuple[Callback, ...]
     progress: Progress
+    announcer: Announcer
     start_s: float
     loggers: tuple[Logger, ...] = ()
     others: ranks.Ranks | None = None
@@ -173,6 +179,7 @@ class Session:
         )
         if self.config.checkpoint is not None or self.config.out is not None or self.others is not None:
             self._numerics = self.record.numerics = self.prepared.numerics()
+            self.record.code_sha256 = outcome.code_sha256(self.workload, job.model)
         for line in self.prepared.lines:
             self.notice(line)
         image = self._resume(self.prepared.image)
@@ -185,6 +192,7 @@ class Session:
         self.record.first_step = self._seen_steps = image.step
         course = job.course(image.decided.tolist())
         self.record.growths = growth.growths_of(job, image)
+        self.announcer.now(stretch="starting" if self.world_size > 1 else "training", workers=self.world_size)
         self.progress.start(self._opening(image.step), course.num_steps, image.step)
         self._next_checkpoint_s = time.monotonic() + self.config.checkpoint_every_s
         overdue = None if leave is None or not isinstance(self._engine, Solo) else partial(self._abandon, leave)
@@ -202,7 +210,6 @@ class Session:
                 self._save_what_survived()
                 raise
             finally:
-                self.progress.stop()
                 self._give_model_back()
             self._peak.look(is_last=True)
             self.record.peak_memory_bytes = self._peak.num_bytes
@@ -232,6 +239,7 @@ class Session:
     # What the engine tells.
 
     def steps(self, records: list[StepRecord]) -> None:
+        self.announcer.now(stretch="training")
         fresh = [record for record in records if record.step >= self._seen_steps]  # the others are a replay
         if fresh and self.record.startup_s is None:
             self.record.startup_s = time.perf_counter() - self.start_s - sum(r.duration_s for r in records)
@@ -255,7 +263,11 @@ class Session:
         self.notice(growth.sentence(job, grown))
         self.progress.grown(growth.course_of(job, self.record.growths).num_steps, grown.step)
 
+    def evaluating(self, step: int) -> None:
+        self.announcer.now(stretch="evaluating")
+
     def evaluated(self, record: EvaluationRecord, number: int) -> None:
+        self.announcer.now(stretch="training")
         self._peak.look()
         is_new = not self.record.evaluations or record.step > self.record.evaluations[-1].step
         if is_new:
@@ -278,6 +290,9 @@ class Session:
 
     def tick(self) -> None:
         """Save a checkpoint when it is time to, off the training thread; pass on what went wrong with the last."""
+        num_missing = self._engine.num_missing if isinstance(self._engine, Shared) else 0
+        is_saving = self._writer is not None and not self._writer.done()
+        self.announcer.now(num_missing=num_missing, is_saving=is_saving)
         if self.config.checkpoint is None:
             return
         if self._writer is not None and self._writer.done():
@@ -378,6 +393,7 @@ class Session:
 
     def _finish(self) -> Result:
         image, job = self._image, self.prepared.job
+        self.announcer.now(stretch="saving", num_missing=0, is_saving=False)
         if self._writer is not None:
             self._writer.result()
         if self.config.checkpoint is not None:
@@ -398,17 +414,10 @@ class Session:
         if job.gain is not None:
             self.notice(job.gain.sentence(tuple(image.decided[KEPT:GROWN].tolist()), image.step))
         record.last_loss = float(image.decided[LAST_LOSS]) if image.step else None
-        record.weights_sha256 = weights.digest(job.model)
+        record.weights_sha256 = digest(job.model)
         best = final.best_state(job, image)
         record.wall_s = time.perf_counter() - self.start_s
         if self.config.out is not None:
-            self._write_out(self.config.out, best)
+            outcome.write(self.config.out, record, self.config, job.model, best)
+            outcome.complete(self.config.out, record, self.progress)
         return Result(job.model, record, best, self.others is None or self.others.is_first)
-
-    def _write_out(self, folder: Path, best: dict[str, Tensor] | None) -> None:
-        metadata = {"workload": self.workload.name, "weights_sha256": self.record.weights_sha256}
-        weights.save(self.prepared.job.model.state_dict(), folder / "weights.safetensors", metadata)
-        if best is not None:
-            weights.save(best, folder / "best.safetensors", {"workload": self.workload.name})
-        files.write_atomically(folder / "config.toml", (as_toml(self.config.as_dict()) + "\n").encode())
-        self.record.write(folder)
