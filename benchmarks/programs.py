@@ -29,7 +29,8 @@ from samestep.measure.running import FOLDER_VARIABLE, Program
 from samestep.run.config import Settings
 from samestep.run.prepare import Choices
 from samestep.run.progress import Silent
-from samestep.run.train import Result, run
+from samestep.run.session import Result
+from samestep.run.train import run
 
 _FOR_EVER = 1 << 40
 

@@ -134,11 +134,11 @@ def header(results: list[Result], *, what: str) -> list[str]:
     """The lines that open a page: when, on what, with which versions, how often, by which command."""
     dates = sorted(result["date"] for result in results)
     facts = results[-1]["machine"]
-    machines = list(dict.fromkeys(_hardware(result["machine"]) for result in results))
+    machines = {_hardware(result["machine"]): result["machine"]["system"] for result in results}
     versions = " · ".join(f"{name} {version}" for name, version in facts["packages"].items() if version)
     lines = [
         f"- date: {dates[0]}" + (f" to {dates[-1]}" if dates[-1] != dates[0] else "") + " (UTC)",
-        *(f"- hardware: {machine}; {facts['system']}" for machine in machines),
+        *(f"- hardware: {machine}; {system}" for machine, system in machines.items()),
         (
             f"- versions: samestep {facts['samestep']} (commit {results[-1]['revision']}), Python {facts['python']}, "
             f"{versions}"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from samestep.measure.auto import train
     from samestep.run.fit import fit
     from samestep.run.predict import predict
-    from samestep.run.train import Result
+    from samestep.run.session import Result
     from samestep.run.weights import digest
     from samestep.run.workload import Target, Workload
     from samestep.workloads.from_data import from_data
@@ -44,7 +44,7 @@ _HOMES = {
     "WorkerError": "samestep.errors",
     "fit": "samestep.run.fit",
     "predict": "samestep.run.predict",
-    "Result": "samestep.run.train",
+    "Result": "samestep.run.session",
     "train": "samestep.measure.auto",
     "digest": "samestep.run.weights",
     "Target": "samestep.run.workload",

@@ -21,7 +21,8 @@ from samestep.run.config import Settings
 from samestep.run.outline import outline
 from samestep.run.prepare import Choices, prepare
 from samestep.run.progress import Silent
-from samestep.run.train import Result, run
+from samestep.run.session import Result
+from samestep.run.train import run
 from samestep.run.workload import Workload
 from tests import helpers
 from tests.helpers import Cnn, Encoder, Everything, Gated, Lstm, Mlp

@@ -14,7 +14,8 @@ from samestep.measure.sweep.space import space_of
 from samestep.optim import build, catalog, state
 from samestep.optim.lars import LARS
 from samestep.run.prepare import Choices
-from samestep.run.train import Result, train
+from samestep.run.session import Result
+from samestep.run.train import train
 from samestep.run.workload import Workload
 from tests import helpers
 from tests.marks import soak

@@ -12,7 +12,8 @@ from samestep.engine.job import BEST_STEP, BEST_VALUE, NUM_DECIDED
 from samestep.errors import UsageError
 from samestep.run.evaluate import BestAndTarget, is_reached, judge_for
 from samestep.run.metrics import accuracy
-from samestep.run.train import Result, train
+from samestep.run.session import Result
+from samestep.run.train import train
 from samestep.run.weights import digest
 from samestep.run.workload import Target, Workload
 from tests import helpers

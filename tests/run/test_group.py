@@ -18,7 +18,8 @@ from samestep.engine.loop import EvaluationRecord
 from samestep.errors import NonFiniteError, UsageError
 from samestep.plan.layout import blocks_of_microbatches
 from samestep.plan.tree import maximal_nodes
-from samestep.run.train import Result, train
+from samestep.run.session import Result
+from samestep.run.train import train
 from samestep.run.workload import Workload
 from samestep.workloads import catalog
 from tests import helpers

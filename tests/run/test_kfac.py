@@ -19,7 +19,8 @@ from samestep.optim.kfac.units import DECIDED, FACTORS, factor_places, shares
 from samestep.optim.views import view_of
 from samestep.plan.batch import Microbatch
 from samestep.run import curvature
-from samestep.run.train import Result, train
+from samestep.run.session import Result
+from samestep.run.train import train
 from tests import helpers
 
 SETTINGS: dict[str, Any] = {"optimizer": "kfac", "global_batch": 27, "microbatch": 4, "seed": 3}

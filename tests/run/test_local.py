@@ -21,8 +21,9 @@ from samestep.optim.schedules import linear
 from samestep.plan.local import PeriodPlan
 from samestep.run.config import Settings, resolve
 from samestep.run.record import Record
+from samestep.run.session import Result
 from samestep.run.toml import as_toml
-from samestep.run.train import Result, train
+from samestep.run.train import train
 from samestep.run.workload import Workload
 from tests import helpers
 from tests.helpers import Everything, Mlp

@@ -18,7 +18,8 @@ from samestep.data.columns import Rows
 from samestep.engine.loop import EvaluationRecord
 from samestep.errors import Interrupted, NonFiniteError, UsageError
 from samestep.run.prepare import balanced_weights
-from samestep.run.train import Result, train
+from samestep.run.session import Result
+from samestep.run.train import train
 from samestep.run.weights import digest
 from samestep.run.workload import Workload
 from samestep.workloads import catalog

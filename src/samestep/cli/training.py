@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from samestep.run.config import Settings
     from samestep.run.outline import Outline
     from samestep.run.ranks import Ranks
-    from samestep.run.train import Result
+    from samestep.run.session import Result
     from samestep.run.workload import Workload
 
 

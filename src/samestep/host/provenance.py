@@ -114,8 +114,8 @@ def code_sha256(things: Iterable[Any]) -> str | None:
 
 
 def _source_of(thing: Any) -> str | None:
-    while isinstance(thing, partial):
-        thing = thing.func
+    while isinstance(thing, partial) or hasattr(thing, "__wrapped__"):
+        thing = thing.func if isinstance(thing, partial) else thing.__wrapped__
     try:
         return inspect.getsourcefile(thing if inspect.isclass(thing) or inspect.isroutine(thing) else type(thing))
     except (TypeError, OSError):

@@ -13,7 +13,8 @@ from samestep.optim.build import ParameterGroups
 from samestep.optim.schedules import Schedule
 from samestep.run.given import given
 from samestep.run.progress import Progress, Silent
-from samestep.run.train import Callback, Result, run
+from samestep.run.session import Callback, Result
+from samestep.run.train import run
 from samestep.run.workload import Workload
 
 

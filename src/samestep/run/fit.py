@@ -17,7 +17,8 @@ from samestep.errors import DataError, SamestepError, UsageError
 from samestep.run.metrics import accuracy
 from samestep.run.prepare import balanced_weights, check_finite
 from samestep.run.progress import Progress
-from samestep.run.train import Callback, Result, train
+from samestep.run.session import Callback, Result
+from samestep.run.train import train
 from samestep.run.workload import Loss, Metric, Target, Workload
 
 

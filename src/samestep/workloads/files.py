@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import TypeVar
 
@@ -68,6 +68,7 @@ def load(name: str) -> Workload:
 def _explained(path: Path, make: Callable[[], Made]) -> Callable[[], Made]:
     """A function of the file's; what it raises is said in one line."""
 
+    @wraps(make)
     def explained() -> Made:
         try:
             return make()
