@@ -161,7 +161,8 @@ def test_who_does_not_answer_in_time_is_named(both: list[Meeting]) -> None:
     wire = Wire(wires[0]._group, 0, 2, deadline_s=0.3)
     with pytest.raises(PeerLost) as caught:
         wire.swap("test", Route({}, {1: Parcel([torch.zeros(8)])}))
-    assert (caught.value.peer, caught.value.exchange) == (1, "test")
+    assert (caught.value.peers, caught.value.exchange) == ((1,), "test")
+    assert (wire.arrivals.count, wire.arrivals.waits_in) == (1, "test")
     assert 0.2 < caught.value.waited_s < 3.0
 
 
