@@ -18,7 +18,6 @@ from samestep.engine.group.beacon import INTERVAL_S
 from samestep.engine.group.store import listen
 from tests.faults import one_rank
 from tests.faults.nets import BROKEN, LEAVING, STALL, WIDTH, is_here
-from tests.marks import soak
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
 
@@ -303,10 +302,9 @@ def test_a_rank_that_dies_or_hangs_is_named(ranks: Ranks, number: int, deadline:
     assert re.search(r"which gives no sign of life; its last was from [a-z ]+ of step \d+\. Here: rank 0 \(", line)
 
 
-@pytest.mark.parametrize(
-    ("is_apart", "is_stopped"),
-    [(True, True), soak(False, True), soak(True, False), soak(False, False)],  # noqa: FBT003 (a case's values)
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("is_stopped", [True, False])
+@pytest.mark.parametrize("is_apart", [True, False])
 def test_of_three_ranks_the_one_that_does_not_come_to_an_evaluation_is_named(
     ranks: Ranks, tmp_path: Path, is_apart: bool, is_stopped: bool
 ) -> None:

@@ -7,6 +7,7 @@ step: so each machine that is left has the newest one.
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -318,6 +319,7 @@ class Group:
         """Say on one rank why the run ends."""
         if self._room is not None:
             self._room.call_off()
+        traceback.clear_frames(lost.__traceback__)  # they hold what keeps the connections
         self.wire.close()  # who waits for this rank finds it out now
         light.fail()
         if self.members is None and self._is_told(self.wire.world_size):

@@ -87,6 +87,7 @@ class Wire:
         self.arrivals = arrivals or Arrivals()
         self.peers = tuple(peer for peer in range(world_size) if peer != rank)
         self.sent: Counter[str] = Counter()
+        self._open: list[Transfer] = []
 
     def swap(self, name: str, route: Route) -> None:
         """Send and receive the parcels of a route; a rank without any calls it, too, so that it counts as come.
@@ -104,10 +105,18 @@ class Wire:
         Raises:
             PeerLost: A connection broke.
         """
-        return Transfer(self, self._group, name, parts)
+        transfer = Transfer(self, self._group, name, parts)
+        self._open.append(transfer)
+        return transfer
+
+    def ended(self, transfer: Transfer) -> None:
+        """An exchange is over."""
+        self._open.remove(transfer)
 
     def close(self) -> None:
-        """Break the connections, so that nobody waits for this rank any longer."""
+        """Break the connections, so that nobody waits for this rank any longer: they last as long as what uses them."""
+        while self._open:
+            self._open.pop().drop()
         self._group = None
 
     def gather(self, name: str, value: Any) -> list[Any]:
@@ -173,7 +182,14 @@ class Transfer:
         for route in self._parts:
             for parcel in route.incoming.values():
                 parcel.open()
+        self._wire.ended(self)
+        self.drop()
         self._wire.arrivals.go()
+
+    def drop(self) -> None:
+        """Let go of the connections; nothing can be sent any more."""
+        self._works.clear()
+        self._group = None
 
     def _send(self, number: int) -> int:
         num_bytes = 0
