@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from samestep.engine.solo import Solo
 from samestep.run.config import Settings, resolve
 from samestep.run.metrics import accuracy
 from samestep.run.prepare import Choices, Prepared, prepare
+from samestep.run.record import Record
 from samestep.run.train import train
 from samestep.run.workload import Workload
 from samestep.workloads import catalog
@@ -349,11 +350,24 @@ def with_loss(job: Job, loss: Any) -> Job:
     return replace(job, loss=loss)
 
 
-def check_built_in(name: str, ways: Sequence[dict[str, Any]]) -> None:
-    """A built-in workload gives the same weights and evaluation as on one worker, in each of several ways."""
-    settings: dict[str, Any] = {"steps": 5, "evaluate_every": 5}
-    wanted = train(catalog.build(name), workers=1, **settings).record
+def check_built_in(
+    name: str, ways: Sequence[dict[str, Any]], *, sizes: Mapping[str, int] | None = None, **more: Any
+) -> None:
+    """A built-in workload gives the same weights and evaluation as on one worker, in each of several ways.
+
+    Args:
+        name: Of the workload.
+        ways: Settings that must not matter.
+        sizes: Of the network, where it is not to have its own.
+        more: Settings of all runs.
+    """
+    settings: dict[str, Any] = {"steps": 5, "evaluate_every": 5, **more}
+
+    def run(**way: Any) -> Record:
+        return train(catalog.build(name, **(sizes or {})), **settings, **way).record
+
+    wanted = run(workers=1)
     for way in ways:
-        found = train(catalog.build(name), **settings, **way).record
+        found = run(**way)
         assert found.weights_sha256 == wanted.weights_sha256, way
         assert found.evaluations[-1].means == wanted.evaluations[-1].means, way

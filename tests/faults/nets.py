@@ -16,8 +16,9 @@ from samestep.engine.group import shipping
 from samestep.run.metrics import accuracy
 
 STALL = "TEST_STALL"
-"""Names a file; while there is one, passes do what it says: "sleep" for ten seconds in every forward pass, or be inside
-one long kernel, "forward" or "backward"."""
+"""Names a file; while there is one, passes do what it says: "sleep" for ten seconds in every forward pass, or only in
+those of an "evaluation", which leaves a file of its own (see `is_here`), or be inside one long kernel, "forward" or
+"backward"."""
 
 NUM_SAMPLES, NUM_FEATURES, NUM_CLASSES = 64, 6, 3
 GLOBAL_BATCH, MICROBATCH = 32, 8
@@ -48,6 +49,11 @@ def is_stalled(how: str) -> bool:
     return path.is_file() and path.read_text() == how
 
 
+def is_here(stall: Path) -> Path:
+    """The file that an evaluation makes when it begins to stall."""
+    return stall.with_suffix(".here")
+
+
 def long_kernel() -> None:
     """Far longer than a stop may take, and no instruction of Python runs meanwhile."""
     torch.linalg.eigvals(torch.rand(6000, 6000, generator=torch.Generator().manual_seed(0)))
@@ -69,6 +75,9 @@ class Sleepy(nn.Module):
 
     def forward(self, inputs: Tensor) -> Any:
         if is_stalled("sleep"):
+            time.sleep(10.0)
+        if is_stalled("evaluation") and not self.training:
+            is_here(Path(os.environ[STALL])).touch()
             time.sleep(10.0)
         if is_stalled("forward"):
             long_kernel()
@@ -149,3 +158,26 @@ def layered() -> nn.Module:
 def sleepy() -> Workload:
     """Some seconds; four microbatches of 2 ms a step."""
     return _workload(2e-3, 500)
+
+
+def heavy() -> Workload:
+    """2.6 MB of parameters: at 10 Mbit/s two hosts need a second for each of a step's two exchanges."""
+
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(NUM_FEATURES, 1 << 16), nn.ReLU(), nn.Linear(1 << 16, NUM_CLASSES))
+
+    return replace(_workload(0.0, 500), model=model)
+
+
+WIDTH = "TEST_WIDTH"
+"""Units of the hidden layer that a rank makes."""
+
+
+def uneven() -> Workload:
+    """A dozen steps, of a network that every rank may make in another size."""
+
+    def model() -> nn.Module:
+        width = int(os.environ[WIDTH])
+        return nn.Sequential(nn.Linear(NUM_FEATURES, 8), nn.Linear(8, width), nn.ReLU(), nn.Linear(width, NUM_CLASSES))
+
+    return replace(short(), model=model)

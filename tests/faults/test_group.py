@@ -14,9 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from samestep.engine.group.beacon import INTERVAL_S
 from samestep.engine.group.store import listen
 from tests.faults import one_rank
-from tests.faults.nets import BROKEN, LEAVING
+from tests.faults.nets import BROKEN, LEAVING, STALL, WIDTH, is_here
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
 
@@ -299,6 +300,49 @@ def test_a_rank_that_dies_or_hangs_is_named(ranks: Ranks, number: int, deadline:
     line = err.splitlines()[-1]
     assert re.match(r"samestep: step \d+: the exchange of [a-z]+ ended after .* s without rank 1 \(", line)
     assert re.search(r"which gives no sign of life; its last was from [a-z ]+ of step \d+\. Here: rank 0 \(", line)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("is_stopped", [True, False])
+@pytest.mark.parametrize("is_apart", [True, False])
+def test_of_three_ranks_the_one_that_does_not_come_to_an_evaluation_is_named(
+    ranks: Ranks, tmp_path: Path, is_apart: bool, is_stopped: bool
+) -> None:
+    """And no other, by one of the two that wait; on machines of their own, and on one."""
+    stall = tmp_path / "stall"
+    places: list[dict[str, str]] = [dict(APART) if is_apart else {} for _ in range(3)]
+    places[1][STALL] = str(stall)
+    ranks.start([[SLEEPY, "--deadline-s", "4"]] * 3, places)
+    ranks.wait_for("after step 20")
+    stall.write_text("evaluation")
+    deadline = time.monotonic() + LIMIT_S
+    while not is_here(stall).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    if is_stopped:
+        time.sleep(2 * INTERVAL_S)  # its last sign is from there
+        ranks.started[1].send_signal(signal.SIGSTOP)
+    stall.unlink()
+    ends = [ranks.started[rank].communicate(timeout=LIMIT_S) for rank in (0, 2)]
+    assert [ranks.started[rank].returncode for rank in (0, 2)] == [1, 1]
+    (line,) = [line for _, err in ends for line in err.splitlines() if line.startswith("samestep: ")]
+    last = "gives no sign of life; its last was from" if is_stopped else "lives and is in"
+    assert re.fullmatch(
+        r"samestep: step \d+: the exchange of evaluation ended after \d\.\d s without rank 1 \(\S+, process \d+\), "
+        rf"which {last} evaluation of step \d+\. "
+        r"Here: rank 0 \(\S+\), 2 \(\S+\), in the exchange of evaluation of step \d+",
+        line,
+    )
+
+
+def test_a_model_of_other_shapes_on_one_rank_is_named_with_the_first_of_them(ranks: Ranks) -> None:
+    ranks.start([[f"{NETS}:uneven"]] * 2, [{WIDTH: str(width)} for width in (16, 24)])
+    assert re.fullmatch(
+        r"the ranks do not agree on the model's 1\.weight: it is float32 \(16, 8\) on rank 0 \(\S+\) and "
+        r"float32 \(24, 8\) on rank 1 \(\S+\) "
+        r"\(nor on the model's 1\.bias, the model's 3\.weight, model\)\. Start all of them alike",
+        ranks.refused_at_once(),
+    )
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,14 @@ from torch.utils.checkpoint import checkpoint
 
 from samestep.engine.loop import EvaluationRecord
 from samestep.errors import NonFiniteError, UsageError
-from samestep.plan.layout import blocks_of_microbatches
+from samestep.plan.layout import BLOCK, blocks_of_microbatches
 from samestep.plan.tree import maximal_nodes
 from samestep.run.session import Result
 from samestep.run.train import train
 from samestep.run.workload import Workload
-from samestep.workloads import catalog
 from tests import helpers
 from tests.helpers import Cnn, Everything, Lstm, Tied, Wide
+from tests.marks import built_in, soak
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
 
@@ -213,6 +213,14 @@ DIVIDES: dict[str, Any] = {
 }  # fmt: skip
 
 
+def by_rank(result: Result) -> list[dict[str, int]]:
+    """What each rank has sent; the first one knows it of all."""
+    every = result.record.sent_bytes_by_rank
+    assert every is not None and len(every) == result.record.workers
+    assert result.record.sent_bytes is not None and every[0].items() <= result.record.sent_bytes.items()
+    return every
+
+
 @pytest.mark.parametrize("workers", [2, pytest.param(4, marks=pytest.mark.soak)])
 def test_a_rank_sends_no_more_than_the_best_all_reduce(workers: int) -> None:
     settings: dict[str, Any] = {
@@ -225,11 +233,11 @@ def test_a_rank_sends_no_more_than_the_best_all_reduce(workers: int) -> None:
     }
     ways: dict[str, Any] = {"workers": workers, "machines": workers, "engine": "group"}
     result = train(helpers.workload(_Large), **settings, **ways, optimizer="sgd")
-    sent = result.record.sent_bytes
-    assert sent is not None
     num_bytes = sum(4 * parameter.numel() for parameter in result.model.parameters())
     least = 2 * (workers - 1) / workers * num_bytes
-    assert least < sum(sent.get(name, 0) for name in STEP) / 6 < 1.02 * least
+    a_step = [sum(sent.get(name, 0) for name in STEP) / 6 for sent in by_rank(result)]
+    assert max(a_step) < 1.02 * least
+    assert workers * least < sum(a_step)
 
 
 @pytest.mark.parametrize(("workers", "machines", "share"), [(2, 1, 0.0), (4, 2, 0.5)])
@@ -238,29 +246,36 @@ def test_a_machine_sends_once_whatever_its_ranks(workers: int, machines: int, sh
     ways: dict[str, Any] = {"workers": workers, "machines": machines, "engine": "group"}
     result = train(helpers.workload(_Large), **DIVIDES, **ways)
     num_bytes = sum(4 * parameter.numel() for parameter in result.model.parameters())
-    sent = result.record.sent_bytes
-    assert sent is not None
-    assert sum(sent.get(name, 0) for name in STEP) / 6 == pytest.approx(share * num_bytes, rel=0.02)
+    for sent in by_rank(result):
+        assert sum(sent.get(name, 0) for name in STEP) / 6 == pytest.approx(share * num_bytes, rel=0.02)
+
+
+@pytest.mark.parametrize(("workers", "machines"), [(2, 2), soak(4, 2), soak(4, 4), soak(3, 3)])
+def test_a_snapshot_sends_what_the_optimiser_keeps_to_every_other_machine(workers: int, machines: int) -> None:
+    """Of Adam twice the parameters' bytes; in a run that saves nothing on the way, once."""
+    ways: dict[str, Any] = {"workers": workers, "machines": machines, "engine": "group"}
+    result = train(helpers.workload(_Large), **{**DIVIDES, "optimizer": "adamw"}, **ways)
+    num_bytes = sum(4 * parameter.numel() for parameter in result.model.parameters())
+    of_rank = (machines - 1) / workers * 2 * num_bytes
+    assert [sent["state"] for sent in by_rank(result)] == [pytest.approx(of_rank, rel=0.02)] * workers
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("workers", [3, 5, 6, 7])
 def test_what_other_numbers_of_ranks_cost(workers: int) -> None:
-    """Eight microbatches on three ranks make blocks of 2, 3 and 3, and so 1, 2 and 2 nodes; rank 0 is the one asked.
-
-    With sixteen, rank 0 has as many nodes as its block has in the tree.
-    """
+    """Eight microbatches on three ranks make blocks of 2, 3 and 3, and so 1, 2 and 2 nodes: each rank sends its own."""
     for microbatch in (4, 2):
         ways: dict[str, Any] = {"workers": workers, "machines": workers, "engine": "group"}
         result = train(helpers.workload(_Large), **{**DIVIDES, "microbatch": microbatch}, **ways)
         num_bytes = sum(4 * parameter.numel() for parameter in result.model.parameters())
         share = (workers - 1) / workers * num_bytes
-        block = blocks_of_microbatches(32 // microbatch, workers)[0]
-        sent = result.record.sent_bytes
-        assert sent is not None
-        num_nodes = len(maximal_nodes(32 // microbatch, *block))
-        assert sum(sent.get(name, 0) for name in STEP[:2]) / 6 == pytest.approx(num_nodes * share, rel=0.02)
-        assert sent["update"] / 6 == pytest.approx(share, rel=0.02)
+        blocks = blocks_of_microbatches(32 // microbatch, workers)
+        for sent, block in zip(by_rank(result), blocks, strict=True):
+            num_nodes = len(maximal_nodes(32 // microbatch, *block))
+            assert sum(sent.get(name, 0) for name in STEP[:2]) / 6 == pytest.approx(num_nodes * share, rel=0.02)
+        updates = [sent["update"] / 6 for sent in by_rank(result)]
+        assert sum(updates) == pytest.approx(workers * share, rel=0.02)
+        assert max(updates) - min(updates) <= 1.02 * (workers - 1) * 4 * BLOCK, "slices differ by a block at most"
 
 
 class _Deep(nn.Module):
@@ -354,9 +369,8 @@ def test_what_cannot_be_done(settings: dict[str, Any], text: str) -> None:
 
 @pytest.mark.soak
 @pytest.mark.timeout(600)
-@pytest.mark.usefixtures("data_folder")
-@pytest.mark.parametrize("name", catalog.names())
+@pytest.mark.parametrize("name", built_in())
 def test_every_built_in_workload(name: str) -> None:
     """With each rank on a machine of its own, two on each, and all on one: what travels, and what is shared."""
-    ways = [(1, 1), (2, 2), (3, 3), (4, 4), (4, 2), (3, 1)]
+    ways = [(1, 1), (2, 2), (3, 3), (4, 4), (4, 2), (2, 1), (3, 1), (4, 1)]
     helpers.check_built_in(name, [{"workers": w, "machines": m, "engine": "group"} for w, m in ways])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,42 @@ def test_other_data_are_found(part: str, name: str) -> None:
     text = difference(facts(mine), facts(theirs))
     assert text is not None
     assert text.startswith(f"the ranks do not agree on {name}: it is ")
+
+
+def chain(*widths: int, dtype: torch.dtype = torch.float32) -> Workload:
+    return helpers.workload(
+        lambda: nn.Sequential(*(nn.Linear(*pair) for pair in pairwise((12, *widths, helpers.NUM_CLASSES)))).to(dtype),
+        train=helpers.samples(dtype=dtype),
+    )
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "text"),
+    [
+        (chain(8), chain(16), "0.weight: it is float32 (8, 12) on rank 0 (h) and float32 (16, 12) on rank 1 (h) ("),
+        (chain(5), chain(5, 5), "2.weight: it is not there on rank 0 (h) and float32 (5, 5) on rank 1 (h) (nor on"),
+        (chain(5, 5), chain(5), "2.weight: it is float32 (5, 5) on rank 0 (h) and not there on rank 1 (h) (nor on"),
+        (chain(8), chain(8, dtype=torch.float64), "0.weight: it is float32 (8, 12) on rank 0 (h) and float64 (8, 12)"),
+    ],
+)
+def test_the_first_entry_of_the_model_that_differs_is_named(mine: Workload, theirs: Workload, text: str) -> None:
+    found = difference(facts(mine), facts(theirs))
+    assert found is not None
+    assert found.startswith(f"the ranks do not agree on the model's {text}")
+
+
+def test_a_layer_that_is_frozen_on_one_rank_is_named() -> None:
+    def frozen() -> nn.Module:
+        net = helpers.Mlp()
+        net.hidden.bias.requires_grad = False
+        return net
+
+    found = difference(facts(helpers.workload(helpers.Mlp)), facts(helpers.workload(frozen)))
+    assert found is not None
+    assert found.startswith(
+        "the ranks do not agree on the model's hidden.bias: it is float32 (32,) on rank 0 (h) and float32 (32,), not "
+        "trained on rank 1 (h)"
+    )
 
 
 def twice(values: Tensor) -> Any:

@@ -17,7 +17,9 @@ from samestep import torch_private
 from samestep.data.columns import Rows
 from samestep.engine.loop import EvaluationRecord
 from samestep.errors import Interrupted, NonFiniteError, UsageError
-from samestep.run.prepare import balanced_weights
+from samestep.run.config import Settings
+from samestep.run.outline import outline
+from samestep.run.prepare import Choices, balanced_weights
 from samestep.run.session import Result
 from samestep.run.train import train
 from samestep.run.weights import digest
@@ -25,7 +27,7 @@ from samestep.run.workload import Workload
 from samestep.workloads import catalog
 from tests import helpers
 from tests.helpers import Cnn, Everything, Lstm, Tied, Wide
-from tests.marks import soak
+from tests.marks import built_in, soak
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
 
@@ -398,9 +400,23 @@ def test_a_transform_that_draws_is_keyed_too() -> None:
     assert len(digests) == 1
 
 
+LARGE_ENOUGH: dict[str, tuple[dict[str, int], dict[str, Any]]] = {
+    "digits-mlp": ({"width": 512}, {}),
+    "digits-cnn": ({"width": 32}, {}),
+    "adult-mlp": ({"width": 256}, {}),
+    "fashion-lstm": ({"width": 208}, {"global_batch": 1024, "microbatch": 512}),  # its head: torch's LSTM is one call
+}
+"""Sizes and settings of workloads that are too small, as they are, for anything to be left to helpers."""
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(600)
-@pytest.mark.usefixtures("data_folder")
-@pytest.mark.parametrize("name", catalog.names())
+@pytest.mark.parametrize("name", built_in())
 def test_every_built_in_workload_with_concurrent_back_propagation(name: str) -> None:
-    helpers.check_built_in(name, [{"workers": workers, "backprop": "concurrent"} for workers in (1, 2)])
+    sizes, settings = LARGE_ENOUGH.get(name, ({}, {}))
+    ways: list[dict[str, Any]] = [{"workers": workers, "backprop": "concurrent"} for workers in (1, 2)]
+    helpers.check_built_in(name, ways, sizes=sizes, **settings)
+    for way in ways:
+        planned = outline(catalog.build(name, **sizes), Settings(**settings, **way), Choices())
+        assert planned.helpers and planned.layers
+        assert any(layer.is_concurrent for layer in planned.layers), planned.layers

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from samestep.engine import faults
 from samestep.errors import NonFiniteError, UsageError
 from samestep.run.train import train
 from samestep.workloads import catalog
 from tests import helpers
-from tests.marks import soak
+from tests.marks import built_in, soak
 from tests.run.test_same_bits import COMMON, EVERYTHING, double, everything, factors, summary
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
@@ -298,33 +295,40 @@ class Slow(nn.Module):
         return x
 
 
+def slow() -> nn.Module:
+    """Slow enough for a replacement to join before the end."""
+    middle = (nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU())
+    return nn.Sequential(nn.Linear(12, 16), Slow(), *middle, nn.Linear(16, helpers.NUM_CLASSES))
+
+
+LONGER: dict[str, Any] = {**SHORT, "steps": 60, "global_batch": 16}
+
+
+@cache
+def undisturbed() -> str:
+    """The digest of the run that nothing happens to."""
+    return train(helpers.workload(slow), **LONGER).record.weights_sha256
+
+
 @pytest.mark.parametrize(
-    ("schedule", "victims"), [("1f1b", (1,)), soak("1f1b", (0,)), soak("interleaved", (0, 1)), soak("zbv", (0, 1))]
-)
-def test_a_death_in_any_stage_is_a_replay(schedule: str, victims: tuple[int, ...]) -> None:
-    """With one worker left there is one stage, until the replacement joins."""
-
-    def slow() -> nn.Module:
-        middle = (nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU())
-        return nn.Sequential(nn.Linear(12, 16), Slow(), *middle, nn.Linear(16, helpers.NUM_CLASSES))
-
-    settings = {**SHORT, "steps": 60, "global_batch": 16}
-    wanted = train(helpers.workload(slow), **settings)
-    for victim in victims:
-
-        def kill(victim: int = victim) -> None:
-            deadline = time.monotonic() + 60
-            while len(children := psutil.Process().children()) < 2 and time.monotonic() < deadline:
-                time.sleep(0.05)
-            time.sleep(4.0)
-            os.kill(sorted(child.pid for child in children)[victim], signal.SIGKILL)
-
-        killer = threading.Thread(target=kill)
-        killer.start()
-        found = train(helpers.workload(slow), **{**settings, "workers": 2, "stages": 2, "schedule": schedule})
-        killer.join()
-        assert any(" died (" in text for text in found.record.notices)
-        assert found.record.weights_sha256 == wanted.record.weights_sha256
+    ("schedule", "workers", "victim"),
+    [
+        ("1f1b", 2, 1), soak("1f1b", 2, 0), ("gpipe", 2, 0), soak("gpipe", 2, 1),
+        *(soak(schedule, 2, victim) for schedule in ("interleaved", "zbv") for victim in (0, 1)),
+        *(soak(schedule, 4, victim) for schedule in ("1f1b", "gpipe") for victim in (0, 3)),
+    ],
+)  # fmt: skip
+def test_a_death_in_any_stage_is_a_replay(
+    schedule: str, workers: int, victim: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one worker left there is one stage, with three one replica, until the replacement joins."""
+    phase = "exchange with another stage" if schedule == "gpipe" else "backward"
+    marker = tmp_path / "died"
+    monkeypatch.setenv(faults.VARIABLE, f"rank={victim},step=10,phase={phase},marker={marker}")
+    found = train(helpers.workload(slow), **{**LONGER, "workers": workers, "stages": 2, "schedule": schedule})
+    assert marker.exists()
+    assert sum(" died (" in text for text in found.record.notices) == 1
+    assert found.record.weights_sha256 == undisturbed()
 
 
 def test_a_number_that_is_not_finite_is_found_in_its_stage() -> None:
@@ -509,15 +513,19 @@ def test_a_named_cut_where_fewer_stages_are_cut_elsewhere() -> None:
 
 @pytest.mark.soak
 @pytest.mark.timeout(600)
-@pytest.mark.usefixtures("data_folder")
-@pytest.mark.parametrize("name", catalog.names())
+@pytest.mark.parametrize("name", built_in())
 def test_every_built_in_workload(name: str) -> None:
     """In every schedule, alone and with a second replica."""
-    schedules = [(2, "1f1b"), (2, "gpipe"), (4, "1f1b")]
-    chunked = [(2, "interleaved"), (2, "zbv"), (4, "zbv")]
+    plain, chunked = ("1f1b", "gpipe"), ("interleaved", "zbv")
     if name == "fashion-lstm":  # an LSTM of one layer is one operation
         with pytest.raises(UsageError, match="can be cut in 3 pieces at most"):
             train(catalog.build(name), steps=1, workers=2, stages=2, schedule="zbv")
+        helpers.check_built_in(name, _staged(*chunked), sizes={"depth": 3, "width": 64})
+        helpers.check_built_in(name, _staged(*plain))
     else:
-        schedules += chunked
-    helpers.check_built_in(name, [{"workers": w, "stages": 2, "schedule": schedule} for w, schedule in schedules])
+        helpers.check_built_in(name, _staged(*plain, *chunked))
+
+
+def _staged(*schedules: str) -> list[dict[str, Any]]:
+    """Two stages, and a second replica of them."""
+    return [{"workers": w, "stages": 2, "schedule": schedule} for schedule in schedules for w in (2, 4)]

@@ -272,6 +272,7 @@ def run_regions(job: Job, world_size: int, *, num_copies: int) -> Regions:
             ("control", "int64", (CONTROL_WORDS,)),
             ("events", "uint8", (world_size, events.num_bytes(events.CAPACITY))),
             ("signals", "int64", (max(num_turns(world_size), 1), world_size, SIGNAL_WORDS)),
+            ("arrived", "int64", (world_size, SIGNAL_WORDS)),
             ("table", "float64", (num_microbatches, 3)),
             ("squares", "float64", (num_microbatches, len(job.update.layout.places))),
             ("used_table", "uint8", (num_microbatches, len(job.update.layout.places))),

@@ -80,6 +80,21 @@ def _model_text(model: nn.Module) -> str:
     return f"{type(model).__name__} {hashlib.sha256((text + trained + repr(model)).encode()).hexdigest()[:16]}"
 
 
+def entries(model: nn.Module) -> dict[str, str]:
+    """The type and shape of each entry of a model's state, by name; and which are not trained.
+
+    >>> entries(nn.Linear(2, 3))
+    {'weight': 'float32 (3, 2)', 'bias': 'float32 (3,)'}
+    """
+    parameters = model.named_parameters(remove_duplicate=False)
+    trained = {name for name, parameter in parameters if parameter.requires_grad}
+    return {
+        name: f"{str(values.dtype).removeprefix('torch.')} {tuple(values.shape)}"
+        + ("" if name in trained else ", not trained")
+        for name, values in model.state_dict().items()
+    }
+
+
 def data_digest(samples: Samples) -> str:
     """How many samples there are, and a digest of their values."""
     sha = hashlib.sha256()

@@ -22,7 +22,7 @@ from samestep.host import provenance
 from samestep.run import checkpoint, weights
 from samestep.run.config import Config, Settings
 from samestep.run.defaults import DEADLINE_S
-from samestep.run.identity import code_digest, data_digest
+from samestep.run.identity import code_digest, data_digest, entries
 from samestep.run.prepare import Prepared
 from samestep.version import __version__
 
@@ -201,7 +201,9 @@ def facts(workload: str, job: Job, config: Config, numerics: Mapping[str, Any], 
         "torch_version": str(numerics.get("torch_version")),
         "the code of samestep": f"{__version__} {(provenance.source_sha256() or '')[:16]}",
         "workload": workload,
-        **{name: str(value) for name, value in {**settings, **others}.items()},
+        **{name: str(value) for name, value in settings.items()},
+        **{f"the model's {name}": text for name, text in entries(job.model).items()},
+        **{name: str(value) for name, value in others.items()},
         "the code of the model, loss, metrics and transforms": code_digest(job),
         "the optimizer's options": str(numerics.get("optimizer")),
         "steps in all": str(job.num_steps),

@@ -90,6 +90,7 @@ class Record:
             does not tell.
         sent_bytes: Under the group engine: what this rank has sent, by exchange; early contributions went during the
             backward pass.
+        sent_bytes_by_rank: The same of every rank; not of the ranks' farewell.
         device: On a GPU: its name, where the data lay, graphs or why not, and the most memory of tensors; else None.
         weights_sha256: The digest of the trained weights.
         last_loss: Loss of the last step.
@@ -115,6 +116,7 @@ class Record:
     startup_s: float | None = None
     peak_memory_bytes: int | None = None
     sent_bytes: dict[str, int] | None = None
+    sent_bytes_by_rank: list[dict[str, int]] | None = None
     device: dict[str, Any] | None = None
     weights_sha256: str = ""
     last_loss: float | None = None
@@ -216,6 +218,7 @@ class Record:
             "step_table": self.steps.as_lists(),
             "noise_scale": self.pairs.as_dict() if self.pairs is not None else None,
             "sent_bytes": self.sent_bytes,
+            "sent_bytes_by_rank": self.sent_bytes_by_rank,
             "device": self.device,
             "breakdown": asdict(self.breakdown) if self.breakdown else None,
         }

@@ -318,7 +318,8 @@ class Session:
                 raise ToldElsewhere(128 + self._signal)
             raise Interrupted(stopping.sentence(self._signal, image.step, self.config.checkpoint), self._signal)
         record = self.record
-        record.sent_bytes = dict(self._engine.wire.sent) if self.others is not None else None
+        if self.others is not None:
+            record.sent_bytes, record.sent_bytes_by_rank = dict(self._engine.wire.sent), self._engine.sent_by_rank
         record.device = self._engine.device_facts if job.device != "cpu" else None
         if record.device is not None and record.device["not_captured"] is not None and self.config.graphs == "auto":
             self.notice(f"the passes of microbatches are no graphs: {record.device['not_captured']}")

@@ -161,8 +161,26 @@ def test_who_does_not_answer_in_time_is_named(both: list[Meeting]) -> None:
     wire = Wire(wires[0]._group, 0, 2, deadline_s=0.3)
     with pytest.raises(PeerLost) as caught:
         wire.swap("test", Route({}, {1: Parcel([torch.zeros(8)])}))
-    assert (caught.value.peer, caught.value.exchange) == (1, "test")
+    assert (caught.value.peers, caught.value.exchange) == ((1,), "test")
+    assert (wire.arrivals.count, wire.arrivals.waits_in) == (1, "test")
     assert 0.2 < caught.value.waited_s < 3.0
+
+
+@pytest.mark.parametrize("is_ready", [False, True])
+def test_who_waits_for_a_rank_that_closes_its_connections_finds_it_out(both: list[Meeting], is_ready: bool) -> None:
+    """Also where that one is ready to receive, which keeps its end of the connection."""
+    first, second = connected(both)
+    parts = [Route({}, {1: Parcel([torch.zeros(8)])})]
+    kept = first.begin("test", parts) if is_ready else None
+
+    def close() -> None:
+        time.sleep(0.2)
+        first.close()
+
+    waiting, _ = together(lambda: second.swap("test", Route({}, {0: Parcel([torch.zeros(8)])})), close)
+    assert isinstance(waiting, PeerLost)
+    assert waiting.waited_s < 0.5 * second.deadline_s
+    assert (kept is None) != is_ready
 
 
 def test_a_rank_whose_name_means_the_loopback_listens_where_the_others_reach_it(

@@ -25,7 +25,12 @@ from tests.engine.group.two import connected, together
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere ranks do not share their memory")
 
 REGIONS = lay_out(
-    [("control", "int64", (CONTROL_WORDS,)), ("signals", "int64", (1, 2, signals.SIGNAL_WORDS)), ("a", "uint8", (9,))]
+    [
+        ("control", "int64", (CONTROL_WORDS,)),
+        ("signals", "int64", (2, 3, signals.SIGNAL_WORDS)),
+        ("arrived", "int64", (3, signals.SIGNAL_WORDS)),
+        ("a", "uint8", (9,)),
+    ]
 )
 ONE = Machines(((0, 2),))
 
@@ -76,9 +81,9 @@ def test_who_does_not_come_or_calls_the_run_off_is_named(both: list[Meeting]) ->
     assert isinstance(second, Room)
     with pytest.raises(PeerLost, match=r"sums: rank 1: .* waited 0\.2 s") as caught:
         first.wait("sums")
-    assert (caught.value.peer, caught.value.exchange) == (1, "sums")
+    assert (caught.value.peers, caught.value.exchange) == ((1,), "sums")
     second.call_off()
-    with pytest.raises(PeerLost, match="another rank of this machine cannot go on"):
+    with pytest.raises(PeerLost, match="sums: rank 1: it cannot go on"):
         first.wait("sums")
     for each in (first, second):
         each.close()
@@ -96,3 +101,23 @@ def test_a_process_that_has_ended_is_noticed() -> None:
     found.close()
     other.communicate()
     assert torch.equal(memory["a"], torch.zeros(9, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("late", [0, 1, 2])
+def test_of_several_the_one_that_has_not_come_is_named(late: int) -> None:
+    """By both that wait: also by the one whose neighbour in the barrier waits, too."""
+    others = [subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) for _ in range(3)]
+    memory = memories.private(REGIONS.num_bytes).tensors(REGIONS)
+    signals.reset(memory["signals"])
+    here = [rank for rank in range(3) if rank != late]
+    rooms = []
+    for rank in here:
+        watched = {peer: os.pidfd_open(others[peer].pid) for peer in range(3) if peer != rank}
+        rooms.append(Room(Machines(((0, 3),)), rank, memory, watched, deadline_s=0.3))
+    found = together(*(lambda r=each: r.wait("sums") for each in rooms))
+    assert [type(each) for each in found] == [PeerLost, PeerLost]
+    assert [each.peers for each in found] == [(late,), (late,)]
+    for each in rooms:
+        each.close()
+    for other in others:
+        other.communicate(b"\n")

@@ -76,13 +76,14 @@ def difference(cards: Sequence[Card]) -> str | None:
     'the ranks do not agree on seed: it is 0 on rank 0 (a) and 1 on rank 1 (b). Start all of them alike'
     """
     known = [card for card in cards if card.facts]
-    names = list(dict.fromkeys(name for card in known for name in card.facts))
+    longest_first = sorted(known, key=lambda card: -len(card.facts))  # what others lack keeps its place among the rest
+    names = list(dict.fromkeys(name for card in longest_first for name in card.facts))
     differing = [name for name in names if len({card.facts.get(name) for card in known}) > 1]
     if not differing:
         return None
     first = known[0]
     other = next(card for card in known if card.facts.get(differing[0]) != first.facts.get(differing[0]))
-    texts = cut_to_difference(*(str(card.facts.get(differing[0])) for card in (first, other)))
+    texts = cut_to_difference(*(card.facts.get(differing[0], "not there") for card in (first, other)))
     values = [f"{t} on rank {card.rank} ({card.host})" for t, card in zip(texts, (first, other), strict=True)]
     more = f" (nor on {', '.join(differing[1:4])})" if len(differing) > 1 else ""
     return f"the ranks do not agree on {differing[0]}: it is {values[0]} and {values[1]}{more}. Start all of them alike"

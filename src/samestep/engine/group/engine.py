@@ -7,6 +7,7 @@ step: so each machine that is left has the newest one.
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from samestep.engine.group.exchange import Travelling
 from samestep.engine.group.meeting import Meeting
 from samestep.engine.group.parcels import SMALL_BYTES
 from samestep.engine.group.room import Room
-from samestep.engine.group.wire import PeerLost, Wire
+from samestep.engine.group.wire import Arrivals, PeerLost, Wire
 from samestep.engine.job import MODEL_ARRAYS, Image, Job, run_regions
 from samestep.engine.loop import Control, End, Listener, Loop, live_views
 from samestep.engine.rank import Rank
@@ -66,6 +67,7 @@ class Group:
 
     Attributes:
         wire: Connections to the others, from `agree` on.
+        sent_by_rank: Bytes that each rank has sent, by exchange; known at the end of a run.
     """
 
     job: Job
@@ -82,8 +84,10 @@ class Group:
     _image: Image | None = None
     _is_stopped: bool = False
     device_facts: dict[str, Any] | None = None
+    sent_by_rank: list[dict[str, int]] = field(default_factory=list)
     _is_live_whole: bool = False
     _doing: tuple[Phase, int] = (Phase.START, 0)
+    _arrivals: Arrivals = field(default_factory=Arrivals)
 
     def agree(self, image: Image | None, empty: Image, history: Mapping[str, Any]) -> tuple[Image, Mapping[str, Any]]:
         """Connect, and have the newest state that a rank has, and its history, on all ranks.
@@ -98,7 +102,7 @@ class Group:
             ToldElsewhere: Another rank says why the run ends.
         """
         with self._signs_given():
-            self.wire = self.meeting.connect()
+            self.wire = self.meeting.connect(self._arrivals)
             found = shipping.ship_newest(self.wire, self.meeting.cards, image, empty, history)
         self._image = found[0]
         return found
@@ -165,7 +169,7 @@ class Group:
     @contextmanager
     def _signs_given(self) -> Iterator[Beacon]:
         """Give signs of life; what goes wrong in the block ends all ranks, and one says it."""
-        light = Beacon(self.meeting.board.store, self.meeting.name, self.meeting.place.rank)
+        light = Beacon(self.meeting.board.store, self.meeting.name, self.meeting.place.rank, self._arrivals)
         try:
             yield light
         except PeerLost as lost:
@@ -209,7 +213,8 @@ class Group:
             why = entered
         if why is not None and not found.are_single and self.wire.rank == 0:
             self.notice(f"ranks of one machine do not share their memory, each sends for itself: {why}")
-        return Room(machines.single(self.wire.world_size), self.wire.rank, device.memory(regions))
+        alone = machines.single(self.wire.world_size)
+        return Room(alone, self.wire.rank, device.memory(regions), arrivals=self._arrivals)
 
     def _enter_with(self, log: Enter, light: Beacon) -> Enter:
         fault = faults.from_environment(self.wire.rank)
@@ -270,7 +275,8 @@ class Group:
             if image.step:
                 loop.stepper.owned.restore(image.scalars)
             end = loop.run()
-            self.wire.gather("farewell", None)  # nobody closes a connection that another one still reads from
+            # Nobody closes a connection that another one still reads from.
+            self.sent_by_rank = self.wire.gather("farewell", dict(self.wire.sent))
         except NonFiniteSums as error:
             rank.exchange.parameters()  # those that a rule had moved are back, at their owners
             self._is_live_whole = True
@@ -313,6 +319,7 @@ class Group:
         """Say on one rank why the run ends."""
         if self._room is not None:
             self._room.call_off()
+        traceback.clear_frames(lost.__traceback__)  # they hold what keeps the connections
         self.wire.close()  # who waits for this rank finds it out now
         light.fail()
         if self.members is None and self._is_told(self.wire.world_size):
@@ -324,7 +331,7 @@ class Group:
         is_other = beacon.speaker(self.wire.rank, signs) != self.wire.rank
         if is_other or (signs and (self._is_told(self.wire.world_size) or not self._may_speak())):
             raise ToldElsewhere(1) from None
-        text = beacon.explain(lost, self._doing[1], self.wire.rank, self.meeting.cards, signs)
+        text = beacon.explain(lost, light.sign(), self.wire.rank, self.meeting.cards, signs)
         if failure is not None:
             text = f"{failure}; {text}"
         raise WorkerError(text) from None

@@ -26,7 +26,7 @@ from samestep.engine.group import store as stores
 from samestep.engine.group.board import Board
 from samestep.engine.group.cards import Card
 from samestep.engine.group.place import Place
-from samestep.engine.group.wire import Wire
+from samestep.engine.group.wire import Arrivals, Wire
 from samestep.errors import Interrupted, SamestepError, ToldElsewhere, UsageError, WorkerError
 from samestep.host.scheduling import waking_politely
 
@@ -144,15 +144,18 @@ class Meeting:
             self.board.set(f"{self.name}/seen/{self.place.rank}", "")  # nobody waits for it
         return True
 
-    def connect(self) -> Wire:
+    def connect(self, arrivals: Arrivals | None = None) -> Wire:
         """Connections to all other ranks.
+
+        Args:
+            arrivals: Told of each exchange.
 
         Raises:
             WorkerError: They cannot be reached.
         """
         place = self.place
         if place.world_size == 1:
-            return Wire(None, 0, 1, self.deadline_s)
+            return Wire(None, 0, 1, self.deadline_s, arrivals)
         try:
             self._wait_for_all()
         except SamestepError:
@@ -173,7 +176,7 @@ class Meeting:
                 f"{self._own.name} listens on {address} and cannot connect to all other ranks: {_first_line(error)}. "
                 "Every rank must be able to open connections to every other one, on any port"
             ) from None
-        return Wire(group, place.rank, place.world_size, self.deadline_s)
+        return Wire(group, place.rank, place.world_size, self.deadline_s, arrivals)
 
     def _wait_for_all(self) -> None:
         """Until all ranks are about to connect."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from samestep.engine import memory as memories
 from samestep.engine import signals
-from samestep.engine.group.wire import PeerLost, Wire
+from samestep.engine.group.wire import Arrivals, PeerLost, Wire
 from samestep.engine.loop import Control
 from samestep.engine.memory import Memory
 from samestep.engine.signals import Barrier, Patience
@@ -41,6 +41,7 @@ class Room:
         rank: This one.
         memory: The regions of the run.
         watched: An open descriptor of the process of every other rank of the machine, by rank.
+        arrivals: Told of each exchange.
         has_own_core: Whether every process of the machine has one.
         deadline_s: Longest wait for the others.
     """
@@ -52,10 +53,12 @@ class Room:
         memory: Mapping[str, Tensor],
         watched: Mapping[int, int] | None = None,
         *,
+        arrivals: Arrivals | None = None,
         has_own_core: bool = True,
         deadline_s: float = 0.0,
     ) -> None:
-        self.machines, self.memory = machines, memory
+        self.machines, self.memory, self._rank = machines, memory, rank
+        self._arrivals = arrivals or Arrivals()
         self.is_first = machines.is_first(rank)
         self._watched = dict(watched or {})
         self._control = memory["control"].numpy()
@@ -63,6 +66,7 @@ class Room:
         self._barrier: Barrier | None = None
         if self._watched:
             ranks = machines.ranks(rank)
+            self._arrived = memory["arrived"].numpy()
             self._poll = select.poll()
             for handle in self._watched.values():
                 self._poll.register(handle, select.POLLIN)
@@ -80,17 +84,19 @@ class Room:
         Raises:
             PeerLost: One has not come in time, or has ended, or has called the run off.
         """
-        if self._barrier is None:
-            return
-        self._name, self._start_s = name, time.monotonic()
-        try:
-            self._barrier.wait()
-        except WorkerError as error:
-            raise self._lost(next(iter(self._watched)), str(error)) from None
+        self._arrivals.come(name)
+        if self._barrier is not None:
+            self._arrived[self._rank, 0] = self._arrivals.count
+            self._name, self._start_s = name, time.monotonic()
+            try:
+                self._barrier.wait()
+            except WorkerError as error:
+                raise self._lost(self._missing(), str(error)) from None
+        self._arrivals.go()
 
     def call_off(self) -> None:
         """Let the others of this machine wait no longer: the run cannot go on."""
-        self._control[Control.GENERATION] = 1
+        self._control[Control.GENERATION] = 1 + self._rank
 
     def close(self) -> None:
         """Let go of the other processes; the memory goes with its last view."""
@@ -100,14 +106,19 @@ class Room:
 
     def _check(self) -> None:
         if self._control[Control.GENERATION]:
-            raise self._lost(next(iter(self._watched)), "another rank of this machine cannot go on")
+            raise self._lost((int(self._control[Control.GENERATION]) - 1,), "it cannot go on")
         ended = {handle for handle, _ in self._poll.poll(0)}
         for rank, handle in self._watched.items():
             if handle in ended:
-                raise self._lost(rank, "its process has ended")
+                raise self._lost((rank,), "its process has ended")
 
-    def _lost(self, peer: int, cause: str) -> PeerLost:
-        return PeerLost(self._name, peer, cause, time.monotonic() - self._start_s)
+    def _missing(self) -> tuple[int, ...]:
+        """Those of this machine that have not come; all others, where these have come at the last moment."""
+        late = [rank for rank in self._watched if self._arrived[rank, 0] < self._arrivals.count]
+        return tuple(late or self._watched)
+
+    def _lost(self, peers: tuple[int, ...], cause: str) -> PeerLost:
+        return PeerLost(self._name, peers, cause, time.monotonic() - self._start_s)
 
 
 def enter(
@@ -146,7 +157,8 @@ def enter(
         found = [text for text in wire.gather("memory", why) if text is not None]
         if not found:
             kept, watched = watched, {}
-            return Room(machines, wire.rank, memory, kept, has_own_core=has_own_core, deadline_s=deadline_s)
+            how: dict[str, Any] = {"has_own_core": has_own_core, "deadline_s": deadline_s}
+            return Room(machines, wire.rank, memory, kept, arrivals=wire.arrivals, **how)
         return str(found[0])
     finally:
         for each in [*watched.values(), *([handle] if handle >= 0 else [])]:

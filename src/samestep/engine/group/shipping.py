@@ -32,14 +32,15 @@ def ship_newest(
     if not receivers:
         assert image is not None
         return image, said[0]
+    route = Route({}, {})
     if wire.rank == source.rank:
         assert image is not None
-        parcel = Parcel(_pieces(image))
-        wire.swap("state to begin with", Route(dict.fromkeys(receivers, parcel), {}))
+        route = Route(dict.fromkeys(receivers, Parcel(_pieces(image))), {})
     elif wire.rank in receivers:
         best = {name: empty.arrays[name].clone() for name in MODEL_ARRAYS} if said[1] else {}
         image = Image(source.step, empty.arrays, empty.scalars, empty.decided, best)
-        wire.swap("state to begin with", Route({}, {source.rank: Parcel(_pieces(image))}))
+        route = Route({}, {source.rank: Parcel(_pieces(image))})
+    wire.swap("state to begin with", route)
     assert image is not None
     return image, said[0]
 

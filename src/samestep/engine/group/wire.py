@@ -8,6 +8,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import chain
 from typing import Any
@@ -24,14 +25,45 @@ class PeerLost(Exception):
 
     Args:
         exchange: Which one, in words.
-        peer: Whose part is missing, as far as this rank can tell.
+        peers: Whose parts are missing, as far as this rank can tell.
         cause: What the network's library says.
         waited_s: Since the exchange began.
     """
 
-    def __init__(self, exchange: str, peer: int, cause: str, waited_s: float) -> None:
-        super().__init__(f"{exchange}: rank {peer}: {cause}")
-        self.exchange, self.peer, self.cause, self.waited_s = exchange, peer, cause, waited_s
+    def __init__(self, exchange: str, peers: tuple[int, ...], cause: str, waited_s: float) -> None:
+        super().__init__(f"{exchange}: rank {', '.join(map(str, peers))}: {cause}")
+        self.exchange, self.peers, self.cause, self.waited_s = exchange, peers, cause, waited_s
+
+
+@dataclass
+class Arrivals:
+    """How far a rank has come: all come to the same exchanges in the same order, so that their counts can be compared.
+
+    Attributes:
+        count: Exchanges that it has come to.
+        waits_in: The one in which it waits for others; "" where it works.
+
+    Example:
+        >>> arrivals = Arrivals()
+        >>> arrivals.come("norms")
+        >>> arrivals
+        Arrivals(count=1, waits_in='norms')
+        >>> arrivals.go()
+        >>> arrivals
+        Arrivals(count=1, waits_in='')
+    """
+
+    count: int = 0
+    waits_in: str = ""
+
+    def come(self, name: str) -> None:
+        """Here begins the wait in an exchange."""
+        self.count += 1
+        self.waits_in = name
+
+    def go(self) -> None:
+        """It is over; not called where the exchange fails, so that a rank's last word is where it failed."""
+        self.waits_in = ""
 
 
 class Wire:
@@ -42,18 +74,23 @@ class Wire:
         rank: This rank.
         world_size: How many there are.
         deadline_s: Longest time that one exchange may take.
+        arrivals: Told of each exchange.
 
     Attributes:
         sent: Bytes that this rank has sent, by exchange; `EARLY` and its name: parts of it that went before the rest.
     """
 
-    def __init__(self, group: Any, rank: int, world_size: int, deadline_s: float) -> None:
+    def __init__(
+        self, group: Any, rank: int, world_size: int, deadline_s: float, arrivals: Arrivals | None = None
+    ) -> None:
         self._group, self.rank, self.world_size, self.deadline_s = group, rank, world_size, deadline_s
+        self.arrivals = arrivals or Arrivals()
         self.peers = tuple(peer for peer in range(world_size) if peer != rank)
         self.sent: Counter[str] = Counter()
+        self._open: list[Transfer] = []
 
     def swap(self, name: str, route: Route) -> None:
-        """Send and receive the parcels of a route.
+        """Send and receive the parcels of a route; a rank without any calls it, too, so that it counts as come.
 
         Raises:
             PeerLost: A part did not come in time, or a connection broke.
@@ -68,10 +105,18 @@ class Wire:
         Raises:
             PeerLost: A connection broke.
         """
-        return Transfer(self, self._group, name, parts)
+        transfer = Transfer(self, self._group, name, parts)
+        self._open.append(transfer)
+        return transfer
+
+    def ended(self, transfer: Transfer) -> None:
+        """An exchange is over."""
+        self._open.remove(transfer)
 
     def close(self) -> None:
-        """Break the connections, so that nobody waits for this rank any longer."""
+        """Break the connections, so that nobody waits for this rank any longer: they last as long as what uses them."""
+        while self._open:
+            self._open.pop().drop()
         self._group = None
 
     def gather(self, name: str, value: Any) -> list[Any]:
@@ -128,6 +173,7 @@ class Transfer:
             PeerLost: A part did not come in time, or a connection broke.
         """
         self._start_s = time.monotonic()
+        self._wire.arrivals.come(self._name)
         self._wire.sent[self._name] += sum(self._send(number) for number in list(self._unsent))
         for peer, work in self._works:
             left_s = self._wire.deadline_s - (time.monotonic() - self._start_s)
@@ -136,6 +182,14 @@ class Transfer:
         for route in self._parts:
             for parcel in route.incoming.values():
                 parcel.open()
+        self._wire.ended(self)
+        self.drop()
+        self._wire.arrivals.go()
+
+    def drop(self) -> None:
+        """Let go of the connections; nothing can be sent any more."""
+        self._works.clear()
+        self._group = None
 
     def _send(self, number: int) -> int:
         num_bytes = 0
@@ -153,7 +207,7 @@ class Transfer:
         try:
             yield
         except RuntimeError as error:
-            raise PeerLost(self._name, peer, str(error), time.monotonic() - self._start_s) from None
+            raise PeerLost(self._name, (peer,), str(error), time.monotonic() - self._start_s) from None
 
 
 def _tagged(parts: Sequence[Mapping[int, Parcel]], first: int) -> list[list[tuple[int, Parcel, int]]]:
