@@ -125,7 +125,7 @@ def kept(command: Command) -> list[dict[str, Any]]:
 
 @pytest.mark.processes
 @pytest.mark.timeout(500)
-@pytest.mark.parametrize(("rounds", "program"), [(3, LIGHT), soak(6, (SCRIPT,))])
+@pytest.mark.parametrize(("rounds", "program"), [soak(3, LIGHT), soak(6, (SCRIPT,))])
 def test_an_interrupted_study_goes_on(
     command: Command, rounds: int, program: Words, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -313,7 +313,7 @@ def undisturbed() -> str:
 @pytest.mark.parametrize(
     ("schedule", "workers", "victim"),
     [
-        ("1f1b", 2, 1), soak("1f1b", 2, 0), ("gpipe", 2, 0), soak("gpipe", 2, 1),
+        ("1f1b", 2, 1), soak("1f1b", 2, 0), soak("gpipe", 2, 0), soak("gpipe", 2, 1),
         *(soak(schedule, 2, victim) for schedule in ("interleaved", "zbv") for victim in (0, 1)),
         *(soak(schedule, 4, victim) for schedule in ("1f1b", "gpipe") for victim in (0, 3)),
     ],

@@ -235,6 +235,11 @@ class Passes:
                     f"the model uses {operation}, which has no deterministic kernel on {self._device.name}, so a run "
                     "could not be repeated; take another operation, or device='cpu'"
                 ) from None
+            if self._job.precision == "bf16" and "could not create a primitive" in str(error):
+                raise UsageError(
+                    "precision='bf16': this CPU has no kernel in bfloat16 for a layer of the model (torch has none for "
+                    "an LSTM without AVX-512 or AMX); take precision='fp32'"
+                ) from error
             raise
 
     def _restart(self, microbatch: Microbatch) -> None:
