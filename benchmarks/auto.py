@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
+from unittest.mock import patch
 
 import numpy as np
 
@@ -54,16 +55,9 @@ def choose(name: str) -> Choice:
     task = ordinary(name)
     settings = programs.settings_of(task, _STEPS)
     is_open = {"workers": None, "backprop": None, "threads_per_worker": None, "stages": None, "schedule": None}
-    before = os.environ.get("XDG_CACHE_HOME")
-    with tempfile.TemporaryDirectory() as cache:
-        os.environ["XDG_CACHE_HOME"] = cache
-        try:
-            build = partial(programs.workload_of, task)
-            return choosing.choose(build, replace(settings, **is_open), Told(), allows_threads=True)
-        finally:
-            os.environ.pop("XDG_CACHE_HOME")
-            if before is not None:
-                os.environ["XDG_CACHE_HOME"] = before
+    build = partial(programs.workload_of, task)
+    with tempfile.TemporaryDirectory() as cache, patch.dict(os.environ, {"XDG_CACHE_HOME": cache}):
+        return choosing.choose(build, replace(settings, **is_open), Told(), allows_threads=True)
 
 
 def tasks(name: str, choice: Choice) -> list[Task]:

@@ -56,7 +56,7 @@ def verify(
     from samestep.run.progress import for_stderr  # noqa: PLC0415
 
     torch_private.without_compiler_import()
-    with stdout_kept():  # what the workload's own code prints
+    with stdout_kept():
         counts = default_workers(against) if workers is None else workers
         work = chosen.choose(workload, data, model, about, settings)
         verdict = run_verify(work.build, settings, counts, for_stderr(), peer=against)
@@ -95,7 +95,7 @@ def scale(
     from samestep.measure import scale as study_of  # noqa: PLC0415
     from samestep.report import page  # noqa: PLC0415
 
-    with stdout_kept(), Teller() as teller:  # what the workload's own code prints
+    with stdout_kept(), Teller() as teller:
         build = chosen.choose(workload, data, model, about, settings).build
         study, resolved = study_of.plan_study(build(), settings, workers, is_weak=weak, rounds=repeats, slot_s=slot_s)
         record = study_of.measure(build, settings, study, resolved, out, teller)
@@ -144,7 +144,7 @@ def sweep(
     from samestep.report import page  # noqa: PLC0415
 
     torch_private.without_compiler_import()
-    with stdout_kept(), Teller() as teller:  # what the workload's own code prints
+    with stdout_kept(), Teller() as teller:
         wishes = study.Wishes(
             batches=batches,
             optimizers=optimizers,

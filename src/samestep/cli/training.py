@@ -79,7 +79,7 @@ def train(
 
     is_run = not (print_config or print_plan)
     with (
-        stdout_kept(),  # what the workload's own code prints
+        stdout_kept(),
         started_ahead(settings) if is_run and parallel is None else nullcontext() as ahead,
     ):
         from samestep import torch_private  # noqa: PLC0415

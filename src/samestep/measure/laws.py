@@ -77,8 +77,8 @@ def fit_amdahl(relative: Mapping[int, Sequence[float] | Values]) -> Fit:
     """Amdahl's serial share from measured speed-ups over one worker.
 
     Least squares of predicted / measured time - 1 over the medians of the rounds, bounded to 0 .. 1. The 95 % interval
-    is that of the median of fits to each round by itself (see `stats.median`): simulated coverage is 94-97 % from 6
-    rounds on, at 1 to 6 % of noise; with fewer rounds it is all that is possible, 0 .. 1.
+    is that of the median of fits to each round by itself (see `stats.median`), whose coverage the tests simulate: 92 to
+    98 % from 6 rounds on; with fewer rounds it is all that is possible, 0 .. 1.
 
     Args:
         relative: Workers → speed-up over one worker, one value a round; needs one count above 1.

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -20,6 +21,7 @@ from samestep.engine.shared import Shared
 from samestep.engine.solo import Solo
 from samestep.errors import Interrupted, SamestepError, ToldElsewhere, WorkerError
 from samestep.host.cores import num_cores
+from samestep.host.limited import within
 from samestep.optim.doubling import Growth
 from samestep.run import checkpoint, critical_batch, final, growth, outcome, profile, ranks, stopping, usage
 from samestep.run.config import Config
@@ -264,7 +266,8 @@ class Session:
                 profile.leave(self.prepared.job.trace, self.config.profile)
         except SamestepError as error:
             text, code = str(error), 2
-        stopping.within(_LAST_WORDS_S, self._log.close)
+        with suppress(TimeoutError):
+            within(self._log.close, _LAST_WORDS_S)
         self.progress.stop()
         leave(text, code)
 

@@ -80,13 +80,6 @@ def _watched(handler: Callable[[int], None], overdue: Callable[[int], None]) -> 
             watcher.join()
 
 
-def within(limit_s: float, act: Callable[[], None]) -> None:
-    """Do something that may hang, and go on without it after a while."""
-    thread = threading.Thread(target=act, name="samestep-last-words", daemon=True)
-    thread.start()
-    thread.join(limit_s)
-
-
 def sentence(number: int, step: int, checkpoint: Path | None) -> str:
     """What a person is told of a run that was stopped."""
     saved = (

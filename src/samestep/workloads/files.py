@@ -52,20 +52,15 @@ def load(name: str) -> Workload:
     if not callable(function):
         found = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise UsageError(f"{path_text} has no function {function_name!r}; it has {', '.join(found) or 'none'}")
-    try:
-        workload = function()
-    except SamestepError:
-        raise
-    except Exception as error:
-        raise _failure(path, error) from error
+    explained = partial(_explained, path)
+    workload = explained(function)()
     if not isinstance(workload, Workload):
         raise UsageError(f"{name} returned {type(workload).__name__}, not a samestep.Workload")
-    explained = partial(_explained, path)
     base_model = None if workload.base_model is None else explained(workload.base_model)
     return replace(workload, model=explained(workload.model), data=explained(workload.data), base_model=base_model)
 
 
-def _explained(path: Path, make: Callable[[], Made]) -> Callable[[], Made]:
+def _explained(path: Path, make: Callable[..., Made]) -> Callable[[], Made]:
     """A function of the file's; what it raises is said in one line."""
 
     @wraps(make)

@@ -7,9 +7,9 @@ given. So a thread of its own asks, and is left behind where no answer comes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
-from threading import Thread
 from typing import Any, TypeVar
+
+from samestep.host.limited import within
 
 Answer = TypeVar("Answer")
 
@@ -57,25 +57,3 @@ class Board:
         except TimeoutError:
             self._is_gone = True
             raise RuntimeError(f"the store did not answer within {self._limit_s:g} s") from None
-
-
-def within(question: Callable[[], Answer], limit_s: float) -> Answer:
-    """What a question gives or raises.
-
-    Raises:
-        TimeoutError: It takes longer; it goes on in a thread that nobody waits for.
-
-    Example:
-        >>> within(lambda: 7, limit_s=5.0)
-        7
-    """
-    found: Future[Answer] = Future()
-    Thread(target=_settle, args=(found, question), name="samestep-board", daemon=True).start()
-    return found.result(limit_s)
-
-
-def _settle(found: Future[Answer], question: Callable[[], Answer]) -> None:
-    try:
-        found.set_result(question())
-    except Exception as error:
-        found.set_exception(error)

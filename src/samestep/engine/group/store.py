@@ -16,9 +16,10 @@ from typing import Any
 from torch import distributed
 
 from samestep import torch_private
-from samestep.engine.group.board import Board, within
+from samestep.engine.group.board import Board
 from samestep.engine.group.place import Place
 from samestep.errors import UsageError
+from samestep.host.limited import within
 
 _ATTEMPT_S = 5.0
 """Longest wait for one answer: the machine may come up meanwhile, and the kernel asks ever more rarely."""
