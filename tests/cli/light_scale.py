@@ -16,7 +16,8 @@ TINY = Path(__file__).parent.parent / "measure" / "tiny.py"
 
 def light(task: Task, *how: Any) -> Program:
     assert task.workers == 1, "it keeps one log"
-    return Program(name=task.name, command=(sys.executable, "-I", "-S", str(TINY), "--child"))
+    command = (sys.executable, "-I", "-S", str(TINY), "--child", "--told")
+    return Program(name=task.name, command=command, stdin=b"begin\n")
 
 
 if __name__ == "__main__":

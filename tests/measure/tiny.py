@@ -46,7 +46,10 @@ def main() -> None:
     parser.add_argument("--hang-at", type=int, default=-1, help="step")
     parser.add_argument("--say", default="")
     parser.add_argument("--child", action="store_true", help="has a process that looks after nobody")
+    parser.add_argument("--told", action="store_true", help="begins when a line on standard input says so")
     given = parser.parse_args()
+    if given.told and not sys.stdin.readline():
+        sys.exit("nobody is left")
     step_s = given.step_s * (1 + given.dealt * random.random())
     ring = Ring(Path(os.environ["SAMESTEP_EVENTS"]) / "0.events")
     if given.say:

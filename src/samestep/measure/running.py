@@ -81,7 +81,6 @@ class Running:
         try:
             for number in range(program.copies):
                 running.leaders.append(running._launch(number))
-                guard.watch(running.leaders[0].pid)
         except BaseException:
             running.kill()
             raise
@@ -100,6 +99,8 @@ class Running:
                 stderr=output,
                 process_group=self.leaders[0].pid if self.leaders else 0,
             )
+        # Before it is told what to do: until then it waits for that, and ends by itself where we are gone.
+        self.guard.watch(self.leaders[0].pid if self.leaders else process.pid)
         assert process.stdin is not None
         # In a thread: a program that does not read would block us.
         threading.Thread(target=_feed, args=(process, self.program.stdin), daemon=True).start()
