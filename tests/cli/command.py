@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,6 +61,7 @@ class Command:
 
     def __post_init__(self) -> None:
         self._tag = uuid.uuid4().hex
+        self._started: list[subprocess.Popen[str]] = []
         self._before = in_shared_memory()
         for name in ("home", "cache", "tmp"):
             (self.folder / name).mkdir()
@@ -72,7 +75,7 @@ class Command:
             _TAG: self._tag,
             **self.environment,
         }
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*map(str, program), *map(str, words)],
             cwd=self.folder,
             env={name: value for name, value in values.items() if value is not None},
@@ -81,6 +84,8 @@ class Command:
             text=True,
             start_new_session=True,
         )
+        self._started.append(process)
+        return process
 
     def run(self, *words: str | Path, program: Sequence[str | Path] = (SCRIPT,), timeout_s: float = 60.0) -> Finished:
         """Run it to its end, which must come in time."""
@@ -123,12 +128,13 @@ class Command:
         return time.monotonic() - start
 
     def end_all(self) -> None:
-        """End what still runs."""
+        """End what still runs; of a test that failed nothing is left for the next one to find."""
         for pid in self.processes():
-            try:
-                os.kill(pid, 9)
-            except ProcessLookupError:
-                continue
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for process in self._started:
+            if process.returncode is None:
+                process.communicate()
 
     def check_nothing_left(self) -> None:
         """No process, nothing in /dev/shm, no temporary file."""

@@ -180,6 +180,33 @@ def test_parent_killed_while_workers_start(command: Command, later_s: float) -> 
     command.check_nothing_left()
 
 
+SLOW_TORCH = """
+import sys, time
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch" and "-c" in sys.orig_argv:
+            time.sleep(30.0)
+if "-c" in sys.orig_argv:
+    time.sleep(0.5)  # the parent is gone before the worker's first line
+sys.meta_path.insert(0, Slow())
+"""
+
+
+@pytest.mark.processes
+def test_parent_killed_before_a_workers_first_line(command: Command) -> None:
+    """On a slow machine an interpreter takes long to start, and torch much longer; neither is waited for."""
+    slow = command.folder / "slow"
+    slow.mkdir()
+    (slow / "sitecustomize.py").write_text(SLOW_TORCH)
+    command.environment = {"PYTHONPATH": os.pathsep.join(filter(None, [str(slow), os.environ.get("PYTHONPATH")]))}
+    process = command.start(*RUN, "--workers", "2")
+    while len(command.processes()) < 3:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.kill()
+    command.await_end_of_all(MOST_S)
+
+
 class TestInProcess:
     """One worker in this process: states are saved at chosen steps."""
 

@@ -28,10 +28,10 @@ _HEADER = struct.Struct("<Q")
 
 _BOOTSTRAP = (
     "import os, pickle, struct, sys, threading, time\n"
-    "parent = os.getppid()\n"
+    "parent = int(sys.argv[2])\n"  # not who it is now: it may be gone before this line is reached
     "def watch():\n"  # importing torch takes a second, and only afterwards does anybody read the pipe
     "    while os.getppid() == parent:\n"
-    "        time.sleep(0.5)\n"
+    "        time.sleep(0.2)\n"
     "    os._exit(1)\n"
     "threading.Thread(target=watch, daemon=True).start()\n"
     "def read(size):\n"
@@ -117,7 +117,7 @@ class WorkerProcess:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOTSTRAP, module],
+                [sys.executable, "-c", _BOOTSTRAP, module, str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env={**os.environ, **thread_environment(intra_op_threads), **environment},
