@@ -160,6 +160,14 @@ def sleepy() -> Workload:
     return _workload(2e-3, 500)
 
 
+NAP_STEPS = 200
+
+
+def nap() -> Workload:
+    """A second or two; four microbatches of 2 ms a step."""
+    return _workload(2e-3, NAP_STEPS)
+
+
 def heavy() -> Workload:
     """2.6 MB of parameters: at 10 Mbit/s two hosts need a second for each of a step's two exchanges."""
 

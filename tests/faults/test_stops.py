@@ -27,7 +27,7 @@ from tests.faults import nets
 from tests.marks import soak
 
 NETS = Path(__file__).with_name("nets.py")
-RUN = ("train", f"{NETS}:sleepy", "--checkpoint", "state", "--checkpoint-every-s", "0.2", "--json")
+RUN = ("train", f"{NETS}:nap", "--checkpoint", "state", "--checkpoint-every-s", "0.2", "--json")
 MOST_S = 5.0
 """A run that is asked to stop saves and ends in this time; so do the workers of a parent that is killed."""
 
@@ -35,7 +35,7 @@ MOST_S = 5.0
 @cache
 def undisturbed() -> str:
     """The digest of the run that nothing happens to."""
-    return samestep.train(nets.sleepy(), workers=1).record.weights_sha256
+    return samestep.train(nets.nap(), workers=1).record.weights_sha256
 
 
 def start_and_await_checkpoint(command: Command, workers: int, *more: str) -> subprocess.Popen[str]:
@@ -62,7 +62,7 @@ def check_resumed(command: Command, workers: int) -> None:
     assert finished.code == 0, finished.stderr
     answer = json.loads(finished.stdout)
     assert answer["weights_sha256"] == undisturbed()
-    assert answer["steps"] == 500
+    assert answer["steps"] == nets.NAP_STEPS
     assert f"on {workers} worker" in finished.stderr
     assert ", from step " in finished.stderr
 
@@ -136,7 +136,7 @@ def test_a_long_step_that_moves_the_state_is_abandoned(tmp_path: Path, how: str,
     stall.unlink()
     going_on = command.run(*RUN, *words, "--workers", "2", "--resume")
     assert ", from step " in going_on.stderr
-    whole = command.run("train", f"{NETS}:sleepy", *flags, "--steps", "120", "--workers", "1", "--json")
+    whole = command.run("train", f"{NETS}:nap", *flags, "--steps", "120", "--workers", "1", "--json")
     assert json.loads(going_on.stdout)["weights_sha256"] == json.loads(whole.stdout)["weights_sha256"]
 
 

@@ -101,11 +101,13 @@ def code_sha256(things: Iterable[Any]) -> str | None:
     Returns:
         None where there is none: all of it is samestep's or installed, or lies in no file (a notebook).
     """
-    files = {Path(path) for thing in things if (path := _source_of(thing)) is not None}
-    folders = {path.resolve().parent for path in files if not _is_installed(path)}
-    loaded = {Path(path) for each in [*sys.modules.values()] if (path := getattr(each, "__dict__", {}).get("__file__"))}
-    own = [path for path in loaded | files if path.suffix == ".py" and not _is_installed(path)]
-    found = {path.resolve() for path in own if folders & {*path.resolve().parents}}
+    files = {path for thing in things if (path := _source_of(thing)) is not None}
+    folders = {Path(path).resolve().parent for path in files if not _is_installed(path)}
+    if not folders:
+        return None
+    loaded = {path for each in [*sys.modules.values()] if (path := getattr(each, "__dict__", {}).get("__file__"))}
+    own = [Path(path).resolve() for path in loaded | files if path.endswith(".py") and not _is_installed(path)]
+    found = {path for path in own if folders & {*path.parents}}
     digests = []
     for each in found:
         with suppress(OSError):
@@ -122,10 +124,12 @@ def _source_of(thing: Any) -> str | None:
         return None
 
 
-def _is_installed(path: Path) -> bool:
-    others = {Path(__file__).parent.parent, Path(sysconfig.get_paths()["stdlib"])}
-    is_package = not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
-    return is_package or not {each.resolve() for each in others}.isdisjoint(path.resolve().parents)
+@cache  # asked of every module that there is, thousands, in every run
+def _is_installed(path: str) -> bool:
+    if not {"site-packages", "dist-packages"}.isdisjoint(Path(path).parts):
+        return True
+    others = (Path(__file__).parent.parent, Path(sysconfig.get_paths()["stdlib"]))
+    return any(Path(path).resolve().is_relative_to(each.resolve()) for each in others)
 
 
 def git_commit(folder: Path, *, limit_s: float = _GIT_LIMIT_S) -> str | None:
