@@ -38,9 +38,12 @@ def test_python_blocks_run_as_unguarded_scripts(number: int, tmp_path: Path) -> 
     run([sys.executable, "block.py"], tmp_path)
 
 
+LATER = ("verify", "scale", "workloads", "env", "pack", "data")
+
+
 @pytest.mark.processes
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("left_out", [("verify", "scale", "workloads", "env", "pack", "data"), pytest.param((), marks=pytest.mark.soak)])
+@pytest.mark.parametrize("left_out", [LATER, pytest.param((), marks=pytest.mark.soak)])
 def test_samestep_commands_run_one_after_the_other(tmp_path: Path, left_out: tuple[str, ...]) -> None:
     """Those that need no other one, and have tests of their own, are left out for every change."""
     commands = [shlex.split(line) for line in CONSOLE if line.startswith("samestep ")]
