@@ -37,6 +37,10 @@ def net():
 """
 
 
+IN_WORKERS = pytest.param("2", marks=[pytest.mark.processes, pytest.mark.soak])
+"""What is found in the caller's process is found there whatever the workers; once for every change is enough."""
+
+
 class TestCommandLine:
     @pytest.mark.parametrize(
         ("words", "expected"),
@@ -142,7 +146,7 @@ class TestData:
         assert str(tmp_path / "cache") in complaint
         command.check_nothing_left()
 
-    @pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.processes)])
+    @pytest.mark.parametrize("workers", ["1", IN_WORKERS])
     @pytest.mark.parametrize(
         ("function", "expected"),
         [
@@ -155,8 +159,15 @@ class TestData:
     def test_unusable(self, call: Call, function: str, expected: str, workers: str) -> None:
         assert expected in refused(call("train", f"{NETS}:{function}", "--workers", workers))
 
-    @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.processes)])
-    @pytest.mark.parametrize("part", ["training", "validation"])
+    @pytest.mark.parametrize(
+        ("part", "workers"),
+        [
+            ("training", 1),
+            ("validation", 1),
+            pytest.param("training", 2, marks=pytest.mark.processes),
+            pytest.param("validation", 2, marks=[pytest.mark.processes, pytest.mark.soak]),
+        ],
+    )
     def test_a_label_is_found_before_the_first_step(self, part: str, workers: int) -> None:
         inputs, targets = torch.randn(64, 4, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 2
         wrong = targets.clone()
@@ -175,7 +186,7 @@ class TestData:
             )
         assert samestep.digest(model) == before
 
-    @pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.processes)])
+    @pytest.mark.parametrize("workers", ["1", IN_WORKERS])
     @pytest.mark.parametrize("function", ["garbage_loss", "wrong_shape_loss", "three_losses"])
     def test_losses_that_are_none(self, call: Call, function: str, workers: str) -> None:
         assert "the loss returned" in refused(call("train", f"{NETS}:{function}", "--workers", workers))

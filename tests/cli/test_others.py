@@ -16,6 +16,7 @@ import torch
 from samestep.version import __version__
 from samestep.workloads import catalog
 from tests.cli.command import Command, Finished
+from tests.marks import soak
 
 NETS = Path(__file__).with_name("nets.py")
 
@@ -130,7 +131,7 @@ class TestVerify:
         ("function", "cause"),
         [
             ("draws_python", "Python's random"),
-            ("draws_numpy", "numpy.random"),
+            soak("draws_numpy", "numpy.random"),
             ("draws_pid", ""),  # nothing that can be told from one process
         ],
     )
@@ -142,6 +143,7 @@ class TestVerify:
         assert verdict["differences"]["2"][0]["tensor"] == "net.0.weight"
         assert cause in "; ".join(verdict["cause"])
 
+    @pytest.mark.soak
     def test_difference_for_people(self, call: Call) -> None:
         finished = call("verify", f"{NETS}:draws_python", "--workers", "1,2", "--steps", "3")
         assert finished.code == 1

@@ -15,6 +15,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from tests.cli.command import SCRIPT, Command, Finished
+from tests.marks import soak
 
 NETS = Path(__file__).with_name("nets.py")
 SHORT = ("--global-batch", "32", "--microbatch", "4", "--steps", "6", "--width", "24", "--depth", "1")
@@ -73,7 +74,7 @@ class TestJson:
         assert "when called" in finished.stderr
 
     @pytest.mark.processes
-    @pytest.mark.parametrize("workers", ["1", "2"])
+    @pytest.mark.parametrize("workers", [soak("1"), "2"])
     def test_a_model_that_prints_in_every_way_does_not_disturb(self, command: Command, workers: str) -> None:
         finished = command.run("train", f"{NETS}:talks", "--workers", workers, "--json")
         assert finished.code == 0, finished.stderr

@@ -18,6 +18,7 @@ from samestep.engine.group.beacon import INTERVAL_S
 from samestep.engine.group.store import listen
 from tests.faults import one_rank
 from tests.faults.nets import BROKEN, LEAVING, STALL, WIDTH, is_here
+from tests.marks import soak
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
 
@@ -150,7 +151,7 @@ def test_ranks_that_were_not_started_alike(ranks: Ranks, other: list[str], text:
     assert lines[0].startswith(text)
 
 
-@pytest.mark.parametrize("bad", [[1], [0, 1]])
+@pytest.mark.parametrize("bad", [soak([1]), [0, 1]])
 def test_a_mistake_in_a_command_line_ends_all_at_once_and_is_told_once(ranks: Ranks, bad: list[int]) -> None:
     ranks.start([["digits-mlp", *(["--no-such"] if rank in bad else [])] for rank in range(2)])
     line = ranks.refused_at_once()
@@ -198,6 +199,7 @@ APART = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
 """Of a rank that is a machine of its own."""
 
 
+@pytest.mark.soak
 def test_a_state_of_other_settings_on_the_second_machine_is_told(ranks: Ranks, tmp_path: Path) -> None:
     state = ["--resume", "--checkpoint", str(tmp_path / "1")]
     command = [*one_rank.TRAIN, f"{NETS}:short", "--workers", "1", *state]
@@ -210,6 +212,7 @@ def test_a_state_of_other_settings_on_the_second_machine_is_told(ranks: Ranks, t
     assert re.match(r"rank 1 \(\S+, process \d+\): \S+/1/step-000000012\.json is of a run with optimizer=", lines[0])
 
 
+@pytest.mark.soak
 def test_a_checkpoint_that_cannot_be_written_on_the_second_machine_is_told(ranks: Ranks, tmp_path: Path) -> None:
     folders = [tmp_path / str(rank) for rank in range(2)]
     words = [[SLEEPY, "--checkpoint", str(folder), "--checkpoint-every-s", "0.05"] for folder in folders]

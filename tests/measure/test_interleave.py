@@ -392,7 +392,7 @@ def await_end(command: Command, process: subprocess.Popen[str], timeout_s: float
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("is_adopted", [False, True])
+@pytest.mark.parametrize("is_adopted", [soak(False), True])  # noqa: FBT003 (a case)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, soak(signal.SIGTERM), soak(signal.SIGHUP)])
 def test_nothing_is_left_of_a_measurement_that_ends(command: Command, number: signal.Signals, is_adopted: bool) -> None:
     process, pid = start_and_await_rounds(command, is_adopted=is_adopted)

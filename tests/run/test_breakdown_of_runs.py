@@ -18,6 +18,7 @@ import samestep
 from samestep.engine.breakdown import GROUPS
 from samestep.run.record import Record
 from tests import helpers
+from tests.marks import soak
 
 PAUSE_S = 0.02
 """Far above everything else that these small nets do in a step."""
@@ -117,7 +118,7 @@ not in the durations, which end with the update; a group that is missing or coun
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [soak(1), 2])
 def test_the_groups_add_up_to_the_step(workers: int) -> None:
     """Against the durations that the run itself took, which know nothing of events."""
     for attempt in range(ATTEMPTS):

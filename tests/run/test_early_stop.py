@@ -24,7 +24,7 @@ SETTINGS: dict[str, Any] = {
     "optimizer": "adam",
     "lr": 0.02,
 }
-WORKERS = (1, 2, 3)
+WORKERS = (1, 3)
 
 
 def work(target: Target | None = None) -> samestep.Workload:

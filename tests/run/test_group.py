@@ -240,7 +240,7 @@ def test_a_rank_sends_no_more_than_the_best_all_reduce(workers: int) -> None:
     assert workers * least < sum(a_step)
 
 
-@pytest.mark.parametrize(("workers", "machines", "share"), [(2, 1, 0.0), (4, 2, 0.5)])
+@pytest.mark.parametrize(("workers", "machines", "share"), [soak(2, 1, 0.0), (4, 2, 0.5)])
 def test_a_machine_sends_once_whatever_its_ranks(workers: int, machines: int, share: float) -> None:
     """Of what one rank on each of two machines would send, each of two ranks on two machines sends half."""
     ways: dict[str, Any] = {"workers": workers, "machines": machines, "engine": "group"}
@@ -296,7 +296,7 @@ class _Deep(nn.Module):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", pytest.param("adafactor", marks=pytest.mark.soak)])
-@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("workers", [2, soak(3)])
 def test_large_parts_travel_during_the_backward_pass(workers: int, optimizer: str) -> None:
     """Three ranks hold two nodes of the tree each, and the last microbatch is not all of either."""
     settings: dict[str, Any] = {**DIVIDES, "optimizer": optimizer, "clip_norm": 1.0, "noise_scale": 1, "steps": 5}

@@ -104,7 +104,7 @@ def run(build: Any, steps: int = 5, **settings: Any) -> Result:
     [
         pytest.param(helpers.Mlp, 2),
         pytest.param(helpers.Cnn, 3, marks=pytest.mark.soak),
-        pytest.param(Series, 2),
+        pytest.param(Series, 2, marks=pytest.mark.soak),
         pytest.param(Recurrent, 2, marks=pytest.mark.soak),
         pytest.param(Attentive, 3, marks=pytest.mark.soak),
     ],

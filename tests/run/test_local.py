@@ -88,7 +88,7 @@ def alone(case: str) -> tuple[Any, ...]:
     ("case", "way"),
     [
         ("everything", {"workers": 3}),
-        ("8 bits", {"workers": 2, "engine": "group"}),
+        soak("8 bits", {"workers": 2, "engine": "group"}),
         *(soak(case, {"workers": workers}) for case in CASES for workers in (2, 3)),
         *(soak(case, {"workers": workers, "engine": "group"}) for case in CASES for workers in (1, 2, 3)),
         soak("everything", {"workers": 4}),

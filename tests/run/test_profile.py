@@ -17,6 +17,7 @@ from samestep.engine import events
 from samestep.engine.events import Phase
 from samestep.errors import NonFiniteError, StateError
 from samestep.run.profile import chrome_trace
+from tests.marks import soak
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -70,7 +71,7 @@ def test_ranks_are_on_one_axis(machines: int, told: int, tmp_path: Path) -> None
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("schedule", ["1f1b", "gpipe"])
+@pytest.mark.parametrize("schedule", ["1f1b", soak("gpipe")])
 def test_stages_are_on_one_axis(schedule: str, tmp_path: Path) -> None:
     """The groups of a breakdown add up to the step, the exchange with other stages included."""
     torch.manual_seed(0)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import samestep
 from tests import helpers
+from tests.marks import soak
 
 STEP_S, LONG_S = 0.05, 0.8
 STEPS, EVALUATE_EVERY = 16, 8
@@ -31,7 +32,7 @@ class Paced(nn.Module):
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [soak(1), 2])
 def test_it_is_the_rate_of_ordinary_steps(workers: int, tmp_path: Path) -> None:
     work = helpers.workload(Paced, evaluation=helpers.samples(8))
     batch = 8 * workers

@@ -97,6 +97,7 @@ def test_a_whole_tensor_optimiser_masks_and_class_weights(workers: int) -> None:
     assert summary(train(factors(), **{**FACTORS, "workers": workers})) == summary(wanted)
 
 
+@pytest.mark.soak
 def test_float64() -> None:
     assert summary(train(double(), **{**DOUBLE, "workers": 3})) == summary(train(double(), **DOUBLE))
 
@@ -133,7 +134,7 @@ def _itself(model: nn.Module) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("model_class", [helpers.Cursed, helpers.Brittle])
+@pytest.mark.parametrize("model_class", [soak(helpers.Cursed), helpers.Brittle])
 def test_a_nan_ends_alike_on_one_worker_and_on_several(model_class: type[nn.Module]) -> None:
     """In a step's first round, and in its second."""
     found = []
@@ -263,6 +264,7 @@ def test_parameters_are_there_once_whatever_the_workers() -> None:
         train(helpers.workload(_Once), **COMMON)
 
 
+@pytest.mark.soak
 def test_balanced_class_weights_are_those_of_the_loss() -> None:
     target = helpers.samples().target
     assert isinstance(target, Rows)
@@ -322,6 +324,7 @@ def test_a_run_of_everything_goes_on_with_other_numbers_of_workers(workers: tupl
 
 
 @pytest.mark.parametrize(("before", "after"), [soak(2, 3), (3, 1)])
+@pytest.mark.soak
 def test_a_longer_run_takes_up_a_shorter_one(before: int, after: int, tmp_path: Any) -> None:
     options = {**FACTORS, "checkpoint": tmp_path / "c"}
     wanted = train(factors(), **FACTORS)
@@ -384,6 +387,7 @@ def test_frozen_and_constant_tensors_arrive_as_they_are() -> None:
     assert len(digests) == 1
 
 
+@pytest.mark.soak
 def test_the_callers_choice_of_attention_kernels_reaches_the_workers() -> None:
     work = helpers.workload(lambda: helpers.Encoder(0.0))
     before = torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]

@@ -18,6 +18,7 @@ from samestep.engine.snapshots import NUM_COPIES
 from samestep.run.train import train
 from samestep.run.workload import Workload
 from tests import helpers
+from tests.marks import soak
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
 
@@ -45,7 +46,7 @@ def workload(*, is_evaluated_otherwise: bool) -> Workload:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells of pages in /proc")
-@pytest.mark.parametrize("is_evaluated_otherwise", [False, True])
+@pytest.mark.parametrize("is_evaluated_otherwise", [soak(False), True])  # noqa: FBT003 (a case)
 def test_a_stage_touches_its_own_part(is_evaluated_otherwise: bool) -> None:
     """Where the network is not evaluated in stages, every worker touches all parameters: so it would be noticed."""
     work = workload(is_evaluated_otherwise=is_evaluated_otherwise)

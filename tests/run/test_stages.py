@@ -80,7 +80,7 @@ def branched() -> Any:
 @pytest.mark.parametrize(
     ("stages", "workers", "schedule"),
     [
-        soak(2, 2, "gpipe"), soak(3, 3, "1f1b"), (2, 6, "1f1b"), soak(2, 2, "interleaved"), (3, 3, "zbv"),
+        soak(2, 2, "gpipe"), soak(3, 3, "1f1b"), (2, 6, "1f1b"), soak(2, 2, "interleaved"), soak(3, 3, "zbv"),
         *(soak(3, 6, each) for each in ("gpipe", "interleaved", "zbv")),
     ],
 )  # fmt: skip
@@ -95,7 +95,7 @@ def test_skips_shared_weights_batch_norm_and_dropout(stages: int, workers: int, 
     ("build", "settings", "schedule"),
     [
         soak(everything, EVERYTHING, "1f1b"), (everything, EVERYTHING, "zbv"), soak(double, SHORT, "1f1b"),
-        (factors, {**COMMON, "optimizer": "adafactor", "lr": 0.02}, "interleaved"),
+        soak(factors, {**COMMON, "optimizer": "adafactor", "lr": 0.02}, "interleaved"),
     ],
 )  # fmt: skip
 def test_optimisers_rounds_and_types(build: Callable[[], Any], settings: dict[str, Any], schedule: str) -> None:
@@ -129,6 +129,7 @@ class Again(nn.Module):
         return scores
 
 
+@pytest.mark.soak
 def test_a_module_that_draws_in_two_stages() -> None:
     wanted = train(helpers.workload(Again), **SHORT)
     found = train(helpers.workload(Again), **{**SHORT, "workers": 2, "stages": 2, "cut": "second"})
@@ -155,7 +156,7 @@ class Deep(nn.Module):
     ("kind", "stages", "schedule", "cut"),
     [
         soak(nn.LSTM, 2, "1f1b", "net.l2"), soak(nn.GRU, 3, "1f1b", "net.l1,net.l2"),
-        (nn.GRU, 2, "zbv", "net.l1,net.l2,out"), soak(nn.LSTM, 2, "interleaved", None),
+        soak(nn.GRU, 2, "zbv", "net.l1,net.l2,out"), soak(nn.LSTM, 2, "interleaved", None),
     ],
 )  # fmt: skip
 def test_cuts_between_the_layers_of_a_recurrent_network(
@@ -211,6 +212,7 @@ class Strict(nn.TransformerEncoderLayer):
         return super().forward(src, src_mask, src_key_padding_mask, is_causal)
 
 
+@pytest.mark.soak
 def test_layers_of_an_encoder_get_what_the_whole_gives_them() -> None:
     def build() -> nn.Module:
         net = Encoding("none")
@@ -244,6 +246,7 @@ class Mixed(nn.Module):
         return scores
 
 
+@pytest.mark.soak
 def test_weights_whose_gradients_cannot_wait() -> None:
     settings = {**SHORT, "workers": 2, "stages": 2, "schedule": "zbv", "cut": "layers.1,layers.2,layers.3"}
     wanted = train(helpers.workload(Mixed), **SHORT)
@@ -269,6 +272,7 @@ class Forked(nn.Module):
     ("model", "cut", "schedule"),
     [soak(helpers.Wide, "out", "1f1b"), soak(Forked, "a", "1f1b"), (helpers.Wide, "layers.1,layers.2,out", "zbv")],
 )
+@pytest.mark.soak
 def test_bfloat16(model: Callable[[], nn.Module], cut: str, schedule: str) -> None:
     settings = {**SHORT, "precision": "bf16"}
     wanted = train(helpers.workload(model), **settings)
@@ -471,6 +475,7 @@ class Turning(nn.Module):
         return x if x.sum() > 0 else -x
 
 
+@pytest.mark.soak
 def test_what_looks_at_values_in_a_module_of_its_own() -> None:
     """As is advised where a network cannot be traced."""
 
@@ -505,6 +510,7 @@ class Repeated(nn.Module):
         return scores
 
 
+@pytest.mark.soak
 def test_a_named_cut_where_fewer_stages_are_cut_elsewhere() -> None:
     wanted = train(helpers.workload(Repeated), **SHORT)
     found = train(helpers.workload(Repeated), **{**SHORT, "workers": 3, "stages": 3, "cut": "b,d"})

@@ -24,6 +24,7 @@ from PIL import Image
 from torch.utils.data import TensorDataset
 
 import samestep
+from tests.marks import soak
 
 RNG = functools.partial(np.random.default_rng, 0)
 
@@ -281,7 +282,7 @@ def test_a_source_and_its_pack_give_the_same_bits(name: str, tmp_path: Path, fir
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("name", ["CSV", "folders of pictures"])
+@pytest.mark.parametrize("name", ["CSV", soak("folders of pictures")])
 def test_so_do_two_workers(name: str, tmp_path: Path, first: Callable[[str], str]) -> None:
     _, packed = workloads(FORMS[name], tmp_path)
     assert sha(packed, workers=2) == first(FORMS[name].data)

@@ -46,18 +46,18 @@ def test_a_frame_of_its_own_to_evaluate_on() -> None:
 
 @pytest.mark.processes
 def test_blocks_and_augmentation_give_the_same_bits(tmp_path: Path) -> None:
-    """Rows in a pack, read in blocks and changed: by a thread on one worker, by two and by three."""
+    """Rows in a pack, read in blocks and changed: by a thread on one worker, and on several."""
     x = np.random.default_rng(0).normal(size=(700, 300)).astype(np.float32)
     columns = {f"x{number}": x[:, number] for number in range(x.shape[1])}
     workload = samestep.from_data({**columns, "y": x[:, 0] > 0}, target="y", folder=tmp_path / "pack")
     settings: dict[str, Any] = {"steps": 25, "global_batch": 60, "microbatch": 10, "augment": "noise=0.1"}
     found = {
         (block, workers): samestep.train(workload, workers=workers, shuffle_block=block, **settings).record
-        for block, workers in ((16, 1), (16, 2), (16, 3), (None, 1), (None, 3), (17, 1))
+        for block, workers in ((16, 1), (16, 3), (None, 1), (None, 2), (17, 1))
     }
     sums = {key: record.weights_sha256 for key, record in found.items()}
-    assert sums[16, 1] == sums[16, 2] == sums[16, 3]
-    assert sums[None, 1] == sums[None, 3]
+    assert sums[16, 1] == sums[16, 3]
+    assert sums[None, 1] == sums[None, 2]
     assert len({sums[16, 1], sums[17, 1], sums[None, 1]}) == 3
 
 

@@ -12,6 +12,7 @@ from typing import IO
 import pytest
 
 from samestep.data.pack import lock, reader
+from tests.marks import soak
 
 pytestmark = pytest.mark.processes
 
@@ -20,6 +21,7 @@ import sys
 from pathlib import Path
 from samestep.data import making
 from samestep.data.settings import DataSettings
+from tests.marks import soak
 
 def tell(what, done, total):
     if what == "reading rows":
@@ -60,7 +62,7 @@ def line_of(stream: IO[str] | None) -> str:
     return stream.readline().strip()
 
 
-@pytest.mark.parametrize("folder", ["out", ""])
+@pytest.mark.parametrize("folder", [soak("out"), ""])
 def test_one_packs_and_the_other_waits(tmp_path: Path, ask: Ask, folder: str) -> None:
     first = ask(folder)
     assert line_of(first.stdout) == "packing"

@@ -21,6 +21,7 @@ from samestep.data import making
 from samestep.data.settings import DataSettings
 from samestep.data.table import frames, streams
 from samestep.errors import DataError
+from tests.marks import soak
 
 FRAME = pl.DataFrame(
     {
@@ -113,7 +114,7 @@ print(num_rows, total, max(peaks) - peaks[0])
 
 @pytest.mark.processes
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
-@pytest.mark.parametrize("ending", ["npy", "arrow"])
+@pytest.mark.parametrize("ending", ["npy", soak("arrow")])
 def test_files_are_not_wholly_in_memory(tmp_path: Path, ending: str) -> None:
     num_rows, width, path = 250_000, 160, tmp_path / f"t.{ending}"
     if ending == "npy":
