@@ -31,6 +31,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.recorder
 	$(BIN)/python -m benchmarks.footprint
 	$(BIN)/python -m benchmarks.packing
+	$(BIN)/python -m benchmarks.noise_cost
 	$(BIN)/python -m benchmarks.waiting
 	$(BIN)/python -m benchmarks.feed
 	$(BIN)/python -m benchmarks.seek

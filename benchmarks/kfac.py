@@ -37,6 +37,7 @@ _BUDGETS = {NUM_TRAIN: (6, 8, 10, 12), 8192: (12, 16), 4096: (24, 32)}
 """Steps that are tried for each global batch; the first one that is no stretch is the target."""
 _TARGETS = {NUM_TRAIN: 8, 8192: 12, 4096: 24}
 _COST_ROUNDS, _COST_STEPS = 3, 6
+_MOST_TIMES, _MOST_ON_TWO = 3.0, 0.6
 
 
 def _goal_name(batch: int, steps: int) -> str:
@@ -72,16 +73,18 @@ def _train(work: samestep.Workload, batch: int, steps: int, **settings: Any) -> 
 
 
 def measure_goal(batch: int, steps: int) -> Result:
-    """Held-out errors at the end of a budget, read once; every seed is fresh."""
+    """Held-out errors at the end of a budget, read once, with fresh seeds; and rows read beyond those of the steps."""
     errors: dict[str, list[float]] = {}
+    rows: list[int] = []
     for smoothing in (0.0, SMOOTHING):
         work = workload(smoothing)
         found = errors.setdefault(str(smoothing), [])
         for seed in SEEDS:
             record = _train(work, batch, steps, optimizer="kfac", seed=seed, workers=2).record
             found.append(1 - record.evaluations[-1].means["accuracy"])
+            rows.append(record.steps.num_rows - record.num_samples)
             say(f"{batch} rows, {steps} steps, smoothing {smoothing}, seed {seed}: error {found[-1]:.4f}")
-    return {"errors": errors}
+    return {"errors": errors, "rows_beyond": rows}
 
 
 def measure_cost(batch: int) -> Result:
@@ -112,8 +115,8 @@ def page(found: Mapping[str, Result]) -> str:
             "come on top of the batch's own."
         ),
         "",
-        "| batch | steps | error, plain loss | error, label smoothing 0.1 | |",
-        "|---|---|---|---|---|",
+        "| batch | steps | error, plain loss | error, label smoothing 0.1 | rows read beyond the batch's, a step | |",
+        "|---|---|---|---|---|---|",
     ]
     for name, (batch, steps) in _GOALS.items():
         if name in found:
@@ -122,6 +125,7 @@ def page(found: Mapping[str, Result]) -> str:
             plain, smoothed = (results.verdict(value, GOAL, is_least=False) for value in medians.values())
             verdict = f"plain {plain}, smoothed {smoothed}" if steps == _TARGETS[batch] else ""
             cells = [f"{medians[key]:.4f} [{min(errors[key]):.4f}, {max(errors[key]):.4f}]" for key in errors]
+            cells.append(_rows_beyond(found[name].get("rows_beyond"), batch, steps))
             lines.append(f"| {batch:,} | {steps} | {' | '.join(cells)} | {verdict} |")
     lines += ["", "## A step", "", "Seconds, and ratios with 95 % intervals (Student's of logarithms).", ""]
     lines += ["| batch | sgd, 1 worker | kfac, 1 worker | kfac over sgd | sgd, 2 workers | kfac, 2 workers "]
@@ -136,8 +140,33 @@ def page(found: Mapping[str, Result]) -> str:
                 cells += [f"{median(plain):.3f}", f"{median(ours):.3f}", stats.ratio(ours, plain).text(2)]
             cells.append(stats.ratio(times["kfac-2"], times["kfac-1"]).text(2))
             lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "Targets: a step of kfac at most 3 × the gradient's; on two workers at most 0.6 × its time on one."]
+    times = {batch: found[name]["seconds"] for name, batch in _COSTS.items() if name in found}
+    if times:
+        lines += ["", *_cost_verdicts(times)]
     return "\n".join(lines) + "\n"
+
+
+def _rows_beyond(rows: Sequence[int] | None, batch: int, steps: int) -> str:
+    """Read for factors, products and candidates, and what share of the batch that is."""
+    if rows is None:
+        return "not kept"
+    beyond = median(rows) / steps
+    return f"{beyond:,.0f} ({beyond / batch:.2f} × the batch)"
+
+
+def _cost_verdicts(times: Mapping[int, Mapping[str, Sequence[float]]]) -> list[str]:
+    """A step's time at each batch against what it may be."""
+    lines = []
+    for what, one, other, most in (
+        ("A step of kfac over the gradient's, one worker", "kfac-1", "sgd-1", _MOST_TIMES),
+        ("kfac on two workers over one", "kfac-2", "kfac-1", _MOST_ON_TWO),
+    ):
+        found = [
+            f"{batch:,}: {results.verdict(stats.ratio(each[one], each[other]).value, most, is_least=False)}"
+            for batch, each in times.items()
+        ]
+        lines.append(f"- {what}, at most {most:g}: {', '.join(found)}.")
+    return lines
 
 
 def _cases() -> Mapping[str, Case]:

@@ -61,6 +61,7 @@ class Task:
         cut: The same; for pipelining, the number of the layer that begins the second stage.
         keeps_memory: Whether malloc keeps freed memory, as samestep's workers have it.
         events: Whether samestep writes all of its events, or only where a step begins.
+        noise_scale: samestep's; None leaves the default.
     """
 
     name: str
@@ -81,9 +82,13 @@ class Task:
     cut: str | None = None
     keeps_memory: bool = False
     events: Literal["all", "begins"] = "all"
+    noise_scale: int | Literal["off"] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        values = asdict(self)
+        if self.noise_scale is None:  # results from before it could be chosen say nothing of it
+            del values["noise_scale"]
+        return values
 
 
 def program(task: Task) -> Program:
@@ -157,6 +162,7 @@ def settings_of(task: Task, steps: int) -> Settings:
         stages=task.stages,
         schedule=task.schedule,
         cut=task.cut,
+        noise_scale=task.noise_scale,
         steps=steps,
     )
 

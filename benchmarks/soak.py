@@ -19,10 +19,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from benchmarks import results, soak_ranks, soak_trials
 from benchmarks.results import ROOT
 from benchmarks.soak_trials import Trial
+from samestep.host import facts
 
 FOLDER = results.FOLDER / "soak"
 PAGE = ROOT / "benchmarks" / "SOAK.md"
@@ -93,7 +95,7 @@ def measure(part: Part, *, is_anew: bool) -> None:
     """Run the trials of a part that have no result yet; every result is kept at once."""
     path = FOLDER / f"{part.name}.json"
     old = None if is_anew else results.read(path)
-    settings = {"part": part.name, "sources": sources()}
+    settings = {"part": part.name, "sources": sources(), **_where()}
     if old is not None and old["settings"] != settings:
         old = None
     trials: list[Trial] = old["trials"] if old is not None else []
@@ -116,6 +118,14 @@ def sources() -> str:
     """A digest of what is tested and of what tests it; results of other sources do not count."""
     files = [*ROOT.glob("src/**/*.py"), *ROOT.glob("benchmarks/soak*.py")]
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()[:16]
+
+
+def _where() -> dict[str, Any]:
+    """Results of another machine, or another torch, do not count either."""
+    here = facts.describe()
+    return {name: here[name] for name in ("processor", "instruction_set", "cores", "python")} | {
+        "torch": here["packages"]["torch"]
+    }
 
 
 def _outcome(trial: Trial) -> str:

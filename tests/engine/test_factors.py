@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import product
 
 import pytest
@@ -75,6 +77,27 @@ def test_a_linear_layer_at_any_places(places: tuple[int, ...]) -> None:
     found, output = collected(layer, x)
     taken, sent = [with_one(row) for row in x.reshape(-1, 4)], list(output.reshape(-1, 2))
     check(found, [second_moments(taken) * NUM_SAMPLES / len(taken), second_moments(sent) * SCALE])
+
+
+@pytest.mark.parametrize(
+    ("build", "shape"),
+    [
+        (partial(nn.Linear, 4, 2), (4,)),
+        (partial(nn.Linear, 4, 2), (3, 4)),  # then torch's output is a view of a matrix
+        (partial(nn.Linear, 4, 2), (2, 3, 4)),
+        (partial(nn.Conv1d, 4, 2, 1), (4, 3)),
+        (partial(nn.Conv2d, 4, 2, 1), (4, 3, 3)),
+    ],
+)
+def test_an_activation_in_place_changes_nothing(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+    """It writes over what the layer gave, and the gradient of that is wanted as it was before."""
+    torch.manual_seed(0)
+    layer, x = build(), random(NUM_SAMPLES, *shape)
+    found, wanted = (
+        collected(nn.Sequential(layer, nn.ReLU(inplace=is_in_place)).double(), x)[0] for is_in_place in (True, False)
+    )
+    check(found, wanted)
+    assert all(float(each.abs().sum()) > 0 for each in wanted)
 
 
 def test_a_norm_has_squares() -> None:

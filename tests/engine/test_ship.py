@@ -45,7 +45,7 @@ class Sent:
         handle = anonymous.reserve()
         self.handles.append(handle)
         self.parcel = ship.pack(Parts(thing), placeholders or [], handle)
-        return ship.unpack(self.parcel.data, memory.attach(handle, self.parcel.constants.num_bytes)).thing
+        return ship.unpack(self.parcel.code, memory.attach(handle, self.parcel.constants.num_bytes)).thing
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_large_tensors_travel_once_and_beside_the_pickle(sent: Sent) -> None:
     large = values()
     found = sent({"a": large, "b": large, "c": [large.view(50, 100)]})
     assert sent.parcel is not None
-    assert len(sent.parcel.data) < 2000
+    assert sent.parcel.code[1] < 2000
     assert sent.parcel.constants.num_bytes < 3 * large.nbytes
     assert found["a"] is found["b"]
     assert torch.equal(found["a"], large)
@@ -119,8 +119,8 @@ def test_trainable_values_do_not_travel(sent: Sent) -> None:
     model = nn.Linear(300, 300)
     sent(model, list(trainable(model).values()))
     assert sent.parcel is not None
-    assert sent.parcel.constants.num_bytes <= 4096
-    assert len(sent.parcel.data) < 3000
+    assert sent.parcel.code[0] <= 4096
+    assert sent.parcel.code[1] < 3000
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "uint8", "bool", "uint16"])
@@ -128,12 +128,13 @@ def test_arrays_arrive(dtype: str, sent: Sent) -> None:
     large = (np.arange(LARGE * 4) % 2).astype(dtype)
     found = sent({"a": large, "b": large[::2], "c": large.reshape(2, -1).T, "small": large[:3]})
     assert sent.parcel is not None
-    assert len(sent.parcel.data) < 4000
+    assert sent.parcel.code[1] < 4000
     assert found["a"].dtype == large.dtype
     assert (found["a"] == large).all()
     assert (found["b"] == large[::2]).all()
     assert (found["c"] == large.reshape(2, -1).T).all()
     assert (found["small"] == large[:3]).all()
+    assert (found["a"].flags.c_contiguous, found["c"].flags.f_contiguous) == (True, True)
 
 
 @pytest.mark.parametrize(
@@ -202,11 +203,11 @@ def test_classes_of_main_travel_to_another_process(tmp_path: Path) -> None:
         "child = '''\n"
         "import pickle, sys\n"
         "from samestep.engine import memory, ship\n"
-        "handle, size, data = pickle.load(sys.stdin.buffer)\n"
-        "parts = ship.unpack(data, memory.attach(handle, size))\n"
+        "handle, size, code = pickle.load(sys.stdin.buffer)\n"
+        "parts = ship.unpack(code, memory.attach(handle, size))\n"
         "print(float(parts.after(parts.model(1.0))))\n"
         "'''\n"
-        "message = pickle.dumps((handle, parcel.constants.num_bytes, parcel.data))\n"
+        "message = pickle.dumps((handle, parcel.constants.num_bytes, parcel.code))\n"
         "subprocess.run([sys.executable, '-c', child], input=message, pass_fds=(handle,), check=True)\n"
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import samestep
 from samestep.engine.faults import VARIABLE
+from samestep.engine.loop import EvaluationRecord
 from samestep.errors import WorkerError
 from samestep.run.doing import Doing
 from samestep.run.progress import Silent
@@ -201,6 +202,45 @@ class Counted:
         return nn.functional.cross_entropy(output, target, reduction="none")
 
 
+def test_a_callbacks_stop_outlives_a_replay(plan_faults: Any) -> None:
+    """The snapshot after the evaluation that it stopped at is lost, so the evaluation is made again."""
+    (marker,) = plan_faults((1, 3, "snapshot"))
+    heard: list[int] = []
+
+    def stop_at_3(record: EvaluationRecord) -> bool:
+        heard.append(record.step)
+        return record.step == 3
+
+    record = samestep.train(nets.short(), workers=2, evaluate_every=3, callbacks=[stop_at_3]).record
+    assert marker.exists(), "nobody died"
+    assert heard == [3], "nobody is asked twice"
+    assert (record.end, record.num_steps) == ("stopped", 3)
+
+
+class Laden:
+    """A loss with a megabyte of its own, which travels with the code.
+
+    Args:
+        size: Bytes.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.load = bytes(size)
+
+    def __call__(self, output: Tensor, target: Tensor) -> Any:
+        return nn.functional.cross_entropy(output, target, reduction="none")
+
+
+def test_survivors_go_on_at_once_whatever_a_replacement_has_to_be_sent(plan_faults: Any) -> None:
+    """It imports torch before it reads, and more than a pipe holds would have to wait for that."""
+    (marker,) = plan_faults((1, 20, "backward"))
+    work = replace(nets.nap(), loss=Laden(1 << 20))
+    record = samestep.train(work, workers=2).record
+    assert marker.exists(), "nobody died"
+    assert len(pauses_s(record)) == 1
+    assert max(pauses_s(record)) < 1.0, record.notices
+
+
 def test_at_most_a_second_of_work_is_run_again(tmp_path: Path) -> None:
     """Without checkpoints, too: what is computed twice are the steps since the last snapshot in memory."""
     path = tmp_path / "calls"
@@ -224,6 +264,16 @@ class TestManyDeaths:
         check_same(result, is_short=False)
         assert len(deaths(result.record)) == 2
 
+    @pytest.mark.soak
+    @pytest.mark.timeout(180)
+    def test_many_deaths_together_are_one_misfortune(self) -> None:
+        """Seven, more than may follow one another."""
+        result = samestep.train(
+            nets.sleepy(), workers=7, global_batch=56, progress=Watch(100, lambda: kill(children()))
+        )
+        assert len(deaths(result.record)) == 7
+        assert result.record.end == "finished"
+
     def test_before_a_worker_is_ready(self) -> None:
         killed: list[int] = []
 
@@ -246,5 +296,7 @@ class TestManyDeaths:
     @pytest.mark.soak
     def test_a_worker_that_dies_again_and_again_ends_the_run(self, plan_faults: Any) -> None:
         plan_faults(*[(0, 0, "forward")] * 8)  # in step 0: no snapshot can come in between
-        with pytest.raises(WorkerError, match=r"5 workers died at step 0 or right after .*fewer workers or a smaller"):
+        with pytest.raises(
+            WorkerError, match=r"workers died 5 times at step 0 or right after .*fewer workers or a smaller"
+        ):
             samestep.train(nets.short(), workers=2)

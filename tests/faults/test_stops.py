@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ import pytest
 from torch import Tensor
 
 import samestep
+from samestep.engine.curvature import Curvature
 from samestep.engine.loop import EvaluationRecord, Loop
 from samestep.engine.solo import Solo
+from samestep.engine.step import Stepper
 from samestep.errors import Interrupted
-from samestep.run import weights
+from samestep.run import stopping, weights
 from samestep.run.progress import Silent
 from tests.cli.command import Command, Finished
 from tests.faults import nets
@@ -299,6 +302,60 @@ class TestInProcess:
             samestep.train(nets.short(), checkpoint=tmp_path / "state", workers=1)
         monkeypatch.undo()
         self.check(self.run(tmp_path / "state", 12), 0)
+
+    def test_a_signal_in_an_update_cuts_the_evaluation_that_follows(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It may take long; it is made up for when the run goes on."""
+        original, steps = Stepper.update, count(1)
+
+        def update(*arguments: Any) -> None:
+            if next(steps) == 6:
+                signal.raise_signal(signal.SIGTERM)
+            original(*arguments)
+
+        monkeypatch.setattr(Stepper, "update", update)
+        heard: list[int] = []
+        settings: dict[str, Any] = {"checkpoint": tmp_path / "state", "workers": 1, "evaluate_every": 3}
+        with pytest.raises(Interrupted, match="stopped by SIGTERM at step 6"):
+            samestep.train(nets.short(), callbacks=[lambda record: heard.append(record.step)], **settings)
+        assert heard == [3]
+        monkeypatch.undo()
+        result = self.run(tmp_path / "state", 12, evaluate_every=3)
+        self.check(result, 6)
+        assert [evaluation.step for evaluation in result.record.evaluations] == [3, 6, 9, 12]
+
+    def test_a_step_of_kfac_that_is_abandoned_leaves_nothing_of_itself(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its factors have been taken into their running means by then."""
+        settings: dict[str, Any] = {"optimizer": "kfac", "workers": 1}
+        whole = samestep.train(nets.short(), **settings).record.weights_sha256
+        original, steps = Curvature.precondition, count(1)
+
+        def precondition(*arguments: Any) -> None:
+            if next(steps) == 6:
+                signal.raise_signal(signal.SIGTERM)
+            original(*arguments)
+
+        monkeypatch.setattr(Curvature, "precondition", precondition)
+        with pytest.raises(Interrupted, match="stopped by SIGTERM at step 5"):
+            samestep.train(nets.short(), checkpoint=tmp_path / "state", **settings)
+        monkeypatch.undo()
+        again = samestep.train(nets.short(), checkpoint=tmp_path / "state", resume=True, **settings).record
+        assert (again.first_step, again.weights_sha256) == (5, whole)
+
+    def test_a_second_signal_inside_of_the_first_ones_handler(self) -> None:
+        heard: list[int] = []
+
+        def handler(number: int) -> None:
+            heard.append(number)
+            if number == signal.SIGINT:
+                signal.raise_signal(signal.SIGTERM)
+
+        with stopping.signals_to(handler, lambda number: None):
+            signal.raise_signal(signal.SIGINT)
+        assert heard == [signal.SIGINT, signal.SIGTERM]
 
     def test_a_signal_while_the_end_is_saved_changes_nothing(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import samestep
 from samestep.engine.job import BEST_STEP, BEST_VALUE, NUM_DECIDED
 from samestep.errors import UsageError
 from samestep.run.evaluate import BestAndTarget, is_reached, judge_for
@@ -46,6 +49,55 @@ def test_a_nan_is_never_the_best() -> None:
 def test_a_target_is_reached_at_its_value(mode: Literal["max", "min"], value: float, wanted: bool) -> None:
     assert is_reached(Target(metric="loss", value=value, mode=mode), {"loss": 0.9}) is wanted
     assert not is_reached(Target(metric="loss", value=0.5, mode=mode), {"loss": float("nan")})
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "decided"),
+    [
+        (Target(metric="loss", value=0.5), Target(metric="loss", value=0.5), (0.4, 3.0, 1.0, 3.0)),
+        (
+            Target(metric="loss", value=0.5, mode="min"),
+            Target(metric="loss", value=0.1, mode="min"),
+            (0.4, 3.0, 0.0, 3.0),
+        ),
+        (
+            Target(metric="loss", value=0.5, mode="min"),
+            Target(metric="loss", value=0.45, mode="min"),
+            (0.4, 3.0, 1.0, 3.0),
+        ),
+        (Target(metric="loss", value=0.5, mode="min"), Target(metric="accuracy", value=0.9), NONE_YET[:4]),
+        (Target(metric="loss", value=0.5, mode="min"), None, NONE_YET[:4]),
+    ],
+)
+def test_another_target_judges_anew(before: Target, now: Target | None, decided: tuple[float, ...]) -> None:
+    """Of a run that ended at step 3 with a loss of 0.4 and an accuracy of 0.8; without a target accuracy counts."""
+    judged = judge_for(("accuracy",), before).as_dict()
+    found = judge_for(("accuracy",), now).taken_up((0.4, 3.0, 1.0, 3.0), judged, {"loss": 0.4, "accuracy": 0.8})
+    assert found == decided
+
+
+def test_a_run_that_ended_at_its_target_goes_on_to_another(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"workers": 1, "checkpoint": tmp_path, "global_batch": 16, "evaluate_every": 2}
+    settings |= {"optimizer": "adam", "lr": 0.02, "steps": 12}
+    work = helpers.workload(evaluation=helpers.samples())
+    first = samestep.train(work, until="loss=100", **settings)
+    assert (first.record.end, first.record.num_steps) == ("stopped", 2)
+    again = samestep.train(work, until="loss=0.000001", resume=True, **settings)
+    assert (again.record.end, again.record.num_steps) == ("finished", 12)
+    assert "the target is another one: the run goes by it from here on" in again.record.notices
+    del settings["checkpoint"]
+    assert again.record.weights_sha256 == samestep.train(work, **settings).record.weights_sha256
+
+
+def test_a_best_state_by_another_metric_is_found_anew(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"workers": 1, "checkpoint": tmp_path, "global_batch": 16, "evaluate_every": 2}
+    settings |= {"optimizer": "adam", "lr": 0.02, "steps": 6}
+    work = replace(helpers.workload(evaluation=helpers.samples()), metrics={"accuracy": accuracy})
+    samestep.train(work, until="accuracy=0", **settings)
+    again = samestep.train(work, until="loss=100", resume=True, **settings)
+    assert (again.record.end, again.record.num_steps) == ("stopped", 2)
+    assert again.best_state is not None
+    assert [each.step for each in again.record.evaluations] == [2]
 
 
 def test_which_metric_judges() -> None:

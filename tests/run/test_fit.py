@@ -108,6 +108,37 @@ def test_bytes_become_floats() -> None:
     assert digest(inputs, targets) == digest(inputs.astype(np.float64), targets)
 
 
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_data_frames_are_arrays(library: str) -> None:
+    """Also where truth values stand beside numbers: as one array these would be objects."""
+    frames = pytest.importorskip(library)
+    inputs, targets = arrays()
+    flags = inputs[:, 3:] > 0
+    plain = np.concatenate([inputs[:, :3], flags], axis=1)
+    columns = {f"x{number}": (inputs if number < 3 else inputs > 0)[:, number] for number in range(12)}
+    assert digest(frames.DataFrame(columns), frames.Series(targets)) == digest(plain, targets)
+    with pytest.raises(DataError, match="X has dtype object"):
+        digest(frames.DataFrame({**columns, "x11": ["text"] * 60}), targets)
+
+
+def test_truth_values_are_numbers_alone_and_masks_beside_other_inputs() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net()
+
+        def forward(self, x: Tensor, mask: Tensor) -> Any:
+            assert mask.dtype == torch.bool
+            return self.net(x.masked_fill(mask, 0.0))
+
+    inputs, targets = arrays()
+    mask = inputs < 0
+    masked = Masked()
+    fit(masked, (inputs, mask), targets, **ONE)
+    assert samestep.digest(masked.net) == digest(np.where(mask, 0.0, inputs), targets)
+    assert digest(mask, targets) == digest(mask.astype(np.float32), targets)
+
+
 def test_floats_are_values() -> None:
     inputs, _ = arrays()
     result = fit(net(1), inputs, inputs.sum(1, keepdims=True), **ONE)
@@ -175,6 +206,9 @@ WRONG: dict[str, tuple[Any, Any, dict[str, Any], type[SamestepError], str]] = {
     "label negative": (X, Y - 1, {}, DataError, r"a label is -1"),
     "label of validation": (X, Y, {"validation": (X, Y + 3)}, DataError, r"a label is [456] "),
     "lengths": (X, Y[:-1], {}, DataError, "X has 60 samples and y has 59"),
+    "shape of validation": (
+        X, Y, {"validation": (X[:, :5], Y)}, DataError, r"does not take validation samples of shape \(5,\)",
+    ),
     "lengths of validation": (X, Y, {"validation": (X[:9], Y[:8])}, DataError, "validation X has 9 samples"),
     "texts": (X, np.array(list("abcd"))[Y], {}, DataError, "y has dtype <U1, which is not a number"),
     "objects": (X.astype(object), Y, {}, DataError, "X has dtype object"),

@@ -242,6 +242,20 @@ def test_what_is_known_less_well_is_said_in_one_line() -> None:
     assert helpers.prepared(helpers.workload(helpers.Mlp), momentum=None, **SETTINGS).lines == ()
 
 
+@pytest.mark.parametrize(
+    ("size", "last_batch", "has_fresh_rows"),
+    [(75, "keep", False), (200, "keep", False), (74, "keep", True), (50, "drop", True), (75, "drop", False)],
+)
+def test_a_step_is_tried_on_its_own_rows_only_where_they_are_all(
+    size: int, last_batch: str, has_fresh_rows: bool
+) -> None:
+    """Of 75; where the short last batch is dropped there is one step an epoch, which sees other rows each time."""
+    settings = {**SETTINGS, "global_batch": size, "last_batch": last_batch, "momentum": None}
+    curved = helpers.prepared(helpers.workload(), **settings).job.curvature
+    assert curved is not None
+    assert curved.has_fresh_rows is has_fresh_rows
+
+
 def test_given_targets_are_said_in_one_line() -> None:
     def loss(output: Tensor, target: Tensor) -> Tensor:
         return nn.functional.cross_entropy(output, target, reduction="none")

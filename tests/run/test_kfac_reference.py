@@ -18,7 +18,7 @@ from samestep.engine.job import Job
 from samestep.engine.losses import sampled_targets
 from tests import helpers
 
-NUM_STEPS, HIDDEN = 4, 6
+NUM_STEPS, HIDDEN = 14, 6  # the factors of step 9 serve steps 10 and 11, those of step 12 step 13
 SHAPES = ((HIDDEN, 13), (helpers.NUM_CLASSES, HIDDEN + 1))
 """Of the layers' weights with their biases as the last column."""
 
@@ -117,11 +117,12 @@ def steps(flat: Tensor, job: Job, drawn: list[Tensor], dampings: tuple[float, ..
     previous, running, losses, targets = torch.zeros_like(flat), list[Tensor](), list[float](), torch.cat(drawn)
     for step in range(NUM_STEPS):
         x, y = rows_of(job, step)
-        own, targets = targets[: len(x)], targets[len(x) :]
         gradient = torch.func.grad(loss)(flat, x, y)
-        fresh = factors(flat, x, own)
-        share = 0.4 * len(x) / min(job.batches.global_batch, job.batches.num_samples)
-        running = [(1 - share) * old + share * new for old, new in zip(running or fresh, fresh, strict=True)]
+        if step < 10 or step % 4 == 0:
+            own, targets = targets[: len(x)], targets[len(x) :]
+            fresh = factors(flat, x, own)
+            share = 0.4 * len(x) / min(job.batches.global_batch, job.batches.num_samples)
+            running = [(1 - share) * old + share * new for old, new in zip(running or fresh, fresh, strict=True)]
         span = torch.stack([*(direction(gradient, running, each) for each in dampings), previous])
         losses.append(float(loss(flat, x, y)))
         tried = rows_of(job, tried_on(job, step))
@@ -158,6 +159,7 @@ def test_steps_are_those_of_the_papers(monkeypatch: pytest.MonkeyPatch, global_b
     ran = helpers.run(plan)
     wanted, losses = steps(start, plan.job, drawn, (1e-2, 1e-3, 1e-4))
     assert helpers.relative(flat_of(ran.parameters()), wanted) < 1e-9
-    assert ran.heard.losses == pytest.approx(losses, rel=1e-12)
+    assert ran.heard.losses[:4] == pytest.approx(losses[:4], rel=1e-12)
+    assert ran.heard.losses == pytest.approx(losses, rel=1e-10)  # every step multiplies what rounding has left
     others, _ = steps(start, plan.job, drawn, (1e-2, 1e-3, 2e-4))
     assert helpers.relative(others, wanted) > 1e-6

@@ -146,6 +146,7 @@ class Curvature:
         self._batches: dict[int, Batch] = {}
         self._inverses: dict[tuple[int, int], Inverse] = {}
         self._inverted_at = -1
+        self._before: list[tuple[Tensor, Tensor]] = []
         self._is_recurrent = any(isinstance(module, nn.RNNBase) for module in job.model.modules())
 
     # Factors.
@@ -184,6 +185,7 @@ class Curvature:
         for number, segment in enumerate(self._owned):
             plan.combine(number, self._sums[number], 1.0 / self.num_factor_rows)
             running = self._live[FACTORS][segment.start : segment.stop]
+            self._before.append((running, running.clone()))
             if is_first:
                 running.copy_(self._sums[number])
             else:
@@ -237,6 +239,15 @@ class Curvature:
             self._live[PREVIOUS][segment.start : segment.stop].copy_(step)
         if self._rank == 0:
             self._live[DECIDED][0] += 1
+        self._before.clear()
+
+    def put_back(self) -> None:
+        """The step is not taken: the running means are as before it."""
+        if self._before:
+            self._inverted_at = -1
+        for running, values in self._before:
+            running.copy_(values)
+        self._before.clear()
 
     # Small rounds.
 

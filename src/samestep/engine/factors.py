@@ -47,9 +47,10 @@ def watched(model: nn.Module, units: Sequence[Unit]) -> Iterator[Seen]:
             continue
         calls = seen[unit.module] = []
 
-        def after(module: nn.Module, arguments: Any, output: Tensor, calls: Any = calls) -> None:
+        def after(module: nn.Module, arguments: Any, output: Tensor, calls: Any = calls) -> Tensor:
             is_convolution = isinstance(module, nn.Conv1d | nn.Conv2d)
             calls.append(Call(_rows(module, arguments[0].detach()), output, is_convolution))
+            return output.clone()  # an activation in place writes over this one, and its gradient is not asked for
 
         handles.append(model.get_submodule(unit.module).register_forward_hook(after))
     try:

@@ -197,7 +197,7 @@ class Loop:
         if not (is_last or is_stopped or after & After.REJOIN):
             return None
         self._exchange.meet()
-        self._report()
+        self.report()
         if is_last:
             return "finished"
         return "stopped" if is_stopped else "rejoin"
@@ -262,7 +262,7 @@ class Loop:
             if step == 0:
                 self._warn_unused()
             if now - self._last_report_s > 0.1:
-                self._report()
+                self.report()
 
     def _decide_after(self) -> int:
         after = 0
@@ -279,7 +279,7 @@ class Loop:
         """An evaluation round over the parameters that the optimisers want to be judged by."""
         if not self.job.update.averages:
             return self._evaluation_round()
-        self._report()  # who hears of steps may look at the state, which must be the trained one
+        self.report()  # who hears of steps may look at the state, which must be the trained one
         with self.stepper.owned.averaged():
             self._exchange.parameters()
             try:
@@ -310,7 +310,7 @@ class Loop:
             self._keep_best()
         self._evaluations += 1
         if self.rank.speaks:
-            self._report()
+            self.report()
             record = EvaluationRecord(self.step, means, judgement.is_best, time.perf_counter() - start)
             self.listener.evaluated(record, self._evaluations)
         is_stopped = judgement.stops | self._await_verdict()
@@ -341,7 +341,7 @@ class Loop:
         self._last_snapshot_s = time.perf_counter()
         if not self._num_copies:
             return
-        self._report()  # a step that a snapshot makes past is not run again, so nobody would tell of it later
+        self.report()  # a step that a snapshot makes past is not run again, so nobody would tell of it later
         self.rank.enter(Phase.SNAPSHOT, self.step)
         steps = [int(self._control[Control.COPY_STEP + k]) for k in range(self._num_copies)]
         number = steps.index(min(steps))
@@ -373,7 +373,7 @@ class Loop:
         if int(self._control[Control.GENERATION]) != self.generation or self._control[Control.STOP] == 2:
             raise CalledBack
 
-    def _report(self) -> None:
+    def report(self) -> None:
         self._last_report_s = time.perf_counter()
         if self._records:
             self.listener.steps(self._records)

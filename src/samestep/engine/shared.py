@@ -34,7 +34,7 @@ _TICK_S = 0.05
 _STOP_GRACE_S = 1.5
 """How long a step may still take after a stop was asked for, before it is abandoned."""
 _MOST_DEATHS = 5
-"""Deaths without a snapshot in between that end the run."""
+"""So many times, without a snapshot in between, that workers die (one or several together), end the run."""
 
 
 class Watcher(Listener, Protocol):
@@ -73,6 +73,7 @@ class Shared:
     _is_careful: bool = False
     _is_live_whole: bool = False
     _num_deaths: int = 0
+    _num_given_up: int = 0
     _death_step: int = -1
     _death_s: float | None = None
     _stop_by_s: float | None = None
@@ -107,6 +108,11 @@ class Shared:
         """A copy of the newest state that is whole."""
         return self._snapshots.newest()
 
+    @property
+    def has_state(self) -> bool:
+        """Whether there is one."""
+        return bool(self._memory)
+
     def final(self) -> Image | None:
         """The state that the run ended with; None where it did not begin.
 
@@ -129,7 +135,7 @@ class Shared:
     @property
     def num_missing(self) -> int:
         """Workers that have died and whose replacements are not ready."""
-        return self.world_size - len(self._ready) if self._generation else 0
+        return self.world_size - self._num_given_up - len(self._ready) if self._generation else 0
 
     @property
     def _control(self) -> Tensor:
@@ -148,7 +154,7 @@ class Shared:
         if self._stop_by_s is not None:
             self._control[Control.STOP] = 1
         self._setup = Setup(
-            parcel.data,
+            parcel.code,
             (self.crew.constants_handle, parcel.constants.num_bytes),
             (self.crew.shared_handle, shared.num_bytes),
             regions,
@@ -256,21 +262,26 @@ class Shared:
         """A worker is gone: call the others back and start a replacement."""
         if worker not in self.crew.workers:
             return
-        self._death_s = time.monotonic()
-        how = worker.end_text()
+        died_s, how = time.monotonic(), worker.end_text()
         self.crew.workers.remove(worker)
         worker.reap(0.0)
         was_ready = worker in self._ready
         if was_ready:
             self._ready.remove(worker)
         elif not how.startswith("signal"):
-            raise WorkerError(f"a worker could not start ({how}); what it printed stands above")
+            if not (self._generation and self._ready):
+                raise WorkerError(f"a worker could not start ({how}); what it printed stands above")
+            self._num_given_up += 1
+            self.watcher.notice(f"a replacement could not start ({how}); {len(self._ready)} go on without it")
+            return
+        self._death_s = died_s
         step = max(self._snapshots.steps) - 1
-        self._num_deaths = self._num_deaths + 1 if step == self._death_step else 1
+        is_first = worker not in self._members or not self._is_disturbed  # of those that die together
+        self._num_deaths = self._num_deaths + is_first if step == self._death_step else 1
         self._death_step = step
         if self._num_deaths >= _MOST_DEATHS:
             raise WorkerError(
-                f"{self._num_deaths} workers died at step {step} or right after ({how}); "
+                f"workers died {self._num_deaths} times at step {step} or right after ({how}); "
                 "signal 9 often means that memory ran out: take fewer workers or a smaller microbatch"
             )
         phase = self._last_phase(worker)

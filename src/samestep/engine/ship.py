@@ -29,10 +29,17 @@ _SMALLEST_SHARED_BYTES = 4096
 
 @dataclass(frozen=True)
 class Parcel:
-    """A pickled object whose large tensors lie in shared memory."""
+    """A pickled object in shared memory, with its large tensors.
 
-    data: bytes
+    What goes through a pipe has to be small: who starts a process must not wait until that has imported torch.
+
+    Args:
+        constants: The memory.
+        code: Where in it the pickle lies: first byte, number of bytes.
+    """
+
     constants: Memory
+    code: tuple[int, int]
 
 
 def pack(thing: Any, placeholders: list[nn.Parameter], handle: int) -> Parcel:
@@ -55,11 +62,13 @@ def pack(thing: Any, placeholders: list[nn.Parameter], handle: int) -> Parcel:
             f"the {_unsendable_part(thing)} cannot be sent to workers: {error}. Make such things inside of the "
             "functions that use them, or take workers=1"
         ) from None
-    constants = memory.create(handle, pickler.num_bytes)
+    code = (pickler.num_bytes, len(stream.getbuffer()))
+    constants = memory.create(handle, sum(code))
+    constants.tensor("uint8", code[0], code[1:]).copy_(torch.frombuffer(stream.getbuffer(), dtype=torch.uint8))
     for tensor, start in pickler.tensors:
         size = tensor.numel() * tensor.element_size()
         constants.tensor("uint8", start, (size,)).copy_(tensor.contiguous().view(-1).view(torch.uint8))
-    return Parcel(stream.getvalue(), constants)
+    return Parcel(constants, code)
 
 
 def _unsendable_part(thing: Any) -> str:
@@ -72,13 +81,18 @@ def _unsendable_part(thing: Any) -> str:
     return type(thing).__name__.lower()
 
 
-def unpack(data: bytes, constants: Memory) -> Any:
+def unpack(code: tuple[int, int], constants: Memory) -> Any:
     """The object again, its large tensors as views of the shared memory.
+
+    Args:
+        code: Where its pickle lies.
+        constants: The memory.
 
     Raises:
         UsageError: A class of the caller's cannot be put together again in this process.
     """
     try:
+        data = constants.tensor("uint8", code[0], code[1:]).numpy().tobytes()
         return _Unpickler(io.BytesIO(data), constants).load()
     except Exception as error:
         raise UsageError(
@@ -101,6 +115,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return ("placeholder", id(thing), thing.dtype)
         if type(thing) is np.ndarray and thing.nbytes >= _SMALLEST_SHARED_BYTES and not thing.dtype.hasobject:
             if thing.dtype.kind in "fiub" and thing.dtype.isnative and thing.flags.writeable:
+                if thing.flags.f_contiguous and not thing.flags.c_contiguous:  # products may have other bits by order
+                    return ("transposed", *self._place(torch.from_numpy(thing.T))[1:])
                 return ("array", *self._place(torch.from_numpy(np.ascontiguousarray(thing)))[1:])
             return None
         if type(thing) not in (Tensor, nn.Parameter) or thing.layout != torch.strided or thing.requires_grad:
@@ -150,3 +166,6 @@ class _Unpickler(pickle.Unpickler):
 
     def _make_array(self, dtype: str, shape: tuple[int, ...], start: int) -> Any:
         return self._make_tensor(dtype, shape, start, 0).numpy()
+
+    def _make_transposed(self, dtype: str, shape: tuple[int, ...], start: int) -> Any:
+        return self._make_array(dtype, shape, start).T

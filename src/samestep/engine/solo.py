@@ -28,8 +28,8 @@ _ABANDONABLE = frozenset({Phase.START, Phase.DATA, Phase.FORWARD, Phase.BACKWARD
 """Phases in which nothing that is kept is half-written."""
 
 
-class Abandoned(Exception):
-    """The running step was abandoned; the state is that before it."""
+class Abandoned(BaseException):
+    """The running step was abandoned; the state is that before it. No exception of what a person's code catches."""
 
 
 @dataclass
@@ -89,6 +89,7 @@ class Solo:
             except NonFiniteSums as error:
                 raise non_finite(error.step, [error.culprit] if error.culprit else []) from None
             except Abandoned:
+                loop.report()
                 return "stopped"
             except torch.OutOfMemoryError:
                 raise UsageError(out_of_memory(device, self._phase)) from None
@@ -116,8 +117,7 @@ class Solo:
         self._is_stopped = True
         if self._memory:
             self._control[Control.STOP] = 1
-        if self._is_running and self._phase in _ABANDONABLE:
-            raise Abandoned
+        self._abandon_in(self._phase)
 
     def abandoned(self) -> Image | None:
         """The newest whole state, for another thread than this one, which is inside a kernel.
@@ -164,6 +164,14 @@ class Solo:
     def _enter(self, phase: Phase, step: int) -> None:
         self._phase = phase
         self._log(phase, step)
+        if self._is_stopped:  # it was heard of where something was half-written
+            self._abandon_in(phase)
+
+    def _abandon_in(self, phase: Phase) -> None:
+        """Once: what is raised here passes through code that puts things back, in phases of its own."""
+        if self._is_running and phase in _ABANDONABLE:
+            self._is_running = False
+            raise Abandoned
 
 
 def out_of_memory(device: Device, phase: Phase) -> str:

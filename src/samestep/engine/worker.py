@@ -34,7 +34,7 @@ from samestep.plan.regions import Regions
 class Setup:
     """The first message to a worker: where everything is."""
 
-    data: bytes
+    code: tuple[int, int]
     constants: tuple[int, int]
     shared: tuple[int, int]
     regions: Regions
@@ -110,7 +110,7 @@ class _Worker:
         sys.path[:] = setup.module_path
         numerics.apply(setup.switches)
         self._channel = channel
-        self._job: Job = ship.unpack(setup.data, memory.attach(*setup.constants))
+        self._job: Job = ship.unpack(setup.code, memory.attach(*setup.constants))
         shared = memory.attach(*setup.shared)
         self._memory: Mapping[str, Tensor] = shared.tensors(setup.regions)
         self._live = live_views(self._job, self._memory["live"])

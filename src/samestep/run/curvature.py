@@ -54,7 +54,7 @@ def plan(model: nn.Module, config: Config, batches: BatchPlan, loss: SummedLoss)
             "nn.MSELoss, or another optimizer (time series from data alone are learned with nn.L1Loss)"
         )
     units = units_of(model)
-    is_full = batches.steps_per_epoch == 1
+    is_full = batches.global_batch >= batches.num_samples  # with last_batch="drop" one step may not be all
     return CurvaturePlan(
         units=units,
         factors=factor_layout(units),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from samestep.engine.job import BEST_STEP, BEST_VALUE, Judgement
+from samestep.engine.job import BEST_STEP, BEST_VALUE, EVALUATED_STEP, HAS_STOPPED, Judgement
 from samestep.errors import UsageError
 from samestep.run.workload import Target
 
@@ -33,6 +33,30 @@ class BestAndTarget:
         if is_best:
             decided = (value, float(step), *decided[BEST_STEP + 1 :])
         return Judgement(decided, is_best, self.target is not None and is_reached(self.target, means))
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values, which a checkpoint keeps."""
+        target = None if self.target is None else [self.target.metric, self.target.mode, float(self.target.value)]
+        return {"metric": self.metric, "mode": self.mode, "target": target}
+
+    def taken_up(
+        self, decided: Sequence[float], judged: Mapping[str, Any], last: Mapping[str, float] | None
+    ) -> tuple[float, ...]:
+        """Numbers of a run that was judged in another way: its best value is no value of this metric, and it goes on
+        where it had ended at another target.
+
+        Args:
+            decided: The numbers.
+            judged: How they came about: what `as_dict` said then.
+            last: What the last evaluation found.
+        """
+        found, target = list(decided), self.target
+        if (judged["metric"], judged["mode"]) != (self.metric, self.mode):
+            for number in (BEST_VALUE, BEST_STEP, HAS_STOPPED, EVALUATED_STEP):  # so it is evaluated again
+                found[number] = 0.0
+        elif judged["target"] != self.as_dict()["target"]:
+            found[HAS_STOPPED] = float(target is not None and last is not None and is_reached(target, last))
+        return tuple(found)
 
     def _is_better(self, value: float, best: float) -> bool:
         return value > best if self.mode == "max" else value < best

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from samestep.data.columns import Dataset, Rows, Samples
@@ -76,13 +78,14 @@ def fit(
     if metrics is None:
         metrics = {"accuracy": accuracy} if has_classes and isinstance(loss, nn.CrossEntropyLoss) else {}
     check_finite(train_samples, "training")
-    _rehearse(model, train_samples, loss)
+    _rehearse(model, train_samples, loss, "")
+    evaluation = None if validation is None else _samples(*validation, dtype, "validation ")
+    if evaluation is not None:
+        _rehearse(model, evaluation, loss, "validation ")
     workload = Workload(
         name=f"fit {type(model).__name__}",
         model=lambda: model,
-        data=lambda: Dataset(
-            train_samples, None if validation is None else _samples(*validation, dtype, "validation ")
-        ),
+        data=lambda: Dataset(train_samples, evaluation),
         loss=loss,
         metrics=metrics,
         target=target,
@@ -90,7 +93,7 @@ def fit(
     return train(workload, callbacks=callbacks, progress=progress, **settings)
 
 
-def _rehearse(model: nn.Module, samples: Samples, loss: Loss) -> None:
+def _rehearse(model: nn.Module, samples: Samples, loss: Loss, what: str) -> None:
     """Let the model and the loss meet two samples, so that a misfit is one clear line before anything starts."""
     indices = torch.arange(min(2, samples.num_samples))
     modes = [(module, module.training) for module in model.modules()]
@@ -103,7 +106,7 @@ def _rehearse(model: nn.Module, samples: Samples, loss: Loss) -> None:
             try:
                 output = model(*inputs)
             except (RuntimeError, TypeError, ValueError, IndexError) as error:
-                raise DataError(f"the model does not take samples of shape {shapes}: {error}") from error
+                raise DataError(f"the model does not take {what}samples of shape {shapes}: {error}") from error
             target = samples.target.gather(indices)
             try:
                 summed(loss)(output, target, len(indices))
@@ -115,7 +118,7 @@ def _rehearse(model: nn.Module, samples: Samples, loss: Loss) -> None:
                     check_class_targets(target, num_classes, ignored_class(loss))
                 answer = tuple(output.shape[1:]) if isinstance(output, Tensor) else type(output).__name__
                 raise DataError(
-                    f"the loss does not take the model's answers of shape {answer} a sample with y of shape "
+                    f"the loss does not take the model's answers of shape {answer} a sample with {what}y of shape "
                     f"{tuple(target.shape[1:])} a sample: {error}"
                 ) from error
     finally:
@@ -127,7 +130,7 @@ def _rehearse(model: nn.Module, samples: Samples, loss: Loss) -> None:
 
 def _samples(inputs: Any, targets: Any, dtype: torch.dtype, what: str) -> Samples:
     columns = inputs if isinstance(inputs, tuple) else (inputs,)
-    tensors = tuple(_tensor(column, dtype, f"{what}X") for column in columns)
+    tensors = tuple(_tensor(column, dtype, f"{what}X", is_mask=len(columns) > 1) for column in columns)
     target = _tensor(targets, dtype, f"{what}y")
     for tensor in tensors:
         if len(tensor) != len(target):
@@ -135,10 +138,17 @@ def _samples(inputs: Any, targets: Any, dtype: torch.dtype, what: str) -> Sample
     return Samples(tuple(Rows(values=tensor) for tensor in tensors), Rows(values=target))
 
 
-def _tensor(values: Any, dtype: torch.dtype, what: str) -> Tensor:
-    """As a contiguous tensor: floating point in the model's dtype, integers as int64, bytes as they are."""
+def _tensor(values: Any, dtype: torch.dtype, what: str, *, is_mask: bool = False) -> Tensor:
+    """As a contiguous tensor: floating point, bytes and truth values in the model's dtype, integers as int64.
+
+    Args:
+        values: An array, a tensor or a data frame.
+        dtype: The model's.
+        what: They are, for errors; what ends with "y" are targets, where bytes and truth values are classes.
+        is_mask: Truth values stay such: they stand beside other inputs.
+    """
     if not isinstance(values, Tensor):
-        array = np.asarray(values)
+        array = _array(values)
         if array.dtype.kind not in "fiub":
             raise DataError(
                 f"{what} has dtype {array.dtype}, which is not a number; turn texts and categories into numbers first"
@@ -150,11 +160,22 @@ def _tensor(values: Any, dtype: torch.dtype, what: str) -> Tensor:
         raise DataError(f"{what} is a single number; give an array with one row per sample")
     if tensor.is_floating_point():
         tensor = tensor.to(dtype)
-    elif tensor.dtype != torch.uint8 or what.endswith("y"):
+    elif what.endswith("y") or tensor.dtype not in (torch.uint8, torch.bool):
         tensor = tensor.to(torch.int64)
-    else:
+    elif not (is_mask and tensor.dtype == torch.bool):
         tensor = tensor.to(dtype)
     return tensor.contiguous()
+
+
+def _array(values: Any) -> NDArray[Any]:
+    """As an array; of a data frame with numbers and truth values some libraries make one of objects."""
+    array = np.asarray(values)
+    if array.dtype == object and hasattr(values, "columns"):
+        with suppress(TypeError, KeyError):  # of names, where it is a frame
+            columns = [np.asarray(values[name]) for name in values.columns]
+            if all(column.ndim == 1 and column.dtype.kind in "fiub" for column in columns):
+                return np.stack(columns, axis=1)
+    return array
 
 
 def _class_weights(weights: Sequence[float] | str | None, samples: Samples, dtype: torch.dtype) -> Tensor | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -101,10 +102,14 @@ def _read(paths: Sequence[Path], dtype: torch.dtype) -> Samples:
     columns = []
     for path in paths:
         try:
-            values = torch.from_numpy(np.load(path, allow_pickle=False))
+            with path.open("rb") as file:
+                values = torch.from_numpy(np.load(file, allow_pickle=False))
             columns.append(Rows(values=values.to(dtype) if values.is_floating_point() else values))
         except FileNotFoundError:
             raise DataError(f"there is no file {path}") from None
-        except (ValueError, TypeError, EOFError) as error:
+        except (OSError, zipfile.BadZipFile) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(f"{path} cannot be read: {reason}") from None
+        except (ValueError, TypeError, EOFError, AttributeError) as error:
             raise DataError(f"{path} is not a .npy file of numbers: {error}") from None
     return Samples(tuple(columns), columns[0])

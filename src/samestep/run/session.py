@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from samestep.engine.breakdown import breakdown
@@ -25,6 +26,7 @@ from samestep.host.limited import within
 from samestep.optim.doubling import Growth
 from samestep.run import checkpoint, critical_batch, final, growth, outcome, profile, ranks, stopping, usage
 from samestep.run.config import Config
+from samestep.run.evaluate import BestAndTarget
 from samestep.run.loggers.logger import Guarded, Logger
 from samestep.run.prepare import Prepared
 from samestep.run.progress import Announcer, Progress
@@ -77,6 +79,7 @@ class Session:
     _next_estimate_s: float = 0.0
     _seen_steps: int = 0
     _is_marked: bool = False
+    _stops_at: set[int] = field(default_factory=set)
     _numerics: dict[str, Any] = field(default_factory=dict)
 
     def run(self, crew: Crew | None, leave: Callable[[str, int], None] | None) -> Result:
@@ -146,7 +149,7 @@ class Session:
             self._engine, image, history = self.others.begin(
                 job, image, self._history(image), facts, self, self._mark, self.notice
             )
-            self.record.evaluations = [EvaluationRecord(**item) for item in history["evaluations"]]
+            self._remember(history)
         elif self._crew is not None and self.world_size > 1:
             self._engine = Shared(job, image, self, self._crew, self.world_size)
         else:
@@ -188,12 +191,15 @@ class Session:
         self._peak.look()
         is_new = not self.record.evaluations or record.step > self.record.evaluations[-1].step
         if is_new:
+            # First: an evaluation counts as heard of when they have answered, and in a replay they are not asked again.
+            wants_stop = [callback(record) for callback in self.callbacks]
+            if any(wants_stop):
+                self._stops_at.add(record.step)
             self.record.evaluations.append(record)
             self._log.evaluated(record)
             self.progress.evaluated(record)
         if self.callbacks:
-            wants_stop = [callback(record) for callback in self.callbacks] if is_new else [False]
-            self._engine.answer(number, any(wants_stop))
+            self._engine.answer(number, record.step in self._stops_at)
 
     def warn_unused(self, names: list[str]) -> None:
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
@@ -244,8 +250,28 @@ class Session:
         if saved is None:
             self.notice(f"no checkpoint in {folder} yet: starting from the beginning")
             return image
-        self.record.evaluations = [EvaluationRecord(**item) for item in saved.history["evaluations"]]
+        self._remember(saved.history)
+        self._judge_anew(saved.image, saved.history.get("judged"))
         return saved.image
+
+    def _judge_anew(self, image: Image, judged: Mapping[str, Any] | None) -> None:
+        """Where the target was another one: what was best, and whether the run is at its end, is asked again."""
+        judge = self.prepared.job.judge
+        if judged is None or not isinstance(judge, BestAndTarget) or judged == judge.as_dict():
+            return
+        if image.step in self._stops_at:
+            return  # a callback has ended the run, whatever its target
+        last = self.record.evaluations[-1].means if self.record.evaluations else None
+        image.decided.copy_(torch.tensor(judge.taken_up(image.decided.tolist(), judged, last), dtype=torch.float64))
+        text = "the target is another one: the run goes by it from here on"
+        if judged["metric"] != judge.metric:
+            text = f"the best state is that with the best {judge.metric} from here on; it was {judged['metric']}"
+        self.notice(text)
+
+    def _remember(self, history: Mapping[str, Any]) -> None:
+        """Take up what was known beside the state (see `_history`)."""
+        self.record.evaluations = [EvaluationRecord(**item) for item in history["evaluations"]]
+        self._stops_at = set(history.get("stops_at", ()))
 
     def _on_signal(self, number: int) -> None:
         self._signal = number
@@ -277,14 +303,25 @@ class Session:
 
     def _history(self, image: Image) -> dict[str, Any]:
         """What a run wants to remember beside its state."""
-        return {"evaluations": [asdict(record) for record in self.record.evaluations if record.step <= image.step]}
+        judge = self.prepared.job.judge
+        return {
+            "evaluations": [asdict(record) for record in self.record.evaluations if record.step <= image.step],
+            "stops_at": sorted(step for step in self._stops_at if step <= image.step),
+            "judged": judge.as_dict() if isinstance(judge, BestAndTarget) else None,
+        }
 
     def _save_what_survived(self) -> None:
-        """Another rank is lost: the newest snapshot is here, too, and may be what the others go on from."""
-        if self._writer is not None:
-            self._writer.result()
-        if self._is_marked and self.config.checkpoint is not None:
-            self._save(self._engine.current())
+        """Workers or another rank are lost: the newest snapshot is here, too, and may be what a run goes on from."""
+        has_state = self._is_marked or (isinstance(self._engine, Shared) and self._engine.has_state)
+        if self.config.checkpoint is None:
+            return
+        try:
+            if self._writer is not None:
+                self._writer.result()
+            if has_state and (image := self._engine.current()).step > self.record.first_step:
+                self._save(image)
+        except SamestepError as error:  # what ends the run is told, too
+            self.notice(str(error))
 
     def _give_model_back(self) -> None:
         """Whatever happened, the module ends with parameters of its own and the newest whole values."""

@@ -51,7 +51,8 @@ def _watched(handler: Callable[[int], None], overdue: Callable[[int], None]) -> 
     """A thread that is told of signals by the C library's handler, which waits for nobody."""
     near, far = socket.socketpair()
     far.setblocking(False)  # noqa: FBT003 (as the wakeup descriptor must be)
-    one_at_a_time, heard = threading.Lock(), threading.Event()
+    # A second signal may come inside of the handler of the first, in the same thread.
+    one_at_a_time, heard = threading.RLock(), threading.Event()
 
     def answer(number: int) -> None:
         with one_at_a_time:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -125,8 +126,54 @@ def test_the_order_in_which_runs_end_changes_nothing(data: st.DataObject, num_tr
 def test_a_cell_ends_at_the_first_budget_that_reaches_the_target() -> None:
     move, found = climb(ladder(8, first_steps=8, most_steps=64), 3, errors(16))
     assert move == Move(verdict="reached", trial=0, steps=16)
-    assert {run.steps for run in found} == {8, 16}
+    assert {run.steps for run in found} == {8, 12, 16}
+    assert [run for run in found if run.steps == 12] == [Run(stage="choose", trial=0, steps=12, seed=0)]
     assert sum(run.stage == "confirm" for run in found) == sum(run.stage == "report" for run in found) == 3
+
+
+@pytest.mark.parametrize(("reaches_at", "steps"), [(5, 6), (6, 6), (7, 8), (11, 12), (12, 12), (13, 16), (33, 48)])
+def test_what_is_enough_is_told_to_half_of_the_way_between_rungs(reaches_at: int, steps: int) -> None:
+    move, found = climb(ladder(4, first_steps=4, most_steps=64), 3, errors(reaches_at))
+    assert move == Move(verdict="reached", trial=0, steps=steps)
+    assert {run.steps for run in found if run.stage == "report"} == {steps}
+
+
+def test_other_settings_may_be_enough_half_way() -> None:
+    """Both reach the target on the rung, the second trial only later; below it, the second one alone does."""
+
+    def answer(run: Run) -> Outcome:
+        is_reached = run.steps == 16 or (run.steps == 12 and run.trial == 1)
+        return Outcome(best=0.1 if is_reached else 0.2, reached_step=8 + run.trial if is_reached else None)
+
+    move, _ = climb(ladder(2, first_steps=8, most_steps=16), 3, answer)
+    assert move == Move(verdict="reached", trial=1, steps=12)
+
+
+def test_a_record_from_before_half_way_says_what_it_said() -> None:
+    move, found = climb(replace(ladder(4, first_steps=4, most_steps=64), has_halfway=False), 3, errors(11))
+    assert move == Move(verdict="reached", trial=0, steps=16)
+    assert {run.steps for run in found} == {4, 8, 16}
+
+
+def test_what_fell_short_on_a_lower_rung_is_not_the_end_of_a_higher_one() -> None:
+    """On the first rung the reported part falls short; above it fresh seeds do not confirm anything."""
+
+    def answer(run: Run) -> Outcome:
+        is_reached = run.stage != "report" and run.steps == 8
+        return Outcome(best=0.2 / run.steps, reached_step=4 if is_reached else None)
+
+    move, _ = climb(ladder(2, first_steps=8, most_steps=16), 3, answer)
+    assert move == Move(verdict="not reached", trial=0, steps=16)
+
+
+def test_where_half_way_falls_short_on_the_reported_part_the_rung_is_reported() -> None:
+    def answer(run: Run) -> Outcome:
+        is_reached = run.steps >= (16 if run.stage == "report" else 12)
+        return Outcome(best=0.1 if is_reached else 0.2, reached_step=8 if is_reached else None)
+
+    move, found = climb(ladder(2, first_steps=8, most_steps=16), 3, answer)
+    assert move == Move(verdict="reached", trial=0, steps=16)
+    assert {run.steps for run in found if run.stage == "report"} == {12, 16}
 
 
 def test_a_target_that_is_never_reached() -> None:
@@ -164,7 +211,7 @@ def test_the_reported_part_lengthens_and_never_chooses() -> None:
 
     move, found = climb(ladder(2, first_steps=8, most_steps=16), 3, answer)
     assert move == Move(verdict="reached", trial=0, steps=16)
-    assert {(run.trial, run.steps) for run in found if run.stage == "report"} == {(0, 8), (0, 16)}
+    assert {(run.trial, run.steps) for run in found if run.stage == "report"} == {(0, 8), (0, 12), (0, 16)}
     move, _ = climb(ladder(2, first_steps=8, most_steps=8), 3, answer)
     assert move == Move(verdict="not reached", trial=0, steps=8)
 

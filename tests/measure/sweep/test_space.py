@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from samestep.errors import UsageError
 from samestep.measure.sweep import space
 from samestep.measure.sweep.space import Decay, points, seed_of, space_of
-from samestep.optim import catalog
+from samestep.optim import build, catalog
+from tests import helpers
 
 NAMES = (*catalog.names(), "an optimiser that nobody has declared")
 
@@ -44,6 +45,12 @@ def test_every_cell_has_as_many_points_within_the_bounds(
         assert smoothing or point.label_smoothing == 0.0
         assert 0.5 <= point.decay.until <= 1.0
         assert 1e-3 <= point.decay.to <= 1.0
+
+
+@pytest.mark.parametrize("name", catalog.names())
+def test_an_optimiser_takes_what_is_searched(name: str) -> None:
+    (point,) = points(space_of(name), 1, has_label_smoothing=False, seed=0)
+    assert build.parts(helpers.Mlp(), name, lr=point.lr, momentum=point.momentum, weight_decay=point.weight_decay)
 
 
 def test_the_same_seed_gives_the_same_points_and_another_cell_others() -> None:

@@ -213,6 +213,8 @@ def test_a_plan_settles_what_is_open() -> None:
         ({"first_steps": 9, "most_steps": 8}, "first_steps=9 to most_steps=8"),
         ({"goal": "loss<=0.1", "has_label_smoothing": True}, "label smoothing changes the loss"),
         ({"settings": NumericSettings(lr=0.1, steps=3)}, "steps, lr: a sweep decides such settings itself"),
+        ({"settings": NumericSettings(base_batch=64)}, "base_batch: a sweep decides such settings itself"),
+        ({"settings": NumericSettings(batch_rule="sqrt")}, "batch_rule: a sweep decides such settings itself"),
         ({"settings": NumericSettings(microbatch=100)}, "microbatch=100 is larger than global_batch=64"),
     ],
 )

@@ -38,7 +38,7 @@ class Setup:
 
     place: Place
     deadline_s: float
-    data: bytes
+    code: tuple[int, int]
     constants: tuple[int, int]
     switches: Switches
 
@@ -104,7 +104,7 @@ class LocalRanks:
         found.check = self.check
         constants = (self._constants, parcel.constants.num_bytes)
         for process in self.processes:
-            process.send(Setup(place(process.number), deadline_s, parcel.data, constants, job.switches))
+            process.send(Setup(place(process.number), deadline_s, parcel.code, constants, job.switches))
         return found
 
     def failure(self, wait_s: float = _NEWS_S) -> SamestepError | None:

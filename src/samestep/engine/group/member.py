@@ -34,7 +34,7 @@ def main() -> None:
 
 def _train(setup: Setup) -> None:
     numerics.apply(setup.switches)
-    job: Job = ship.unpack(setup.data, memory.attach(*setup.constants))
+    job: Job = ship.unpack(setup.code, memory.attach(*setup.constants))
     meeting = meetings.connect(setup.place, setup.deadline_s)
     meeting.begin(num_helpers=num_helpers(job, setup.place.local_size))
     group = Group(job, Deaf(), meeting)

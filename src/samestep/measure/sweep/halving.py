@@ -3,16 +3,18 @@
 A cell (one optimiser at one batch) climbs a ladder of budgets, each twice the one below. All trials run on the low
 rungs; on the last ones the better half goes on. A run's learning-rate schedule spans its budget, so every rung starts
 anew. The first trial that reaches the target is run again with fresh seeds; where more than half of them reach it too,
-it is chosen, and runs of still other seeds give the numbers that are reported. Where these fall short on the reported
-part, the next rung is climbed: the reported part says how long, never with which settings. Everything here is a
-function of what the finished runs found, so a sweep that was interrupted goes on as if it had not been.
+it is chosen. A schedule that ends with its budget lets a run reach the target near the end of it, however long it is;
+so those that reached it are tried once more with a budget half-way down to the rung below, before it is said how many
+steps are needed. Runs of still other seeds give the numbers that are reported. Where these fall short on the reported
+part, more steps are taken: the reported part says how long, never with which settings. Everything here is a function of
+what the finished runs found, so a sweep that was interrupted goes on as if it had not been.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from samestep.errors import UsageError
@@ -33,10 +35,12 @@ class Ladder:
     Args:
         budgets: Steps, ascending.
         kept: Trials on each rung.
+        has_halfway: Whether budgets half-way between rungs are tried, too; records from before say nothing of them.
     """
 
     budgets: tuple[int, ...]
     kept: tuple[int, ...]
+    has_halfway: bool = True
 
     def of_one(self) -> Ladder:
         """The same budgets for a single trial.
@@ -44,7 +48,20 @@ class Ladder:
         >>> Ladder(budgets=(8, 16), kept=(4, 2)).of_one().kept
         (1, 1)
         """
-        return Ladder(budgets=self.budgets, kept=(1,) * len(self.budgets))
+        return replace(self, kept=(1,) * len(self.budgets))
+
+    def halfway(self, rung: int) -> int | None:
+        """The budget half-way down to the rung below; None where there is none.
+
+        >>> climbed = Ladder(budgets=(8, 16), kept=(4, 2))
+        >>> climbed.halfway(0), climbed.halfway(1)
+        (None, 12)
+        """
+        if rung == 0 or not self.has_halfway:
+            return None
+        below, steps = self.budgets[rung - 1], self.budgets[rung]
+        found = (below + steps) // 2
+        return found if below < found else None
 
 
 def ladder(num_trials: int, *, first_steps: int, most_steps: int) -> Ladder:
@@ -149,42 +166,111 @@ def next_move(climbed: Ladder, num_seeds: int, target: Target, found: Mapping[Ru
     alive: Sequence[int] = range(climbed.kept[0])
     short: Move | None = None
     for rung, steps in enumerate(climbed.budgets):
-        runs = {trial: Run(stage="choose", trial=trial, steps=steps, seed=0) for trial in alive}
-        if missing := _missing(runs.values(), found):
-            return Move(verdict="going on", runs=missing)
-        outcomes = {trial: found[run] for trial, run in runs.items()}
+        short = None
+        outcomes = _outcomes(alive, steps, found)
+        if isinstance(outcomes, Move):
+            return outcomes
         alive = ranked(outcomes, target)
         if all(outcome.failure for outcome in outcomes.values()):
             return Move(verdict="failed", trial=alive[0], steps=steps)
-        candidates = [trial for trial in alive if outcomes[trial].reached_step is not None][:_MOST_CANDIDATES]
-        moves = (_with_fresh_seeds(trial, steps, num_seeds, found) for trial in candidates)
-        short = next((move for move in moves if move is not None), None)
-        if short is not None and short.verdict != "not reached":
-            return short
+        candidates = _reaching(alive, outcomes)
+        for chosen in _choices(candidates, climbed.halfway(rung), steps, num_seeds, target, found):
+            short = chosen if chosen.verdict == "going on" else _reported(chosen, num_seeds, found)
+            if short.verdict != "not reached":
+                return short
         if rung + 1 < len(climbed.budgets):
             alive = alive[: climbed.kept[rung + 1]]
     return short or Move(verdict="not reached", trial=alive[0], steps=climbed.budgets[-1])
 
 
-def _with_fresh_seeds(trial: int, steps: int, num_seeds: int, found: Mapping[Run, Outcome]) -> Move | None:
-    """What fresh seeds show of a candidate, then still other ones on the reported part; None where the first do not.
+def _choices(
+    candidates: Sequence[int],
+    halfway: int | None,
+    steps: int,
+    num_seeds: int,
+    target: Target,
+    found: Mapping[Run, Outcome],
+) -> Iterator[Move]:
+    """The settings that reach the target with a budget half-way up to a rung, where there are such, then the rung's.
 
     Where the reported part is not reached, no other settings are tried with this budget: it would choose them.
     """
-    fresh = [Run(stage="confirm", trial=trial, steps=steps, seed=1 + number) for number in range(num_seeds)]
-    last = [Run(stage="report", trial=trial, steps=steps, seed=1 + num_seeds + number) for number in range(num_seeds)]
-    if missing := _missing(fresh, found):
-        return Move(verdict="going on", runs=missing, trial=trial, steps=steps)
-    if not _is_reached_by_most(fresh, found):
-        return None
+    chosen = _confirmed(candidates, steps, num_seeds, found)
+    if chosen is None:
+        return
+    if chosen.verdict == "reached" and halfway is not None:
+        outcomes = _outcomes(candidates, halfway, found)
+        sooner = (
+            outcomes
+            if isinstance(outcomes, Move)
+            else _confirmed(_reaching(ranked(outcomes, target), outcomes), halfway, num_seeds, found)
+        )
+        if sooner is not None:
+            yield sooner
+    yield chosen
+
+
+def _outcomes(trials: Iterable[int], steps: int, found: Mapping[Run, Outcome]) -> dict[int, Outcome] | Move:
+    """What trials have found with a budget, or what has still to be run."""
+    runs = {trial: Run(stage="choose", trial=trial, steps=steps, seed=0) for trial in trials}
+    if missing := _missing(runs.values(), found):
+        return Move(verdict="going on", runs=missing)
+    return {trial: found[run] for trial, run in runs.items()}
+
+
+def _reaching(trials: Sequence[int], outcomes: Mapping[int, Outcome]) -> list[int]:
+    """Those worth fresh seeds, in their order."""
+    return [trial for trial in trials if outcomes[trial].reached_step is not None][:_MOST_CANDIDATES]
+
+
+def _confirmed(trials: Sequence[int], steps: int, num_seeds: int, found: Mapping[Run, Outcome]) -> Move | None:
+    """The first trial that most fresh seeds reach the target with, too."""
+    for trial in trials:
+        fresh = [Run(stage="confirm", trial=trial, steps=steps, seed=1 + number) for number in range(num_seeds)]
+        if missing := _missing(fresh, found):
+            return Move(verdict="going on", runs=missing, trial=trial, steps=steps)
+        if _is_reached_by_most(fresh, found):
+            return Move(verdict="reached", trial=trial, steps=steps)
+    return None
+
+
+def _reported(chosen: Move, num_seeds: int, found: Mapping[Run, Outcome]) -> Move:
+    """What still other seeds show of it on the reported part."""
+    assert chosen.trial is not None
+    assert chosen.steps is not None
+    numbers = range(1 + num_seeds, 1 + 2 * num_seeds)
+    last = [Run(stage="report", trial=chosen.trial, steps=chosen.steps, seed=number) for number in numbers]
     if missing := _missing(last, found):
-        return Move(verdict="going on", runs=missing, trial=trial, steps=steps)
-    is_reached = _is_reached_by_most(last, found)
-    return Move(verdict="reached" if is_reached else "not reached", trial=trial, steps=steps)
+        return replace(chosen, verdict="going on", runs=missing)
+    return chosen if _is_reached_by_most(last, found) else replace(chosen, verdict="not reached")
 
 
 def _is_reached_by_most(runs: Sequence[Run], found: Mapping[Run, Outcome]) -> bool:
     return 2 * sum(found[run].reached_step is not None for run in runs) > len(runs)
+
+
+def steps_ahead(climbed: Ladder, num_seeds: int, run: Run) -> int:
+    """Steps of all runs that may follow one and those beside it, if no trial reaches the target before the last rung.
+
+    >>> climbed = Ladder(budgets=(8, 16), kept=(4, 2))
+    >>> steps_ahead(climbed, 3, Run(stage="choose", trial=0, steps=8, seed=0))  # 2 × 16, 3 × 16, (2 + 6) × 12, 3 × 16
+    224
+    >>> steps_ahead(climbed, 3, Run(stage="confirm", trial=0, steps=12, seed=1))  # 3 × 12, 3 × 16
+    84
+    """
+    rung = next(number for number, steps in enumerate(climbed.budgets) if steps >= run.steps)
+    higher = 0
+    if run.stage == "choose" and run.steps == climbed.budgets[rung]:
+        numbers = zip(climbed.budgets, climbed.kept, strict=True)
+        higher, rung = sum(steps * kept for steps, kept in numbers if steps > run.steps), len(climbed.budgets) - 1
+    steps, halfway = climbed.budgets[rung], climbed.halfway(rung)
+    stages: list[tuple[Stage, int, int]] = [("confirm", steps, num_seeds)]
+    if halfway is not None:
+        candidates = min(_MOST_CANDIDATES, climbed.kept[rung])
+        stages += [("choose", halfway, candidates), ("confirm", halfway, num_seeds), ("report", halfway, num_seeds)]
+    stages.append(("report", steps, num_seeds))
+    now = [number for number, (stage, at, _) in enumerate(stages) if (stage, at) == (run.stage, run.steps)]
+    return higher + sum(at * number for _, at, number in stages[now[0] + 1 if now else 0 :])
 
 
 def ranked(outcomes: Mapping[int, Outcome], target: Target) -> list[int]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from samestep.errors import UsageError
+from samestep.optim import catalog
 from samestep.plan import keys
 
 Range = tuple[float, float]
@@ -70,6 +71,8 @@ _SPACES: Mapping[str, Space] = {
     "nesterov": _SGD,
     "radam": _ADAM,
     "rmsprop": Space(lr=(1e-5, 1e-1), weight_decay=_COUPLED, one_minus_momentum=(1e-2, 1.0)),
+    "rprop": Space(lr=(1e-5, 1.0), weight_decay=None),
+    "schedulefreesgd": Space(lr=(1e-2, 1e2), weight_decay=_COUPLED),
     "sgd": _SGD,
     "shampoo": Space(lr=(1e-4, 1.0), weight_decay=_COUPLED),
     "soap": Space(lr=(1e-4, 1e-1), weight_decay=_DECOUPLED),
@@ -79,11 +82,17 @@ _SPACES: Mapping[str, Space] = {
 def space_of(optimizer: str) -> Space:
     """The space of an optimiser; one without a space of its own gets wide bounds for learning rate and weight decay.
 
+    A decay that the learning rate scales, apart from the gradient, is as strong as another only where it is larger.
+
     >>> space_of("sgd").one_minus_momentum
     (0.001, 1.0)
     >>> space_of("something new").lr
     (1e-05, 1.0)
+    >>> space_of("lion").weight_decay
+    (0.0001, 1.0)
     """
+    if optimizer not in _SPACES and optimizer in catalog.names() and catalog.entry(optimizer).decays_by_rate:
+        return replace(_GENERAL, weight_decay=_DECOUPLED)
     return _SPACES.get(optimizer, _GENERAL)
 
 

@@ -85,6 +85,7 @@ class Study:
         has_label_smoothing: It is searched too.
         has_averaging: Weight averaging is searched too, for optimisers that do not average by themselves.
         seed: Of the points; runs have this and the following ones.
+        has_halfway: See `Ladder`.
     """
 
     workload: str
@@ -101,6 +102,7 @@ class Study:
     has_label_smoothing: bool
     has_averaging: bool
     seed: int
+    has_halfway: bool = True
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -109,7 +111,7 @@ class Study:
 
     def ladder(self, cell: Cell) -> Ladder:
         """The rungs of a cell; one without tuning climbs them with one trial."""
-        climbed = Ladder(budgets=self.budgets, kept=self.kept)
+        climbed = Ladder(budgets=self.budgets, kept=self.kept, has_halfway=self.has_halfway)
         return climbed if space.space_of(cell[0]).is_tuned else climbed.of_one()
 
     def points(self, cell: Cell) -> tuple[Point, ...]:
@@ -294,7 +296,7 @@ def _done(study: Study, found: Mapping[tuple[Cell, Run], Finished]) -> Study:
 
 
 def _in_order(study: Study, found: Mapping[tuple[Cell, Run], Finished]) -> list[tuple[Trial, Finished]]:
-    """The runs of a study, cell by cell, in the order in which they would have been done one after the other."""
+    """The runs of a study, cell by cell, by stage, budget, trial and seed."""
     stages: dict[str, int] = {"choose": 0, "confirm": 1, "report": 2}
     cells = {cell: number for number, cell in enumerate(study.cells)}
 
@@ -389,10 +391,6 @@ def _cost(each: Trial) -> float:
 
 def _cost_ahead(study: Study, cell: Cell, move: Move) -> float:
     """What may follow a cell's known runs, if none of its trials reaches the target before the last rung."""
-    if move.verdict != "going on" or move.runs[0].stage == "report":
+    if move.verdict != "going on":
         return 0.0
-    steps, batch, climbed = move.runs[0].steps, cell[1], study.ladder(cell)
-    if move.runs[0].stage == "confirm":
-        return study.seeds * steps * (batch + _STEP_COST_SAMPLES)
-    higher = [number * budget for budget, number in zip(climbed.budgets, climbed.kept, strict=True) if budget > steps]
-    return (sum(higher) + 2 * study.seeds * study.budgets[-1]) * (batch + _STEP_COST_SAMPLES)
+    return halving.steps_ahead(study.ladder(cell), study.seeds, move.runs[0]) * (cell[1] + _STEP_COST_SAMPLES)

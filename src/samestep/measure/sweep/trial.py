@@ -31,9 +31,9 @@ from samestep.run.workload import Target, Workload
 
 SEARCHED = (
     *("global_batch", "initial_batch", "max_batch", "epochs", "steps", "optimizer"),
-    *("lr", "momentum", "weight_decay", "averaging", "lr_schedule", "lr_warmup"),
+    *("lr", "momentum", "weight_decay", "averaging", "lr_schedule", "lr_warmup", "base_batch", "batch_rule"),
 )
-"""Settings that a sweep decides itself."""
+"""Settings that a sweep decides itself; with a base batch a rule would change the rates that are searched."""
 
 _READINGS = 20
 """Evaluations of a run, about: the target is read every 5 % of the budget."""

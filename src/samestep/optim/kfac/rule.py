@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, cast
 
@@ -10,7 +10,7 @@ import numpy as np
 from torch.optim import SGD
 
 from samestep.optim.kfac import quadratic
-from samestep.optim.rounds import Meeting, Owned, RoundRequest, Steps, TableRequest
+from samestep.optim.rounds import Meeting, Owned, Request, RoundRequest, Steps, Sums, TableRequest
 
 DAMPINGS = (1e-2, 1e-3, 1e-4)
 """λ of the preconditioned gradients: one direction each; how much of each is taken, the quadratic says."""
@@ -46,6 +46,9 @@ class Curvature(Protocol):
     def choose(self, coefficients: quadratic.Values) -> None:
         """Put minus the step into the owned gradients, and keep the step as a direction of the next."""
 
+    def put_back(self) -> None:
+        """The step is not taken: the running means are as before it. After `choose` there is nothing to put back."""
+
 
 class Curved(Owned, Protocol):
     """The part of the model that this rank owns, and its curvature."""
@@ -74,7 +77,16 @@ class SubspaceKfac:
     def step(self, owned: Owned) -> Steps:
         curvature = cast("Curved", owned).curvature
         yield RoundRequest(has_factors=curvature.needs_factors)
-        curvature.publish()
+        try:
+            curvature.publish()
+            found = yield from self._best(curvature)
+            curvature.choose(found)
+        finally:
+            curvature.put_back()
+        owned.update()
+
+    def _best(self, curvature: Curvature) -> Generator[Request, Sums, quadratic.Values]:
+        """Coefficients of the step."""
         yield Meeting()
         curvature.precondition()
         sums = yield TableRequest(kind="products", num_columns=NUM_PRODUCTS + NUM_DIRECTIONS)
@@ -94,8 +106,7 @@ class SubspaceKfac:
             if number not in (None, quadratic.SHORTEST):
                 break
             candidates = candidates * quadratic.SHORTER
-        curvature.choose(found)
-        owned.update()
+        return found
 
 
 class Kfac(SGD):
