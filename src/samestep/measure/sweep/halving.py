@@ -79,7 +79,7 @@ def ladder(num_trials: int, *, first_steps: int, most_steps: int) -> Ladder:
 
     Example:
         >>> ladder(16, first_steps=8, most_steps=640)
-        Ladder(budgets=(10, 20, 40, 80, 160, 320, 640), kept=(16, 16, 16, 16, 8, 4, 2))
+        Ladder(budgets=(10, 20, 40, 80, 160, 320, 640), kept=(16, 16, 16, 16, 8, 4, 2), has_halfway=True)
         >>> ladder(16, first_steps=8, most_steps=16).kept
         (16, 8)
     """
