@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from samestep import torch_private
 from samestep.data.columns import Rows
 from samestep.engine.loop import EvaluationRecord
-from samestep.errors import Interrupted, NonFiniteError, UsageError
+from samestep.errors import Interrupted, NonFiniteError, UsageError, WorkerError
 from samestep.run.config import Settings
 from samestep.run.outline import outline
 from samestep.run.prepare import Choices, balanced_weights
@@ -233,6 +234,20 @@ def test_two_threads_a_worker() -> None:
     digests = {train(work, **{**settings, "workers": workers}).record.weights_sha256 for workers in (1, 2)}
     assert len(digests) == 1
     assert torch.get_num_threads() == before
+
+
+class _Dawdling(helpers.Mlp):
+    """Takes two seconds for the microbatch with a certain sample."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and bool((x[:, 0].abs() > 2.8).any()):
+            time.sleep(2.0)
+        return super().forward(x)
+
+
+def test_a_worker_that_lets_others_wait_for_longer_than_the_deadline_ends_the_run() -> None:
+    with pytest.raises(WorkerError, match=r"waited 0\.5 s for .*take a larger deadline_s"):
+        train(helpers.workload(_Dawdling), **{**COMMON, "workers": 2, "deadline_s": 0.5})
 
 
 class _Once(nn.Module):

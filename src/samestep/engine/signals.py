@@ -168,7 +168,7 @@ class Patience:
             if slices_left < 0:
                 raise WorkerError(
                     f"a worker waited {self._timeout_s:g} s for {where()}; "
-                    "a microbatch takes longer than that, or a worker is stuck"
+                    "a microbatch takes longer than that (take a larger deadline_s), or a worker is stuck"
                 )
             signal.wait(_SLICE_S)
 

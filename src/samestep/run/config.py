@@ -161,7 +161,7 @@ class Settings(NumericSettings):
     """How workers meet: shared (memory of one machine), or group (torch.distributed; several machines, torchrun)."""
 
     deadline_s: float | None = None
-    """With the group engine: longest wait of a worker for another one, in seconds; default 600."""
+    """Longest wait of a worker for another one, in seconds; default 600."""
 
     machines: int | None = None
     """With the group engine, for trying out: its workers on this machine behave as on so many machines; default 1."""

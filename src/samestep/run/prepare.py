@@ -173,6 +173,7 @@ def _way(config: Config, kind: Kind) -> dict[str, Any]:
         "device": kind,
         "compiler": None if config.compile == "off" else config.compile,
         "has_graphs": config.graphs == "auto",
+        "wait_timeout_s": config.deadline_s,
     }
 
 
