@@ -20,12 +20,11 @@ from benchmarks import programs, results, rounds
 from benchmarks.programs import Task
 from benchmarks.quiet import BeginsOnly
 from benchmarks.results import Result
-from benchmarks.rounds import KeptSlots, Plan, say
+from benchmarks.rounds import Plan, say
 from samestep.engine import events
 from samestep.engine.events import EventLog, Phase, Trace, read_file
 from samestep.errors import SamestepError
 from samestep.measure import stats
-from samestep.measure.stats import Estimate
 
 FOLDER = results.FOLDER / "recorder"
 NETS = {"narrow": "mlp 784-256-256-10", "cnn": "cnn 16-32 on 1 × 28 × 28"}
@@ -89,14 +88,11 @@ def render(found: Sequence[Result]) -> str:
     first = found[0]["settings"]
     missing = [net for net in NETS if net not in {result["settings"]["net"] for result in found}]
     what = rounds.in_words(first, "a net") + "; medians of ratios within rounds with 95 % intervals (order statistics)"
-    others = np.array(
-        [slot["others_frac"] for r in found for slots in rounds.after_warm_up(r).values() for slot in slots]
-    )
     lines = [
         "# What measuring costs",
         "",
         *results.header(list(found), what=what),
-        f"- other processes took {np.median(others):.1%} of the cores in the median slot",
+        rounds.others_in_words(found),
         *([f"- **not measured: {', '.join(missing)}**"] if missing else []),
         "",
         (
@@ -123,12 +119,12 @@ def render(found: Sequence[Result]) -> str:
 
 def _row(result: Result) -> str:
     slots = rounds.after_warm_up(result)
-    cost, twin = _ratio(slots, "log", "no-log"), _ratio(slots, "log-twin", "log")
+    cost, twin = rounds.ratio(slots, "log", "no-log"), rounds.ratio(slots, "log-twin", "log")
     digests = result["digests"]
     bits = "the same" if len(set(digests.values())) == 1 else f"**not the same: {digests}**"
     without = stats.median([slot["step_s"] for slot in slots["no-log"]]).scaled(1e3).text(2)
     net = NETS[result["settings"]["net"]]
-    return f"| {net} | {without} | {cost.text(4)} | {twin.text(4)} | {_verdict(cost)} | {bits} |"
+    return f"| {net} | {without} | {cost.text(4)} | {twin.text(4)} | {rounds.cost_verdict(cost, _MOST)} | {bits} |"
 
 
 def _counted_row(result: Result) -> str:
@@ -137,17 +133,6 @@ def _counted_row(result: Result) -> str:
     share = counts["log"] * result["event_s"] / step_s
     net = NETS[result["settings"]["net"]]
     return f"| {net} | {counts['log']:.1f} ({counts['no-log']:.1f}) | {result['event_s'] * 1e6:.2f} | {share:.2%} |"
-
-
-def _ratio(slots: KeptSlots, numerator: str, denominator: str) -> Estimate:
-    return stats.ratio(*([slot["step_s"] for slot in slots[name]] for name in (numerator, denominator)))
-
-
-def _verdict(cost: Estimate) -> str:
-    """Met only where the whole interval is: what was not shown is not met."""
-    if cost.value <= _MOST < cost.high:
-        return "not shown: the interval reaches beyond"
-    return results.verdict(cost.value, _MOST, is_least=False)
 
 
 def _parse(words: Sequence[str] | None) -> argparse.Namespace:

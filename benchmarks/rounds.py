@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import programs
+from benchmarks import programs, results
 from benchmarks.programs import Task
 from benchmarks.results import Result
 from samestep.errors import SamestepError
+from samestep.measure import stats
 from samestep.measure.interleave import deal_rounds, deal_turns, stage
 from samestep.measure.running import Running
 from samestep.measure.slots import Deal, Slot
+from samestep.measure.stats import Estimate
 
 FORMAT = 2
 """Of the raw values: in 1, programs wrote time stamps; since 2 they write events."""
@@ -165,6 +167,24 @@ def after_warm_up(result: Result) -> KeptSlots:
     """The slots that count."""
     warm_up = result["settings"]["warm_up"]
     return {name: slots[warm_up:] for name, slots in result["slots"].items()}
+
+
+def others_in_words(found: Sequence[Result]) -> str:
+    """A line of a page's head: how much other processes took while it was measured."""
+    others = [slot["others_frac"] for r in found for slots in after_warm_up(r).values() for slot in slots]
+    return f"- other processes took {np.median(others):.1%} of the cores in the median slot"
+
+
+def ratio(slots: KeptSlots, numerator: str, denominator: str) -> Estimate:
+    """The step time of one program over that of another."""
+    return stats.ratio(*([slot["step_s"] for slot in slots[name]] for name in (numerator, denominator)))
+
+
+def cost_verdict(cost: Estimate, most: float) -> str:
+    """Met only where the whole interval is: what was not shown is not met."""
+    if cost.value <= most < cost.high:
+        return "not shown: the interval reaches beyond"
+    return results.verdict(cost.value, most, is_least=False)
 
 
 def code_of(measure: Callable[[], object]) -> int | None:

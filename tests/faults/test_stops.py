@@ -210,6 +210,18 @@ def test_parent_killed_before_a_workers_first_line(command: Command) -> None:
     command.await_end_of_all(MOST_S)
 
 
+def stop_before(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, number: int = 1) -> None:
+    """Have SIGTERM come just before a function is called for that time, counted from 1."""
+    original, calls = getattr(owner, name), count(1)
+
+    def stopped(*arguments: Any) -> Any:
+        if next(calls) == number:
+            signal.raise_signal(signal.SIGTERM)
+        return original(*arguments)
+
+    monkeypatch.setattr(owner, name, stopped)
+
+
 class TestInProcess:
     """One worker in this process: states are saved at chosen steps."""
 
@@ -290,14 +302,8 @@ class TestInProcess:
         self, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """While memory is laid out, and just before the loop begins."""
-        owner: Any = Solo if place == "_prepare" else Loop
-        original = getattr(owner, "_prepare" if owner is Solo else "__post_init__")
-
-        def interrupts(*arguments: Any) -> None:
-            signal.raise_signal(signal.SIGTERM)
-            original(*arguments)
-
-        monkeypatch.setattr(owner, original.__name__, interrupts)
+        owner, name = (Solo, "_prepare") if place == "_prepare" else (Loop, "__post_init__")
+        stop_before(monkeypatch, owner, name)
         with pytest.raises(Interrupted, match="stopped by SIGTERM at step 0; its state is in"):
             samestep.train(nets.short(), checkpoint=tmp_path / "state", workers=1)
         monkeypatch.undo()
@@ -307,14 +313,7 @@ class TestInProcess:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """It may take long; it is made up for when the run goes on."""
-        original, steps = Stepper.update, count(1)
-
-        def update(*arguments: Any) -> None:
-            if next(steps) == 6:
-                signal.raise_signal(signal.SIGTERM)
-            original(*arguments)
-
-        monkeypatch.setattr(Stepper, "update", update)
+        stop_before(monkeypatch, Stepper, "update", 6)
         heard: list[int] = []
         settings: dict[str, Any] = {"checkpoint": tmp_path / "state", "workers": 1, "evaluate_every": 3}
         with pytest.raises(Interrupted, match="stopped by SIGTERM at step 6"):
@@ -331,14 +330,7 @@ class TestInProcess:
         """Its factors have been taken into their running means by then."""
         settings: dict[str, Any] = {"optimizer": "kfac", "workers": 1}
         whole = samestep.train(nets.short(), **settings).record.weights_sha256
-        original, steps = Curvature.precondition, count(1)
-
-        def precondition(*arguments: Any) -> None:
-            if next(steps) == 6:
-                signal.raise_signal(signal.SIGTERM)
-            original(*arguments)
-
-        monkeypatch.setattr(Curvature, "precondition", precondition)
+        stop_before(monkeypatch, Curvature, "precondition", 6)
         with pytest.raises(Interrupted, match="stopped by SIGTERM at step 5"):
             samestep.train(nets.short(), checkpoint=tmp_path / "state", **settings)
         monkeypatch.undo()
@@ -360,13 +352,7 @@ class TestInProcess:
     def test_a_signal_while_the_end_is_saved_changes_nothing(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        original = weights.save
-
-        def interrupted(*arguments: Any) -> None:
-            signal.raise_signal(signal.SIGTERM)
-            original(*arguments)
-
-        monkeypatch.setattr(weights, "save", interrupted)
+        stop_before(monkeypatch, weights, "save")
         before = signal.getsignal(signal.SIGTERM)
         result = samestep.train(nets.short(), workers=1, out=tmp_path / "out")
         assert result.record.end == "finished"

@@ -41,7 +41,7 @@ _BOOTSTRAP = (
     "    return data\n"
     "sys.path[:] = pickle.loads(read(struct.unpack('<Q', read(8))[0]))\n"
     "import gc, importlib\n"
-    "gc.disable()\n"  # all that is imported stays: to look for garbage in it takes an eighth of the time
+    "gc.disable()\n"  # all that is imported stays: it need not be searched for garbage
     "module = importlib.import_module(sys.argv[1])\n"
     "gc.freeze()\n"
     "gc.enable()\n"

@@ -374,6 +374,7 @@ class Loop:
             raise CalledBack
 
     def report(self) -> None:
+        """Tell of the steps that nobody has heard of yet."""
         self._last_report_s = time.perf_counter()
         if self._records:
             self.listener.steps(self._records)

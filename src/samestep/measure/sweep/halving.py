@@ -200,12 +200,9 @@ def _choices(
         return
     if chosen.verdict == "reached" and halfway is not None:
         outcomes = _outcomes(candidates, halfway, found)
-        sooner = (
-            outcomes
-            if isinstance(outcomes, Move)
-            else _confirmed(_reaching(ranked(outcomes, target), outcomes), halfway, num_seeds, found)
-        )
-        if sooner is not None:
+        if isinstance(outcomes, Move):
+            yield outcomes
+        elif sooner := _confirmed(_reaching(ranked(outcomes, target), outcomes), halfway, num_seeds, found):
             yield sooner
     yield chosen
 

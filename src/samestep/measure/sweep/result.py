@@ -136,8 +136,8 @@ def analyse(record: Mapping[str, Any]) -> Findings:
     """
     try:
         study, goal = record["study"], target.parse_goal(record["study"]["target"])
-        is_halved = bool(study.get("has_halfway", False))
-        climbed = Ladder(budgets=tuple(study["budgets"]), kept=tuple(study["kept"]), has_halfway=is_halved)
+        has_halfway = bool(study.get("has_halfway", False))
+        climbed = Ladder(budgets=tuple(study["budgets"]), kept=tuple(study["kept"]), has_halfway=has_halfway)
         by_cell: dict[Cell, dict[Run, Finished]] = {
             (optimizer, batch): {} for optimizer in study["optimizers"] for batch in study["batches"]
         }
